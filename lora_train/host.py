@@ -1,0 +1,129 @@
+"""What training asks of the place it runs in: a model to borrow, and where things are kept."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lora_train.knobs import knob
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from lora_train.adapters.layer import Layer
+    from lora_train.noise import Schedule
+    from lora_train.prompts import Prompt
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Which checkpoint, and how its text encoder and prediction are read."""
+
+    pretrained_model_name_or_path: pathlib.Path | None = knob(
+        None, "Checkpoint to train on: a .safetensors or .ckpt file, or a diffusers folder.",
+        group="model", place=True, basic=True)  # fmt: skip
+    vae: pathlib.Path | None = knob(
+        None, "Autoencoder to use in place of the checkpoint's own.", group="model", place=True)  # fmt: skip
+    v_parameterization: bool | None = knob(
+        None, "Whether the checkpoint predicts v rather than noise. Empty: as the .yaml beside it says, else noise.",
+        group="model")  # fmt: skip
+    clip_skip: int | None = knob(
+        None, "Take the text encoder's n-th layer from the end, as the WebUI's setting of that name. Empty or 1: the last.",
+        group="model", low=1, high=12)  # fmt: skip
+    max_token_length: int = knob(
+        75, "Tokens of a caption that are read; more than 75 go through the text encoder in chunks.",
+        group="model", choices=(75, 150, 225))  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Cond:
+    """What the text encoders make of captions."""
+
+    context: Tensor  # [B, S, D]
+    vector: Tensor | None = None  # [B, V]; None where the family has none
+
+    def to(self, like: Tensor) -> Cond:
+        return Cond(self.context.to(like), None if self.vector is None else self.vector.to(like))
+
+    @staticmethod
+    def stack(conds: Sequence[Cond]) -> Cond:
+        vectors = [c.vector for c in conds if c.vector is not None]
+        return Cond(torch.cat([c.context for c in conds]), torch.cat(vectors) if vectors else None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a lent model came from, as saved files record it."""
+
+    name: str  # the checkpoint's file name
+    old_hash: str | None  # 8 hex digits, see `adapters.file`
+    new_hash: str | None  # sha256 of the file
+    vae_name: str | None = None
+    vae_old_hash: str | None = None
+    vae_new_hash: str | None = None
+    base_model_version: str = "sd_v1"
+    prediction: str = "epsilon"
+
+
+class Lent(Protocol):
+    """A frozen model, for the length of a run."""
+
+    schedule: Schedule
+    device: torch.device
+    origin: Origin
+    vae_id: str  # changes with the autoencoder's weights; part of every cached latent's key
+
+    def denoise(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """x_t: [B, 4, h, w]; t: [B] long -> what the model predicts, shaped like x_t."""
+        ...
+
+    def encode(self, captions: Sequence[str]) -> Cond:
+        """With gradient where adapters on the text encoder train and gradients are on."""
+        ...
+
+    def tokens(self, caption: str) -> int:
+        """How many tokens a caption has, start and end not counted."""
+        ...
+
+    def encode_images(self, pixels: Tensor, draws: Sequence[torch.Generator] | None = None) -> Tensor:
+        """pixels: [B, 3, H, W] in -1..1 -> scaled latents [B, 4, H/8, W/8]; without `draws` the mean."""
+        ...
+
+    def sample(self, prompt: Prompt) -> Image.Image: ...
+
+    def layers(self) -> list[Layer]: ...
+
+    def checkpoint_blocks(self) -> list[nn.Module]:
+        """The blocks whose activations may be computed again in the backward pass."""
+        ...
+
+    def park(self, part: str) -> None:
+        """Move `vae` or `te1` out of the device's memory until it is used again."""
+        ...
+
+
+class Host(Protocol):
+    """The place we run in."""
+
+    def borrow(
+        self, model: Model, *, device: str, precision: str
+    ) -> contextlib.AbstractContextManager[Lent]:
+        """Lend the model for `with`; whatever was changed is given back on leaving, also after an error.
+
+        Args:
+            device: "auto", "cpu" or "cuda".
+            precision: "no", "bf16" or "fp16": what the frozen weights and the arithmetic are in.
+
+        Raises:
+            Mistake: no such file, or not a model this host can train.
+        """
+        ...
+
+
+Stop = Callable[[], bool]

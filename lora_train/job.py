@@ -1,0 +1,146 @@
+"""Job: everything that changes the weights of a run, as one frozen value; and beside it where and how it runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Mapping
+
+from lora_train.adapters import FAMILIES
+from lora_train.adapters.family import Family
+from lora_train.data.folder import Data
+from lora_train.errors import Mistake
+from lora_train.host import Model
+from lora_train.knobs import Setting, build, flat, knob, one_of, settings
+from lora_train.objectives import OBJECTIVES
+from lora_train.objectives.denoise import Denoise
+from lora_train.train.loop import Training
+from lora_train.train.lr import SCHEDULERS, Constant
+from lora_train.train.optim import OPTIMIZERS, AdamW
+
+FORBIDDEN = '<>:"/\\|?*'  # in a file name, on Windows
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Everything a run depends on. Equal jobs, over equal pictures, give equal files."""
+
+    model: Model
+    data: Data
+    training: Training
+    network: Family = one_of(FAMILIES, "lora", "Family of adapter.", group="network")
+    objective: Denoise = one_of(OBJECTIVES, "denoise", "What the adapter learns.", group="loss")
+    optimizer: AdamW = one_of(
+        OPTIMIZERS, "adamw", "What turns gradients into steps.", group="optimizer", aka="optimizer_type")  # fmt: skip
+    lr: Constant = one_of(
+        SCHEDULERS, "constant", "Course of the learning rate.", group="rates", aka="lr_scheduler")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What is written, when, and under which name. Changes no weight."""
+
+    output_dir: pathlib.Path = knob(
+        pathlib.Path("output"), "Folder for everything the run writes.", group="output", place=True, basic=True)  # fmt: skip
+    output_name: str = knob("lora", "File name of the result, without its ending.", group="output", basic=True)
+    save_precision: str = knob(
+        "fp16", "What the saved weights are in.", group="output", choices=("float", "fp16", "bf16"))  # fmt: skip
+    save_every_n_epochs: int | None = knob(None, "Also save after every n-th epoch.", group="output", low=1)
+    save_every_n_steps: int | None = knob(None, "Also save after every n-th step.", group="output", low=1)
+    save_last_n_epochs: int | None = knob(
+        None, "Of the files saved by epoch, keep those of the last n epochs.", group="output", low=1)  # fmt: skip
+    save_last_n_steps: int | None = knob(
+        None, "Of the files saved by step, keep those of the last n steps.", group="output", low=1)  # fmt: skip
+    save_state: bool = knob(False, "With each file also save all that is needed to go on from there.", group="output")
+    save_state_on_train_end: bool = knob(False, "Save a state at the end of the run.", group="output")
+    save_last_n_epochs_state: int | None = knob(
+        None, "Of the states saved by epoch, keep those of the last n epochs. Empty: as save_last_n_epochs.",
+        group="output", low=1)  # fmt: skip
+    save_last_n_steps_state: int | None = knob(
+        None, "Of the states saved by step, keep those of the last n steps. Empty: as save_last_n_steps.",
+        group="output", low=1)  # fmt: skip
+    sample_prompts: pathlib.Path | None = knob(
+        None, "Text file of prompts, one a line, sampled while training.", group="samples", place=True)  # fmt: skip
+    sample_every_n_steps: int | None = knob(None, "Sample after every n-th step.", group="samples", low=1)
+    sample_every_n_epochs: int | None = knob(None, "Sample after every n-th epoch.", group="samples", low=1)
+    sample_at_first: bool = knob(False, "Sample before the first step.", group="samples")
+    sample_sampler: str = knob(
+        "ddim", "Sampler of prompts that name none.", group="samples",
+        choices=("ddim", "euler", "euler_a", "dpmsolver++", "k_euler", "k_euler_a", "dpm++_2m"))  # fmt: skip
+    logging_dir: pathlib.Path | None = knob(
+        None, "Folder for TensorBoard's files.", group="output", place=True)  # fmt: skip
+    log_with: str | None = knob(
+        None, "Also log to this tracker; metrics.jsonl is always written.", group="output", choices=("tensorboard",))  # fmt: skip
+    training_comment: str | None = knob(None, "Kept in the saved file's metadata.", group="output")
+
+    def check(self) -> Iterable[str]:
+        bad = sorted(set(self.output_name) & set(FORBIDDEN))
+        if bad or not self.output_name.strip(" ."):
+            yield f"output_name = {self.output_name}: expected a file name; leave out {' '.join(bad) or 'the blanks'}"
+        if self.log_with and self.logging_dir is None:
+            yield "log_with: expected a logging_dir to write to"
+        if (self.sample_every_n_steps or self.sample_every_n_epochs or self.sample_at_first) and not self.sample_prompts:
+            yield "sample_prompts: expected a text file of prompts, since samples are asked for"
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """On what the run goes on, and what it trades for memory. Changes no weight beyond rounding."""
+
+    device: str = knob(
+        "auto", "Where to train: the first CUDA device if there is one, else the CPU.", group="memory",
+        choices=("auto", "cpu", "cuda"), place=True)  # fmt: skip
+    cache_latents: bool = knob(
+        True, "Run the autoencoder once for each picture and keep the result in memory.", group="memory")  # fmt: skip
+    cache_latents_to_disk: bool = knob(
+        False, "Keep the latents on disk, beside the output, for this run and later ones.", group="memory")  # fmt: skip
+    vae_batch_size: int = knob(1, "Pictures the autoencoder takes at once.", group="memory", low=1, high=256)
+    gradient_checkpointing: bool = knob(
+        False, "Keep less for the backward pass and compute it again: less memory, about a quarter slower.",
+        group="memory")  # fmt: skip
+    resume: pathlib.Path | None = knob(
+        None, "State folder to go on from.", group="time", place=True)  # fmt: skip
+
+
+ROOMS = {"output": Output, "place": Place}
+
+
+def declared() -> list[Setting]:
+    """Every setting there is, with its full path."""
+    beside = [
+        dataclasses.replace(s, path=f"{room}.{s.path}") for room, cls in ROOMS.items() for s in settings(cls)
+    ]
+    return settings(Job) + beside
+
+
+def assemble(values: Mapping[str, object], *, tolerant: bool = False) -> tuple[Job, Output, Place]:
+    """{path: value} -> the three values a run is made of.
+
+    Raises:
+        Mistake: every complaint there is, one a line.
+    """
+    parts: dict[str, dict[str, object]] = {"": {}, **{room: {} for room in ROOMS}}
+    for path, value in values.items():
+        room, _, rest = path.partition(".")
+        if room in ROOMS:
+            parts[room][rest] = value
+        else:
+            parts[""][path] = value
+    built, complaints = [], []
+    for room, cls in {"": Job, **ROOMS}.items():
+        try:
+            built.append(build(cls, parts[room], tolerant=tolerant))
+        except Mistake as e:
+            lead = f"{room}." if room else ""
+            complaints += [lead + line for line in str(e).splitlines()]
+    if complaints:
+        raise Mistake("\n".join(complaints))
+    return built[0], built[1], built[2]
+
+
+def written(job: Job, output: Output, place: Place) -> dict[str, object]:
+    """`assemble`'s inverse."""
+    values = flat(job)
+    for room, value in (("output", output), ("place", place)):
+        values.update({f"{room}.{path}": v for path, v in flat(value).items()})
+    return values

@@ -1,0 +1,163 @@
+"""A run's files: where each one is, and how it is written so that a stopped machine leaves none half."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from lora_train.errors import Mistake
+
+SCHEMA = 1  # of a state; a reader refuses a newer one
+
+
+@contextlib.contextmanager
+def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A path to write to; it becomes `path` when the block ends well, and is gone when it does not.
+
+    Raises:
+        Mistake: the folder cannot be written to, or the disk is full.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        part.replace(path)
+    except OSError as e:
+        raise Mistake(f"{path}: cannot be written ({e.strerror or e}); check the folder, its rights and the disk's space") from e
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+class RunStore:
+    """The files of the run `name` in `folder`."""
+
+    def __init__(self, folder: pathlib.Path, name: str):
+        self.folder, self.name = folder, name
+
+    @property
+    def result(self) -> pathlib.Path:
+        return self.folder / f"{self.name}.safetensors"
+
+    def at_epoch(self, epoch: int) -> pathlib.Path:
+        return self.folder / f"{self.name}-{epoch:06d}.safetensors"
+
+    def at_step(self, step: int) -> pathlib.Path:
+        return self.folder / f"{self.name}-step{step:08d}.safetensors"
+
+    def state_of(self, file: pathlib.Path) -> pathlib.Path:
+        """The state folder that belongs to a saved file."""
+        return file.with_name(f"{file.stem}-state")
+
+    @property
+    def records(self) -> pathlib.Path:
+        """Folder of the run's job and metrics."""
+        return self.folder / f"{self.name}-run"
+
+    @property
+    def metrics(self) -> pathlib.Path:
+        return self.records / "metrics.jsonl"
+
+    @property
+    def samples(self) -> pathlib.Path:
+        return self.folder / "sample"
+
+    def writable(self) -> None:
+        """Raises:
+        Mistake: nothing can be written to the folder.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe = self.folder / f".{self.name}.part"
+            probe.touch()
+            probe.unlink()
+        except OSError as e:
+            raise Mistake(f"output.output_dir = {self.folder}: expected a folder that can be written to ({e.strerror})") from e
+
+    def write_job(self, values: Mapping[str, object]) -> None:
+        with whole(self.records / "job.json") as part:
+            part.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
+
+    def cut_metrics(self, step: int) -> None:
+        """Forget the lines of steps after `step`: a resumed run writes them again."""
+        if self.metrics.exists():
+            lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            with whole(self.metrics) as part:
+                part.write_text("".join(kept), encoding="utf-8")
+
+    def remove(self, file: pathlib.Path) -> None:
+        file.unlink(missing_ok=True)
+
+    def remove_state(self, file: pathlib.Path) -> None:
+        shutil.rmtree(self.state_of(file), ignore_errors=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What a state folder holds: tensors by name, and plain values."""
+
+    tensors: dict[str, torch.Tensor]
+    plain: dict[str, object]
+
+    def write(self, folder: pathlib.Path) -> None:
+        """One file, tensors and plain values together, so that replacing it replaces all or nothing."""
+        text = json.dumps({"schema": SCHEMA, **self.plain})
+        with whole(folder / "state.safetensors") as part:
+            save_file({k: v.detach().cpu().contiguous() for k, v in self.tensors.items()}, part, {"state": text})
+            with part.open("rb+") as f:
+                os.fsync(f.fileno())
+
+    @classmethod
+    def read(cls, folder: pathlib.Path) -> State:
+        """Raises:
+        Mistake: not a state of ours, or one of a later version.
+        """
+        file = folder / "state.safetensors"
+        if not file.is_file():
+            raise Mistake(f"place.resume = {folder}: expected a state folder, one named …-state with a state.safetensors in it")
+        try:
+            with safe_open(file, "pt") as f:
+                plain = json.loads((f.metadata() or {})["state"])
+                tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118: not a dict
+        except (SafetensorError, KeyError, ValueError, OSError) as e:
+            raise Mistake(f"place.resume = {folder}: expected a state that lora-train saved; this one cannot be read ({e})") from e
+        if plain["schema"] > SCHEMA:
+            raise Mistake(f"place.resume = {folder}: saved by a newer version; update lora-train to go on from it")
+        return cls(tensors, plain)
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
+    """An optimizer's state_dict as tensors by name, and the rest as plain values; see `restore_optimizer`."""
+    kept = optimizer.state_dict()
+    tensors, plain = {}, {}
+    for i, values in kept["state"].items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"optimizer.{i}.{name}"] = value
+            else:
+                plain[f"{i}.{name}"] = value
+    return tensors, {"values": plain, "groups": kept["param_groups"]}
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], plain: Mapping[str, object]
+) -> None:
+    state: dict[int, dict[str, object]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, i, rest = name.split(".", 2)
+            state.setdefault(int(i), {})[rest] = value
+    for name, value in plain["values"].items():
+        i, rest = name.split(".", 1)
+        state.setdefault(int(i), {})[rest] = value
+    optimizer.load_state_dict({"state": state, "param_groups": plain["groups"]})

@@ -1,0 +1,78 @@
+"""What can be seen of a run while it goes on: its progress, and who watches it.
+
+The loop, with its events in place:
+
+    for watcher: started(progress)
+    for epoch:
+        for step:
+            for micro-batch: losses, backward
+            clip, rates, optimizer step
+            for watcher: stepped(progress)
+            between(progress)                 may block: that is what a pause is
+    for watcher: finished(progress, error)    also after an error or a stop
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands. Steps and epochs that are done; the loop alone writes here."""
+
+    steps: int  # in the whole run
+    steps_per_epoch: int
+    step: int = 0
+    images: int = 0
+    loss: float = 0.0
+    average: float = 0.0  # of the losses of the last epoch's worth of steps, exponentially
+    norm: float = 0.0  # of the gradient, before clipping
+    rates: dict[str, float] = dataclasses.field(default_factory=dict)  # part -> learning rate of the step
+    norms: dict[str, float] = dataclasses.field(default_factory=dict)  # see Network.max_norm
+    began: float = dataclasses.field(default_factory=time.monotonic)
+    first: int = 0  # step at which this process began: 0, or where it resumed
+    stopped: bool = False  # asked to stop before the last step
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch the last step belongs to, from 1; 0 before the first."""
+        return -(-self.step // self.steps_per_epoch)
+
+    @property
+    def epochs(self) -> int:
+        return -(-self.steps // self.steps_per_epoch)
+
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether the last step was the last of its epoch."""
+        return self.step > 0 and self.step % self.steps_per_epoch == 0
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    @property
+    def left(self) -> float:
+        """Seconds, at the pace so far."""
+        done = self.step - self.first
+        return self.seconds / done * (self.steps - self.step) if done else float("nan")
+
+    def saw(self, loss: float) -> None:
+        share = max(1 / (self.step + 1), 2 / (self.steps_per_epoch + 1))
+        self.loss = loss
+        self.average += min(1.0, share) * (loss - self.average)
+
+
+class Watcher:
+    """Told what happens; changes nothing of the training."""
+
+    def started(self, progress: Progress) -> None:
+        """Before the first step of this process; `progress.step` is not 0 after a resume."""
+
+    def stepped(self, progress: Progress) -> None:
+        """After every optimizer step."""
+
+    def finished(self, progress: Progress, error: BaseException | None) -> None:
+        """Once, whatever happened."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
+from lora_train.draws import drawn, key
 from lora_train.knobs import knob
 from lora_train.train.events import Progress, Watcher
 
@@ -48,15 +48,10 @@ class Training:
         return self.max_train_steps if self.max_train_epochs is None else self.max_train_epochs * steps_per_epoch
 
 
-def key(*words: object) -> int:
-    """A seed of 63 bits from anything that prints."""
-    return int.from_bytes(hashlib.sha256(repr(words).encode()).digest()[:8], "little") >> 1
-
-
 def draws(seed: int, ordinals: Sequence[int]) -> list[torch.Generator]:
     """One generator per sample of the run, on the CPU, so that a run repeats on another card, after a resume,
     with another micro-batch and on several processes."""
-    return [torch.Generator().manual_seed(key(seed, "sample", ordinal)) for ordinal in ordinals]
+    return [drawn(seed, "sample", ordinal) for ordinal in ordinals]
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """What the layers of an SD 1.x model are called: by LDM, by diffusers, in a LoRA file, in a checkpoint.
 
-The house speaks LDM for the denoiser ("input_blocks.4.1.transformer_blocks.0.attn1.to_q") and the autoencoder,
-and Hugging Face without "text_model." for the text encoder ("encoder.layers.0.self_attn.q_proj"). Module paths
-and tensor names ("….weight") are translated alike.
+The house speaks LDM for the denoiser ("input_blocks.4.1.transformer_blocks.0.attn1.to_q") and for the
+autoencoder, and Hugging Face without "text_model." for the text encoder ("encoder.layers.0.self_attn.q_proj").
+Module paths and tensor names ("….weight") are translated alike.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def path_of(key: str) -> tuple[str, str] | None:
 
 
 def part_of(key: str) -> tuple[str, str] | None:
-    """A single-file checkpoint's key -> (part, name in it, as in LDM); None where it is no part of the model."""
+    """A single-file checkpoint's key -> (part, name in it, as in LDM); None for what is no part of it."""
     for part, prefix in PREFIXES.items():
         if key.startswith(prefix):
             name = key.removeprefix(prefix)
@@ -206,10 +206,10 @@ def to_diffusers(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:
 
 
 def to_ldm(unet: Mapping[str, T], vae: Mapping[str, T], text: Mapping[str, T]) -> dict[str, T]:
-    """Diffusers' UNet and AutoencoderKL and transformers' CLIPTextModel -> one SD 1.x checkpoint, for `save_file`.
+    """Diffusers' UNet and AutoencoderKL and transformers' CLIPTextModel -> one SD 1.x checkpoint.
 
-    The state dicts' values are tensors. The noise schedule's buffers, which old files carry, are not made: every
-    loader computes them.
+    The values are tensors, ready for `save_file`. The noise schedule's buffers, which old files carry, are not
+    made: every loader computes them.
     """
     count = levels(vae)
     texts = {text_path(name): value for name, value in text.items()}
@@ -225,7 +225,7 @@ def to_ldm(unet: Mapping[str, T], vae: Mapping[str, T], text: Mapping[str, T]) -
 
 
 def as_linear(name: str, value: T) -> T:
-    """An autoencoder's tensor, `name` in LDM, as diffusers holds it: q, k, v and proj_out are linear there."""
+    """An autoencoder's tensor, `name` in LDM, as diffusers holds it: q, k, v, proj_out are linear there."""
     return value.flatten(1) if _is_projection(name) and value.ndim == 4 else value
 
 

@@ -1,7 +1,7 @@
 """What the layers of an SD 1.x model are called: by LDM, by diffusers, in a LoRA file, in a checkpoint.
 
 The house speaks LDM for the denoiser ("input_blocks.4.1.transformer_blocks.0.attn1.to_q") and for the
-autoencoder, and Hugging Face without "text_model." for the text encoder ("encoder.layers.0.self_attn.q_proj").
+autoencoder, and Hugging Face without "text_model." for the text encoder ("encoder.layers.0.mlp.fc1").
 Module paths and tensor names ("….weight") are translated alike.
 """
 
@@ -208,8 +208,8 @@ def to_diffusers(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:
 def to_ldm(unet: Mapping[str, T], vae: Mapping[str, T], text: Mapping[str, T]) -> dict[str, T]:
     """Diffusers' UNet and AutoencoderKL and transformers' CLIPTextModel -> one SD 1.x checkpoint.
 
-    The values are tensors, ready for `save_file`. The noise schedule's buffers, which old files carry, are not
-    made: every loader computes them.
+    The values are tensors, ready for `save_file`. The noise schedule's buffers, which old files carry, are
+    not made: every loader computes them.
     """
     count = levels(vae)
     texts = {text_path(name): value for name, value in text.items()}

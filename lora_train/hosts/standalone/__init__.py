@@ -1,0 +1,1 @@
+"""Loads models, and lends them, without the WebUI: on diffusers and transformers."""

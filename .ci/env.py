@@ -94,7 +94,7 @@ def build(folder: pathlib.Path, pins: pathlib.Path, python: str) -> None:
     print(f"Setting up the {pins.stem} environment in {folder}: once, some minutes.", flush=True)
     began = time.monotonic()
     shutil.rmtree(folder, ignore_errors=True)
-    quiet = [] if sys.stdout.isatty() else ["--quiet"]
+    quiet = [] if sys.stdout.isatty() else ["-qq"]
     options = ["--disable-pip-version-check", "--no-input", *quiet]
     try:
         subprocess.run([python, "-m", "venv", str(folder)], check=True)

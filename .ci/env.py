@@ -72,8 +72,9 @@ def inside(folder: pathlib.Path) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def alone(path: pathlib.Path) -> Iterator[None]:
-    """Lets one process at a time in. The lock goes with its process, however that ends."""
+def alone(path: pathlib.Path) -> Iterator[dict]:
+    """Lets one process at a time in. The lock goes with its process, however that ends, and with the programs
+    that were started with what this gives: a pip that outlives us is waited for."""
     with path.open("a+b") as file:
         if os.name == "nt":
             import msvcrt
@@ -82,23 +83,24 @@ def alone(path: pathlib.Path) -> Iterator[None]:
                 with contextlib.suppress(OSError):  # raised after ten seconds of waiting
                     msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
                     break
+            yield {}
         else:
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            yield {"pass_fds": (file.fileno(),)}
 
 
-def build(folder: pathlib.Path, pins: pathlib.Path, python: str) -> None:
+def build(folder: pathlib.Path, pins: pathlib.Path, python: str, locked: dict) -> None:
     """Leaves a file `ready` as its last act: a folder without it was interrupted and is made anew."""
     print(f"Setting up the {pins.stem} environment in {folder}: once, some minutes.", flush=True)
     began = time.monotonic()
     shutil.rmtree(folder, ignore_errors=True)
     quiet = [] if sys.stdout.isatty() else ["-qq"]
-    options = ["--disable-pip-version-check", "--no-input", *quiet]
+    pip = [str(inside(folder)), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *quiet]
     try:
-        subprocess.run([python, "-m", "venv", str(folder)], check=True)
-        subprocess.run([inside(folder), "-m", "pip", "install", *options, "-r", str(pins)], check=True)
+        subprocess.run([python, "-m", "venv", str(folder)], check=True, **locked)
+        subprocess.run([*pip, "-r", str(pins)], check=True, **locked)
     except subprocess.CalledProcessError as e:
         sys.exit(f"The {pins.stem} environment could not be set up (exit status {e.returncode}); see above.")
     (folder / "ready").touch()
@@ -115,10 +117,10 @@ def environment(name: str) -> pathlib.Path:
     key = hashlib.sha256(pins.read_bytes() + version.encode()).hexdigest()[:12]
     folder = cache() / f"{name}-{key}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with alone(folder.with_suffix(".lock")):
+    with alone(folder.with_suffix(".lock")) as locked:
         # The second question finds out that the Python underneath has been removed.
         if not (folder / "ready").exists() or probe(str(inside(folder))) != version:
-            build(folder, pins, python)
+            build(folder, pins, python, locked)
     return inside(folder)
 
 

@@ -1,0 +1,1 @@
+"""Trains LoRAs for Stable Diffusion: in a WebUI, or by itself."""

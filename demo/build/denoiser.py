@@ -48,6 +48,10 @@ def text_encoder() -> CLIPTextModel:
     )
 
 
+def networks() -> torch.nn.ModuleDict:
+    return torch.nn.ModuleDict({"unet": unet(), "text": text_encoder()})
+
+
 def schedule() -> DDPMScheduler:
     return DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
 
@@ -102,8 +106,8 @@ def main() -> None:
     latents = latents_of(vae, pictures)
     print(f"{len(labels)} concepts, latents' deviation {latents.std():.3f}", flush=True)
 
-    nets = torch.nn.ModuleDict({"unet": unet(), "text": text_encoder()})
-    slow = torch.nn.ModuleDict({"unet": unet(), "text": text_encoder()}).requires_grad_(False)
+    nets = networks()
+    slow = networks().requires_grad_(False)
     slow.load_state_dict(nets.state_dict())
     optimizer = torch.optim.AdamW(nets.parameters(), lr=RATE, weight_decay=1e-3, betas=(0.9, 0.99))
     state, start = told.work / "denoiser.pt", 0

@@ -1,0 +1,243 @@
+"""One job from start to end: plan, borrow, cache, attach, loop, save, give back."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import pathlib
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from lora_train.adapters.file import load, restore, save
+from lora_train.adapters.network import Network
+from lora_train.data import summary
+from lora_train.data.batches import Batches, arithmetic, every_caption, numbers
+from lora_train.data.cache import Cache, Fresh, Latents
+from lora_train.data.folder import Planned, plan
+from lora_train.errors import Mistake
+from lora_train.host import Cond, Host, Lent
+from lora_train.job import Job, Output, Place, written
+from lora_train.knobs import flat
+from lora_train.prompts import read_prompts
+from lora_train.run.metadata import Facts, metadata
+from lora_train.run.store import RunStore, State, optimizer_state, restore_optimizer
+from lora_train.run.watchers import Metrics, Samples, Saves, TensorBoard
+from lora_train.train.events import Progress, Watcher
+from lora_train.train.loop import Learner, scaler, train
+from lora_train.train.recompute import recomputed
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+LONGER = ("training.max_train_steps", "training.max_train_epochs")  # may differ from those of a resumed state
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    progress: Progress
+    file: pathlib.Path  # the last one written
+    state: pathlib.Path | None  # to resume from, where one was written at the end
+
+
+def run(
+    job: Job,
+    output: Output,
+    place: Place,
+    host: Host,
+    *,
+    watchers: Sequence[Watcher] = (),
+    stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Train. Nothing is written before the job, the folders, the pictures and the model are known good.
+
+    Raises:
+        Mistake: the job cannot be done as it stands; the message says why.
+    """
+    _refuse(job, place)
+    resumed = State.read(place.resume) if place.resume else None
+    job = _settled(job, resumed)
+    store = RunStore(output.output_dir, output.output_name)
+    store.writable()
+    prompts = read_prompts(output.sample_prompts, output.sample_sampler) if output.sample_prompts else []
+    planned = plan(job.data, decode=not place.cache_latents)
+    count = numbers(planned, job.training.gradient_accumulation_steps)
+    steps = job.training.steps(count.steps)
+    log.info(arithmetic(planned, steps, job.training.gradient_accumulation_steps))
+
+    with host.borrow(job.model, device=place.device, precision=job.training.mixed_precision) as lent:
+        session = Session(job, output, place, store, lent, planned, Progress(steps, count.steps))
+        with session.attached() as learner:
+            if resumed:
+                session.restore(learner, resumed)
+            store.write_job(written(job, output, place))
+            seen = [*session.watchers(prompts), *watchers]
+            blocks = lent.checkpoint_blocks() if place.gradient_checkpointing else []
+            with recomputed(blocks):
+                train(
+                    learner, lent, session.batches(), training=job.training, lr=job.lr, watchers=seen, stop=stop
+                )  # fmt: skip
+        return session.outcome()
+
+
+def _refuse(job: Job, place: Place) -> None:
+    """What cannot work on this machine, and what is not there at all."""
+    complaints = []
+    if job.model.pretrained_model_name_or_path is None:
+        complaints.append("model.pretrained_model_name_or_path: expected a checkpoint to train on")
+    cuda = torch.cuda.is_available()
+    if place.device == "cuda" and not cuda:
+        complaints.append("place.device = cuda: expected a CUDA device and found none; use cpu or auto")
+    if job.training.mixed_precision == "fp16" and (place.device == "cpu" or not cuda):
+        complaints.append("training.mixed_precision = fp16: expected a CUDA device; on a CPU use no or bf16")
+    if complaints:
+        raise Mistake("\n".join(complaints))
+
+
+def _settled(job: Job, resumed: State | None) -> Job:
+    """The job with the seed it will have; a resumed one has its own, and has to be the same otherwise.
+
+    Raises:
+        Mistake: the settings are not those of the state.
+    """
+    if job.training.seed is None:
+        before = resumed.plain["job"]["training.seed"] if resumed else random.SystemRandom().randrange(2**32)
+        job = dataclasses.replace(job, training=dataclasses.replace(job.training, seed=before))
+    if resumed:
+        now, then = flat(job, places=False), resumed.plain["job"]
+        changed = [p for p in sorted(now.keys() | then.keys()) if p not in LONGER and now.get(p) != then.get(p)]
+        if changed:
+            lines = [f"{p} = {now.get(p)}: the state was saved with {then.get(p)}" for p in changed]
+            raise Mistake("\n".join([*lines, "resume with the state's settings, or start anew with network_weights"]))
+    return job
+
+
+class Session:
+    """What a run holds while it goes on."""
+
+    def __init__(
+        self, job: Job, output: Output, place: Place, store: RunStore, lent: Lent, planned: Planned, progress: Progress
+    ):  # noqa: PLR0913: the one place where all of a run meets
+        self.job, self.output, self.place, self.store = job, output, place, store
+        self.lent, self.planned, self.progress = lent, planned, progress
+        self.began, self.wrote, self.state = time.time(), store.result, None
+        self.network = _network(job, lent)
+        self.session = random.SystemRandom().randrange(2**32)
+
+    @contextlib.contextmanager
+    def attached(self) -> Iterator[Learner]:
+        with self.network.attached():
+            course = self.job.objective.begin(self.lent)
+            self.learner = Learner.new(
+                self.network, course, optimizer=self.job.optimizer, lr=self.job.lr, progress=self.progress
+            )  # fmt: skip
+            if self.job.training.mixed_precision == "fp16":
+                self.learner.scaler = scaler()
+            yield self.learner
+
+    def batches(self) -> Batches:
+        seed, accumulation = self.job.training.seed, self.job.training.gradient_accumulation_steps
+        latents, conds = self._latents(seed), self._conds()
+        return Batches(self.planned, latents, seed=seed, accumulation=accumulation, conds=conds)
+
+    def _latents(self, seed: int) -> Latents:
+        encode = self.lent.encode_images
+        if not (self.place.cache_latents or self.place.cache_latents_to_disk):
+            return Fresh(encode, seed)
+        folder = self.store.folder / "latents" if self.place.cache_latents_to_disk else None
+        cache = Cache(encode, self.lent.vae_id, folder=folder, batch=self.place.vae_batch_size)
+        cache.fill(self.planned.views())
+        self.lent.park("vae")
+        return cache
+
+    def _conds(self) -> dict[str, Cond] | None:
+        """Of every caption, where neither captions nor the text encoder change."""
+        captions = every_caption(self.planned)
+        if captions is None or any(params for part, params in self.network.parts().items() if part != "unet"):
+            return None
+        with torch.no_grad():
+            conds = {caption: self.lent.encode([caption]) for caption in captions}
+        self.lent.park("te1")
+        return conds
+
+    def watchers(self, prompts: Sequence[object]) -> list[Watcher]:
+        seen: list[Watcher] = [Metrics(self.store, self.lent.device)]
+        if prompts:
+            seen.append(Samples(self.output, self.store, prompts, self.lent.sample))
+        seen.append(Saves(self.output, self.store, write=self.write, write_state=self.write_state))
+        if self.output.log_with == "tensorboard":
+            seen.append(TensorBoard(self.output.logging_dir))
+        return seen
+
+    def write(self, path: pathlib.Path, progress: Progress) -> None:
+        facts = Facts(
+            session=self.session,
+            started=self.began,
+            finished=time.time(),
+            steps=progress.step,
+            epoch=progress.epoch,
+            max_steps=progress.steps,
+            epochs=progress.epochs,
+            origin=self.lent.origin,
+            data=summary.facts(self.planned, self.job.training.gradient_accumulation_steps),
+        )
+        texts = metadata(self.job, self.output, self.place, facts)
+        save(self.network, path, metadata=texts, dtype=PRECISIONS[self.output.save_precision])
+        self.wrote = path
+
+    def write_state(self, folder: pathlib.Path, progress: Progress) -> None:
+        learner = self.learner
+        tensors, optimizer = optimizer_state(learner.optimizer)
+        tensors.update({f"network.{k}": v for k, v in self.network.state_dict().items()})
+        tensors.update({f"objective.{k}": v for k, v in learner.course.state_dict().items()})
+        plain = {
+            "progress": {"step": progress.step, "images": progress.images, "average": progress.average},
+            "samples_per_epoch": self._samples(),
+            "job": flat(self.job, places=False),
+            "values": written(self.job, self.output, self.place),
+            "optimizer": optimizer,
+            "scaler": learner.scaler.state_dict() if learner.scaler else None,
+        }
+        State(tensors, plain).write(folder)
+        self.state = folder
+
+    def restore(self, learner: Learner, state: State) -> None:
+        if state.plain["samples_per_epoch"] != self._samples():
+            raise Mistake(
+                f"place.resume = {self.place.resume}: the state was saved with {state.plain['samples_per_epoch']} samples "
+                f"an epoch, and now there are {self._samples()}; put the pictures back, or start anew with network_weights"
+            )
+
+        def part(lead: str) -> dict[str, torch.Tensor]:
+            return {k[len(lead) :]: v for k, v in state.tensors.items() if k.startswith(lead)}
+
+        self.network.load_state_dict(part("network."))
+        learner.course.load_state_dict(part("objective."))
+        restore_optimizer(learner.optimizer, state.tensors, state.plain["optimizer"])
+        if learner.scaler:
+            learner.scaler.load_state_dict(state.plain["scaler"])
+        for name, value in state.plain["progress"].items():
+            setattr(self.progress, name, value)
+
+    def _samples(self) -> int:
+        return numbers(self.planned).samples
+
+    def outcome(self) -> Outcome:
+        return Outcome(self.progress, self.wrote, self.state)
+
+
+def _network(job: Job, lent: Lent) -> Network:
+    """The adapters, drawn from the job's seed, or continued from a file."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(job.training.seed)
+        network = Network(job.network, lent.layers())
+    network.to(lent.device)
+    if job.network.weights is not None:
+        tensors, _ = load(job.network.weights)
+        restore(network, tensors)
+    return network

@@ -19,10 +19,8 @@ def test_without_rules_a_caption_is_left_as_it_is():
 
 
 def test_prefix_and_suffix_have_a_blank_between():
-    assert (
-        CaptionRules(caption_prefix="sks,", caption_suffix="photo").apply("a cat", rng())
-        == "sks, a cat photo"
-    )
+    both = CaptionRules(caption_prefix="sks,", caption_suffix="photo")
+    assert both.apply("a cat", rng()) == "sks, a cat photo"
     assert CaptionRules(caption_prefix="sks").apply("", rng()) == "sks"
 
 

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+MOST = 1_000_000  # repeats
+
 # what is said of pictures that train all the same
 BARE = "have no caption file, and train with the class tokens of their folder"
 MUTE = "have neither caption file nor class tokens, and train with an empty caption"
@@ -33,7 +35,7 @@ class Rules(CaptionRules):
 
     num_repeats: int = knob(
         1, "Times that each picture is shown in an epoch; folders named like 10_name say it themselves.",
-        group="data", low=1, high=1_000_000, basic=True)  # fmt: skip
+        group="data", low=1, high=MOST, basic=True)  # fmt: skip
     flip_aug: bool = knob(
         False, "Show each picture mirrored half of the time; not for what has a left and a right, like text.",
         group="data")  # fmt: skip
@@ -43,6 +45,12 @@ class Rules(CaptionRules):
     class_tokens: str | None = knob(
         None, "Caption of pictures without a caption file; folders named like 10_name say it themselves.",
         group="captions")  # fmt: skip
+
+    def check(self) -> Iterable[str]:
+        if not self.caption_extension or any(
+            not re.fullmatch(r"\.?\w[^/\\]*", e) for e in self.caption_extension
+        ):
+            yield f"caption_extension = {','.join(self.caption_extension)}: expected endings such as .txt,.caption"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +67,10 @@ class Layout(Buckets, Rules):
     batch_size: int = knob(
         1, "Pictures in one batch; all of one size.", group="data", low=1, high=4096, aka="train_batch_size",
         basic=True)  # fmt: skip
+
+    def check(self) -> Iterable[str]:
+        yield from Buckets.check(self)
+        yield from Rules.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +184,9 @@ def _folders(data: Data) -> Dataset:
         log.warning(
             "%s: %s: ignored, because numbered folders are beside it; only those are learned from",
             root, _some(ignored))  # fmt: skip
+    for p, m in named.items():
+        if m and int(m[1]) > MOST:
+            raise Mistake(f"{p}: expected 1 to {MOST} repeats in front of the name, not {m[1]}; rename it")
     subsets = [
         _inherit(Subset, data, image_dir=p, num_repeats=int(m[1]), class_tokens=m[2] or data.class_tokens)
         for p, m in named.items()
@@ -201,8 +216,15 @@ def files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _inside(folder: pathlib.Path) -> list[pathlib.Path]:
-    """What is not hidden, in an order that is the same on every system."""
-    return sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=lambda p: p.name)
+    """What is not hidden, in an order that is the same on every system.
+
+    Raises:
+        Mistake: not a folder that may be read.
+    """
+    try:
+        return sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=lambda p: p.name)
+    except OSError as e:
+        raise Mistake(f"{folder}: cannot be read: {e.strerror or e}") from e
 
 
 def _some(names: list[str]) -> str:
@@ -236,10 +258,10 @@ class Scan:
                 name = f"{folder.resolve().name}/{path.name}"
                 yield Item(path, name, size, fit, caption=caption, subset=subset)
 
-    def tell(self, pictures: int) -> None:
-        """One line for each kind of remark."""
+    def tell(self, of: int) -> None:
+        """One line for each kind of remark about some of so many pictures."""
         for remark, paths in self.remarks.items():
-            log.warning("%d of %d pictures %s; the first: %s", len(paths), pictures, remark, paths[0])
+            log.warning("%d of %d pictures %s; the first: %s", len(paths), of, remark, paths[0])
 
     def _tried(self, look: Callable[..., T], *about: object) -> T | None:
         """None: there was a complaint."""

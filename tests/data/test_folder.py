@@ -215,6 +215,18 @@ def test_a_folder_of_folders_and_datasets_exclude_each_other(tmp_path):
     assert complaint == f"train_data_dir = {tmp_path}: expected none beside datasets; leave one out"
 
 
+@pytest.mark.parametrize("endings", ["", ".", ".txt,/etc", "..txt"])
+def test_endings_that_are_none_are_refused(endings):
+    with pytest.raises(Mistake, match="^caption_extension = .*: expected endings such as"):
+        build(Data, {"caption_extension": endings})
+
+
+def test_a_date_is_no_number_of_repeats(make, tmp_path):
+    make("20240101_holiday/a.png")
+    (line,) = told(folder(tmp_path))
+    assert "20240101_holiday: expected 1 to 1000000 repeats in front of the name, not 20240101" in line
+
+
 def test_only_what_is_used_is_checked():
     odd = Resolution(500, 500)
     assert list(Data(resolution=odd).check())

@@ -1,0 +1,191 @@
+"""Reads files of weights, one tensor at a time, and says what a file holds by the names in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+import pickle
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lora_train.errors import Mistake
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Weights(Protocol):
+    """An open file of named tensors."""
+
+    path: pathlib.Path
+    shapes: dict[str, tuple[int, ...]]
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """Tensors on the CPU, as stored; each is in memory only while the caller holds it. In any order."""
+        ...
+
+
+def open_weights(path: pathlib.Path) -> Weights:
+    """Told by its content, not by its name, as far as that goes.
+
+    Raises:
+        Mistake: missing, empty, cut short, or not a file of tensors.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError as e:
+        raise Mistake(f"{path}: cannot be read ({e.strerror})") from e
+    if not size:
+        raise Mistake(f"{path}: is empty; download or copy it again")
+    if start.startswith(b"version https://git"):
+        raise Mistake(f"{path}: is a Git LFS pointer, not the file itself; fetch it with git lfs pull")
+    if path.suffix.lower() in PICKLES and start[8:9] != b"{":
+        return Pickled(path)
+    return Safetensors(path, size)
+
+
+class Safetensors:
+    """Seeks and reads into fresh memory: mapping the file would count it into the peak a second time.
+
+    Format: 8 bytes, the header's length; the header, JSON; the tensors. https://github.com/huggingface/safetensors
+    """
+
+    def __init__(self, path: pathlib.Path, size: int):
+        self.path = path
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 10 or length > 100_000_000 or length < 2:
+                raise Mistake(f"{path}: is not a .safetensors file" + _guess(path))
+            header = file.read(length)
+        try:
+            rows = json.loads(header)
+            rows.pop("__metadata__", None)
+            self.shapes = {name: tuple(row["shape"]) for name, row in rows.items()}
+            self.rows = {n: (DTYPES[row["dtype"]], *map(int, row["data_offsets"])) for n, row in rows.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            cut = length + 8 > size
+            why = "is cut short; download or copy it again" if cut else "is not a .safetensors file"
+            raise Mistake(f"{path}: {why}") from e
+        self.data = 8 + length
+        needed = self.data + max((end for _, _, end in self.rows.values()), default=0)
+        if needed > size:
+            raise Mistake(f"{path}: is cut short, {size:,} of {needed:,} bytes; download or copy it again")
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        with self.path.open("rb") as file:
+            for name in sorted(names, key=lambda name: self.rows[name][1]):
+                dtype, begin, end = self.rows[name]
+                tensor = torch.empty(self.shapes[name], dtype=dtype)
+                if tensor.nbytes != end - begin:
+                    raise Mistake(f"{self.path}: {name} does not fill its place; the file is damaged")
+                if tensor.nbytes:
+                    file.seek(self.data + begin)
+                    if file.readinto(tensor.reshape(-1).view(torch.uint8).numpy()) != tensor.nbytes:
+                        raise Mistake(f"{self.path}: ended inside {name}; was it replaced meanwhile?")
+                yield name, tensor
+
+
+class Pickled:
+    """torch.save's file. Only tensors and plain containers are taken: a pickle can run any code."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        try:
+            mapped = zipfile.is_zipfile(path)
+            found = torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped)
+        except pickle.UnpicklingError as e:
+            raise Mistake(
+                f"{path}: holds more than tensors, or is no file of tensors; a pickle can run code, so it is "
+                "not read. Convert it to .safetensors where you trust it"
+            ) from e
+        except (RuntimeError, EOFError, OSError, ValueError) as e:
+            raise Mistake(f"{path}: is damaged or cut short; download or copy it again") from e
+        found = found.get("state_dict", found) if isinstance(found, dict) else {}
+        self.tensors = dict(_flat(found))
+        self.shapes = {name: tuple(value.shape) for name, value in self.tensors.items()}
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        for name in names:
+            yield name, self.tensors[name]
+
+
+def hashes(path: pathlib.Path) -> tuple[str, str]:
+    """What other tools know a checkpoint by: (the WebUI's old hash, 8 hex digits; sha256, 64)."""
+    whole = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(0x100000)
+        old = hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
+        file.seek(0)
+        while block := file.read(1 << 20):
+            whole.update(block)
+    return old, whole.hexdigest()
+
+
+def _flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    for name, value in tree.items():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{name}", value
+        elif isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+
+
+def _guess(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(64).lstrip()
+    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
+        return " but a pickle; rename it to .ckpt"
+    if start[:1] == b"<":
+        return " but a web page, as a download that needed a login leaves behind"
+    return ""
+
+
+def content(shapes: Shapes) -> str:
+    """What a file holds, told by its tensors' names: "an SDXL checkpoint", …; "" where it is unknown."""
+    for kind, marks in KINDS.items():
+        if any(mark in name for mark in marks for name in shapes):
+            return kind
+    first = shapes.get("model.diffusion_model.input_blocks.0.0.weight")
+    if first and first[1] != 4:
+        return "a checkpoint for inpainting or editing, whose denoiser takes more than a latent"
+    if first:
+        return "an SD 1.x checkpoint"
+    if any("encoder.down" in name or "decoder.up" in name for name in shapes):
+        return "an autoencoder (VAE) alone"
+    return ""
+
+
+KINDS = {  # the first whose mark is in any name
+    "a LoRA or another adapter": (
+        *(".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.", ".hada_w1", ".lokr_w", ".oft_"),
+        *("lora_unet_", "lora_te"),
+    ),
+    "a ControlNet": ("control_model.", "input_hint_block", "controlnet_cond_embedding"),
+    "an embedding (textual inversion)": ("emb_params", "string_to_param", "<"),
+    "an SDXL checkpoint": ("conditioner.embedders.", ".label_emb.", "add_embedding.linear_1"),
+    "an SD 3 checkpoint": (".joint_blocks.",),
+    "a Flux checkpoint": ("double_blocks.",),
+    "an SD 2.x checkpoint": ("cond_stage_model.model.",),
+    "a diffusers denoiser alone": ("down_blocks.0.attentions.", "down_blocks.1.attentions."),
+    "an upscaler": ("body.0.rdb1.", "RRDB", "conv_body.weight"),
+}

@@ -26,13 +26,7 @@ FLAGS = {
     "n": "negative_prompt",
     "ss": "sample_sampler",
 }
-FOREIGN = (
-    "g",
-    "cn",
-    "ctr",
-    "rcfg",
-    "fs",
-)  # sd-scripts' for other models; taken without effect
+FOREIGN = {"g", "cn", "ctr", "rcfg", "fs"}  # sd-scripts' for other models; taken without effect
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +53,8 @@ def sampler(name: str) -> str:
 def parse_prompt(line: str, default: str = "ddim") -> Prompt:
     """E.g. "a cat --n blurry --w 256 --d 1".
 
-    Sizes are rounded down to a multiple of 8 and steps kept within 1 to 1000, as in sd-scripts. The text before
-    the first flag is never read as one (sd-scripts takes "s 5 cats" for five steps).
+    Sizes are rounded down to a multiple of 8 and steps kept within 1 to 1000, as in sd-scripts. The text
+    before the first flag is never read as one (sd-scripts takes "s 5 cats" for five steps).
 
     Args:
         default: sampler where the line names none.

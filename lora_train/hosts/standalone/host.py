@@ -1,0 +1,248 @@
+"""Lends SD 1.x models from files, in this process."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import logging
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from lora_train import names
+from lora_train.adapters.layer import Layer
+from lora_train.errors import Mistake
+from lora_train.host import Cond, Model, Origin
+from lora_train.hosts.standalone.files import CHECKPOINT, Found, Part, find
+from lora_train.noise import Schedule
+from lora_train.prompts import Prompt
+from lora_train.weights import hashes
+
+log = logging.getLogger(__name__)
+
+VOCABULARY = pathlib.Path(__file__).with_name("clip")
+CHUNK = 75  # tokens of a caption that CLIP takes at once, beside start and end
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class StandaloneHost:
+    """A host that reads its models from files, on diffusers and transformers."""
+
+    @contextlib.contextmanager
+    def borrow(self, model: Model, *, device: str, precision: str) -> Iterator[Loan]:
+        """See `lora_train.host.Host`. Weights are read when a part is first used."""
+        if model.pretrained_model_name_or_path is None:
+            raise Mistake(f"{CHECKPOINT}: expected a checkpoint")
+        found = find(model.pretrained_model_name_or_path, model.vae)
+        if model.v_parameterization is not None:
+            prediction = "v" if model.v_parameterization else "epsilon"
+            found = dataclasses.replace(found, facts=dataclasses.replace(found.facts, prediction=prediction))
+        loan = Loan(found, model, device=chosen(device), dtype=DTYPES[precision])
+        try:
+            yield loan
+        finally:
+            loan.end()
+
+
+def chosen(device: str) -> torch.device:
+    """Raises Mistake: there is no such device."""
+    cuda = torch.cuda.is_available()
+    if device == "cuda" and not cuda:
+        raise Mistake("place.device = cuda: expected a CUDA device and found none; use cpu or auto")
+    return torch.device("cuda" if cuda and device != "cpu" else "cpu")
+
+
+class Slot:
+    """One part of the model. Its weights come when they are first used, and go when it is parked."""
+
+    def __init__(self, module: nn.Module, part: Part, *, device: torch.device, dtype: torch.dtype):
+        self.module, self.part, self.device, self.dtype = module, part, device, dtype
+
+    @property
+    def here(self) -> bool:
+        return next(self.module.parameters()).device.type == self.device.type
+
+    def use(self) -> nn.Module:
+        from lora_train.hosts.standalone.load import fill
+
+        if next(self.module.parameters()).is_meta:
+            fill(self.module, self.part, dtype=self.dtype, device=self.device)
+        elif not self.here:
+            self.module.to(self.device)
+        return self.module
+
+    def park(self) -> None:
+        """Weights leave a GPU for the computer's memory, and a CPU for good: the file has them.
+
+        The module itself, and hooks on it, stay.
+        """
+        if self.here:
+            self.module.to("cpu" if self.device.type == "cuda" else "meta")
+
+    @contextlib.contextmanager
+    def visit(self) -> Iterator[None]:
+        """A part that is parked before is parked again after."""
+        here = self.here
+        yield
+        if not here:
+            self.park()
+
+
+class Loan:
+    """A lent SD 1.x model; see `lora_train.host.Lent`."""
+
+    def __init__(self, found: Found, model: Model, *, device: torch.device, dtype: torch.dtype):
+        try:
+            from lora_train.hosts.standalone.load import hollow
+        except ImportError as e:
+            raise Mistake(
+                f"outside a WebUI, models are run by diffusers and transformers ({e}); "
+                "pip install 'sd-webui-lora-train[standalone]'"
+            ) from e
+        from transformers import CLIPTokenizer
+
+        self.device, self.dtype = device, dtype
+        self.found, self.model, self.facts = found, model, found.facts
+        self.slots = {
+            part: Slot(module, found.parts[part], device=device, dtype=dtype)
+            for part, module in hollow(found).items()
+        }
+        self.schedule = Schedule.scaled_linear(
+            self.facts.start, self.facts.end, self.facts.steps, self.facts.prediction
+        )
+        self.tokenizer = CLIPTokenizer.from_pretrained(str(VOCABULARY), local_files_only=True)
+        depth = len(_trunk(self.slots["te1"].module).encoder.layers)
+        if (model.clip_skip or 1) > depth:
+            raise Mistake(f"model.clip_skip = {model.clip_skip}: the text encoder has {depth} layers")
+        self.pool = concurrent.futures.ThreadPoolExecutor(1)
+        files = (found.path, found.vae_path)  # hashed while other things go on: 2 s a GB
+        self.hashed = [self.pool.submit(hashes, f) if f and f.is_file() else None for f in files]
+
+    def end(self) -> None:
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        self.slots.clear()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @functools.cached_property
+    def origin(self) -> Origin:
+        """Waits until the files are hashed."""
+        (old, new), (vae_old, vae_new) = (job.result() if job else (None, None) for job in self.hashed)
+        vae = self.found.vae_path
+        return Origin(
+            name=self.found.path.name,
+            old_hash=old,
+            new_hash=new,
+            vae_name=vae and vae.name,
+            vae_old_hash=vae_old,
+            vae_new_hash=vae_new,
+            prediction=self.facts.prediction,
+        )
+
+    @functools.cached_property
+    def vae_id(self) -> str:
+        part, digests = self.found.parts["vae"], {}
+        back = {key: name for name, key in part.keys.items()}
+        for key, value in part.weights.read(part.keys.values()):
+            digests[back[key]] = hashlib.sha256(value.reshape(-1).view(torch.uint8).numpy()).hexdigest()
+        return hashlib.sha256(repr((sorted(digests.items()), str(self.dtype))).encode()).hexdigest()[:16]
+
+    def denoise(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        unet = self.slots["unet"].use()
+        with self._autocast():
+            return unet(x_t, t.to(x_t.device), cond.to(x_t).context, return_dict=False)[0]
+
+    def encode(self, captions: Sequence[str]) -> Cond:
+        """[B, max_token_length + 2, D], as sd-scripts: every 75 tokens go through the text encoder with a
+        start and an end of their own, of which the first start and the last end are kept."""
+        text, skip = self.slots["te1"].use(), self.model.clip_skip or 1
+        ids = self._ids(captions).to(self.device)
+        with self._autocast():
+            out = text(ids.flatten(0, 1), output_hidden_states=skip > 1)
+            hidden = out.last_hidden_state
+            if skip > 1:
+                hidden = _trunk(text).final_layer_norm(out.hidden_states[-skip])
+        chunks = hidden.unflatten(0, ids.shape[:2])  # [B, chunks, 77, D]
+        inner = chunks[:, :, 1:-1].flatten(1, 2)
+        return Cond(torch.cat([chunks[:, 0, :1], inner, chunks[:, -1, -1:]], 1))
+
+    def _ids(self, captions: Sequence[str]) -> Tensor:
+        """[B, chunks, 77]."""
+        length = self.model.max_token_length
+        ids = self.tokenizer(
+            list(captions), padding="max_length", truncation=True, max_length=length + 2, return_tensors="pt"
+        ).input_ids
+        inner = ids[:, 1:-1].unflatten(1, (length // CHUNK, CHUNK))
+        start, end = (ids[:, i, None, None].expand(-1, inner.shape[1], 1) for i in (0, -1))
+        return torch.cat([start, inner, end], 2)
+
+    def tokens(self, caption: str) -> int:
+        return len(self.tokenizer(caption, add_special_tokens=False, verbose=False).input_ids)
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Tensor, draws: Sequence[torch.Generator] | None = None) -> Tensor:
+        """In float16 some autoencoders overflow; such a one goes on in float32."""
+        slot = self.slots["vae"]
+        latents = self._encoded(pixels, draws)
+        if slot.dtype is torch.float16 and not latents.isfinite().all():
+            log.warning("The autoencoder overflows in float16; it runs in float32 from here on.")
+            slot.module.to("meta")
+            slot.dtype = torch.float32
+            latents = self._encoded(pixels, draws)
+        return latents
+
+    def _encoded(self, pixels: Tensor, draws: Sequence[torch.Generator] | None) -> Tensor:
+        vae, dtype = self.slots["vae"].use(), self.slots["vae"].dtype
+        with torch.autocast(self.device.type, enabled=False):
+            drawn_from = vae.encode(pixels.to(self.device, dtype)).latent_dist
+        latents = drawn_from.mean.float()
+        if draws is not None:
+            noise = torch.stack([torch.randn(latents.shape[1:], generator=draw) for draw in draws])
+            latents = latents + drawn_from.std.float() * noise.to(latents)
+        return latents * self.facts.scale
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """[B, 4, h, w], scaled -> [B, 3, 8h, 8w] float32 in -1..1 or a little beyond."""
+        vae, dtype = self.slots["vae"].use(), self.slots["vae"].dtype
+        with torch.autocast(self.device.type, enabled=False):
+            return vae.decode((latents / self.facts.scale).to(self.device, dtype)).sample.float()
+
+    def sample(self, prompt: Prompt) -> Image.Image:
+        from lora_train.hosts.standalone.sample import sample
+
+        with self.slots["te1"].visit(), self.slots["vae"].visit():
+            return sample(self, prompt)
+
+    def layers(self) -> list[Layer]:
+        found = []
+        for part, path_of in (("te1", names.text_path), ("unet", names.unet_to_ldm)):
+            model = self.slots[part].use()
+            weighted = [(p, m) for p, m in model.named_modules() if hasattr(m, "weight")]
+            found += [Layer.of(part, path_of(path), module) for path, module in weighted]
+        return [layer for layer in found if layer is not None]
+
+    def checkpoint_blocks(self) -> list[nn.Module]:
+        unet = self.slots["unet"].module
+        stages = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+        blocks = [*_trunk(self.slots["te1"].module).encoder.layers]
+        for stage in stages:
+            blocks += [*stage.resnets, *(getattr(stage, "attentions", None) or [])]
+        return blocks
+
+    def park(self, part: str) -> None:
+        self.slots[part].park()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32)
+
+
+def _trunk(text: nn.Module) -> nn.Module:
+    """transformers 4 wraps the text model once more than 5 does."""
+    return getattr(text, "text_model", text)

@@ -1,0 +1,136 @@
+"""Builds diffusers' and transformers' models from what a file holds; widths are read from the tensors."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from lora_train import names
+from lora_train.errors import Mistake
+from lora_train.hosts.standalone.files import WORDS, Facts, Found, Part
+
+TOKENS = 49408  # of CLIP's vocabulary
+
+
+def hollow(found: Found) -> dict[str, nn.Module]:
+    """Part -> its model, without weights (on the device "meta").
+
+    Raises:
+        Mistake: tensors are missing, or shapes do not fit together.
+    """
+    makers = {"unet": _unet, "vae": _vae, "te1": _text}
+    made = {}
+    for part, make in makers.items():
+        there = found.parts[part]
+        try:
+            with torch.device("meta"):
+                made[part] = make(there, found.facts)
+        except (KeyError, ValueError, TypeError, ZeroDivisionError) as e:
+            raise Mistake(f"{there.weights.path}: an unknown kind of {WORDS[part]} ({e})") from e
+        made[part].eval().requires_grad_(False)
+        _compare(made[part], there, part)
+    return made
+
+
+def fill(module: nn.Module, part: Part, *, dtype: torch.dtype, device: torch.device) -> None:
+    """Read the weights, each converted as it arrives: the peak is one tensor above the model's size."""
+    wanted = {names.text_path(name): name for name in module.state_dict()}
+    keys = {part.keys[short]: name for short, name in wanted.items() if short in part.keys}
+    state = {}
+    shapes = {name: value.shape for name, value in module.state_dict().items()}
+    for key, value in part.weights.read(keys):
+        name = keys[key]
+        value = value.reshape(shapes[name])  # the autoencoder's 1x1 convolutions are linear here
+        state[name] = value.to(device, dtype if value.is_floating_point() else value.dtype)
+    module.load_state_dict(state, assign=True, strict=False)
+    for name, buffer in list(module.named_buffers()):
+        if buffer.is_meta:  # CLIP's position_ids, which is not in every file
+            owner, _, last = name.rpartition(".")
+            counted = torch.arange(buffer.shape[-1], device=device).expand(buffer.shape)
+            setattr(module.get_submodule(owner), last, counted)
+    module.requires_grad_(False)
+
+
+def release(module: nn.Module) -> None:
+    """Give the weights' memory back; `fill` reads them again. The module itself, and hooks on it, stay."""
+    module.to("meta")
+
+
+def _compare(module: nn.Module, part: Part, word: str) -> None:
+    """Raises Mistake: `fill` would not find all it needs."""
+    for name, value in module.state_dict().items():
+        short = names.text_path(name)
+        if short.endswith("position_ids"):
+            continue
+        if short not in part.keys:
+            raise Mistake(f"{part.weights.path}: the {WORDS[word]} has no {short}; is the file whole?")
+        shape = part.shape(short)
+        if value.numel() != torch.Size(shape).numel() or value.shape[:2] != shape[:2]:
+            expected = "x".join(map(str, value.shape))
+            raise Mistake(
+                f"{part.weights.path}: {part.keys[short]} is {'x'.join(map(str, shape))}, expected {expected}"
+            )
+
+
+def _count(part: Part, pattern: str) -> int:
+    """How many things a model has of which the tensors' names give the number."""
+    found = (re.match(pattern, name) for name in part.keys)
+    return 1 + max((int(match[1]) for match in found if match), default=-1)
+
+
+def _unet(part: Part, facts: Facts) -> nn.Module:
+    levels = _count(part, r"down_blocks\.(\d+)\.")
+    widths = [part.shape(f"down_blocks.{i}.resnets.0.conv1.weight")[0] for i in range(levels)]
+    heads: Any = facts.heads
+    if facts.head_width is not None:
+        heads = [width // facts.head_width for width in widths]
+    return UNet2DConditionModel(
+        in_channels=part.shape("conv_in.weight")[1],
+        out_channels=part.shape("conv_out.weight")[0],
+        block_out_channels=widths,
+        cross_attention_dim=part.shape("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight")[
+            1
+        ],
+        attention_head_dim=heads,  # the number of heads, in spite of its name
+    )
+
+
+def _vae(part: Part, facts: Facts) -> nn.Module:
+    levels = _count(part, r"encoder\.down_blocks\.(\d+)\.")
+    widths = [part.shape(f"encoder.down_blocks.{i}.resnets.0.conv1.weight")[0] for i in range(levels)]
+    return AutoencoderKL(
+        in_channels=part.shape("encoder.conv_in.weight")[1],
+        out_channels=part.shape("decoder.conv_out.weight")[0],
+        down_block_types=["DownEncoderBlock2D"] * levels,
+        up_block_types=["UpDecoderBlock2D"] * levels,
+        block_out_channels=widths,
+        layers_per_block=_count(part, r"encoder\.down_blocks\.0\.resnets\.(\d+)\."),
+        latent_channels=part.shape("decoder.conv_in.weight")[1],
+        scaling_factor=facts.scale,
+    )
+
+
+def _text(part: Part, facts: Facts) -> nn.Module:
+    tokens, width = part.shape("embeddings.token_embedding.weight")
+    if tokens < TOKENS:
+        raise ValueError(f"{tokens} tokens; CLIP has {TOKENS}")
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=tokens,
+            hidden_size=width,
+            intermediate_size=part.shape("encoder.layers.0.mlp.fc1.weight")[0],
+            projection_dim=width,
+            num_hidden_layers=_count(part, r"encoder\.layers\.(\d+)\."),
+            num_attention_heads=facts.text_heads or max(1, width // 64),
+            max_position_embeddings=part.shape("embeddings.position_embedding.weight")[0],
+            hidden_act=facts.text_activation,
+            bos_token_id=TOKENS - 2,
+            eos_token_id=TOKENS - 1,
+            pad_token_id=TOKENS - 1,
+        )
+    )

@@ -47,10 +47,9 @@ class Rules(CaptionRules):
         group="captions")  # fmt: skip
 
     def check(self) -> Iterable[str]:
-        if not self.caption_extension or any(
-            not re.fullmatch(r"\.?\w[^/\\]*", e) for e in self.caption_extension
-        ):
-            yield f"caption_extension = {','.join(self.caption_extension)}: expected endings such as .txt,.caption"
+        endings = self.caption_extension
+        if not endings or not all(re.fullmatch(r"\.?\w[^/\\]*", ending) for ending in endings):
+            yield f"caption_extension = {','.join(endings)}: expected endings such as .txt,.caption"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,10 +246,10 @@ class Scan:
         if not folder.is_dir():
             self.complaints.append(f"{folder}: no such folder")
             return
-        found = files(folder)
-        if not found:
+        found = self._tried(files, folder)
+        if found == []:
             self.complaints.append(f"{folder}: no pictures in it; expected {' '.join(pictures.ENDINGS)}")
-        for path in found:
+        for path in found or ():
             caption = self._tried(self._caption, path, subset)
             size = self._tried(self._size, path)
             fit = size and self._tried(self._fit, path, size, dataset)

@@ -218,7 +218,7 @@ class Loan:
         from lora_train.hosts.standalone.sample import sample
 
         with self.slots["te1"].visit(), self.slots["vae"].visit():
-            return sample(self, prompt)
+            return sample(self, prompt, facts=self.facts, decode=self.decode)
 
     def layers(self) -> list[Layer]:
         found = []

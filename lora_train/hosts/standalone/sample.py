@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from diffusers import (
@@ -14,11 +15,9 @@ from diffusers import (
 from PIL import Image
 from torch import Tensor
 
+from lora_train.host import Lent
 from lora_train.hosts.standalone.files import Facts
 from lora_train.prompts import Prompt
-
-if TYPE_CHECKING:
-    from lora_train.hosts.standalone.host import Loan
 
 SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {  # a row for each value of prompts.SAMPLERS
     "ddim": (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}),
@@ -42,10 +41,13 @@ def scheduler(name: str, facts: Facts, prediction: str) -> Any:
 
 
 @torch.no_grad()
-def sample(lent: Loan, prompt: Prompt) -> Image.Image:
+def sample(lent: Lent, prompt: Prompt, *, facts: Facts, decode: Callable[[Tensor], Tensor]) -> Image.Image:
     """The picture that diffusers' StableDiffusionPipeline draws with the same scheduler and CPU generator.
 
     Takes no random number from torch's global generators.
+
+    Args:
+        decode: scaled latents [1, 4, h, w] -> pixels [1, 3, 8h, 8w] in -1..1.
     """
     rng = torch.Generator()
     if prompt.seed is None:
@@ -54,7 +56,7 @@ def sample(lent: Loan, prompt: Prompt) -> Image.Image:
         rng.manual_seed(prompt.seed)
     guided = prompt.scale > 1
     cond = lent.encode([prompt.negative_prompt, prompt.prompt] if guided else [prompt.prompt])
-    steps = scheduler(prompt.sample_sampler, lent.facts, lent.schedule.prediction)
+    steps = scheduler(prompt.sample_sampler, facts, lent.schedule.prediction)
     steps.set_timesteps(prompt.sample_steps, device=lent.device)
     x = torch.randn(1, 4, prompt.height // 8, prompt.width // 8, generator=rng).to(lent.device)
     x = x * steps.init_noise_sigma
@@ -66,7 +68,7 @@ def sample(lent: Loan, prompt: Prompt) -> Image.Image:
             without, guess = guess.chunk(2)
             guess = without + prompt.scale * (guess - without)
         x = steps.step(guess, t, x, **random).prev_sample
-    return picture(lent.decode(x)[0])
+    return picture(decode(x)[0])
 
 
 def picture(pixels: Tensor) -> Image.Image:

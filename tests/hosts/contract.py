@@ -1,0 +1,161 @@
+"""What every host's Lent has to do: derive from Contract and give it a `lent` fixture."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+
+from lora_train import names
+from lora_train.prompts import Prompt
+from lora_train.train.recompute import recomputed
+
+T = torch.tensor([17, 801])
+
+
+def latents(seed: int = 0, batch: int = 2) -> torch.Tensor:
+    return torch.randn(batch, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def pixels(batch: int = 2, height: int = 64, width: int = 64) -> torch.Tensor:
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(3)) * 2 - 1
+
+
+def draws(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+@contextlib.contextmanager
+def scaled(layers):
+    """A trained factor on every layer's output, as an adapter would be. -> {key: parameter}"""
+    factors = {layer.key: torch.nn.Parameter(torch.ones(())) for layer in layers}
+    handles = [
+        layer.module.register_forward_hook(lambda _m, _x, out, f=factors[layer.key]: out * f.to(out))
+        for layer in layers
+    ]
+    try:
+        yield factors
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def gradients(lent, blocks=()):
+    layers = lent.layers()
+    with scaled(layers) as factors, recomputed(blocks):
+        lent.denoise(latents(), T, lent.encode(["a cat", "a dog"])).float().square().mean().backward()
+    return {key: factor.grad for key, factor in factors.items()}
+
+
+def modules(lent) -> dict[int, torch.nn.Module]:
+    return {id(layer.module): layer.module for layer in lent.layers()}
+
+
+class Contract:
+    """The tests; `lent` is a small SD 1.x model on the CPU in float32."""
+
+    @pytest.fixture
+    def lent(self):
+        raise NotImplementedError
+
+    def test_a_prediction_has_the_latents_shape(self, lent):
+        cond = lent.encode(["a cat", "a dog"])
+        assert cond.context.shape[:2] == (2, 77)
+        assert lent.denoise(latents(), T, cond).shape == (2, 4, 8, 8)
+
+    def test_a_sample_of_a_batch_does_not_know_the_others(self, lent):
+        cond = lent.encode(["a cat", "a dog"])
+        with torch.no_grad():
+            both = lent.denoise(latents(), T, cond)
+            one = lent.denoise(latents()[1:], T[1:], lent.encode(["a dog"]))
+        torch.testing.assert_close(both[1:], one, rtol=1e-4, atol=1e-4)
+
+    def test_pictures_become_scaled_latents(self, lent):
+        mean = lent.encode_images(pixels(1, 64, 128))
+        assert mean.shape == (1, 4, 8, 16)
+        assert mean.dtype == torch.float32
+        assert not mean.requires_grad
+
+    def test_a_picture_is_drawn_from_its_own_generator(self, lent):
+        both = lent.encode_images(pixels(), draws(1, 2))
+        alone = lent.encode_images(pixels()[1:], draws(2))
+        torch.testing.assert_close(both[1:], alone, rtol=1e-4, atol=1e-4)
+        assert not torch.equal(both, lent.encode_images(pixels()))
+        assert torch.equal(both, lent.encode_images(pixels(), draws(1, 2)))
+
+    def test_the_model_is_frozen_and_keeps_quiet(self, lent):
+        for module in modules(lent).values():
+            assert not module.training
+            assert not any(p.requires_grad for p in module.parameters())
+
+    def test_every_layer_has_a_key_of_its_own_in_a_file(self, lent):
+        keys = {names.file_key(layer.part, layer.path): (layer.part, layer.path) for layer in lent.layers()}
+        assert len(keys) == len(lent.layers())
+        assert {key: names.path_of(key) for key in keys} == keys
+        assert {layer.part for layer in lent.layers()} == {"unet", "te1"}
+
+    def test_the_layers_shapes_are_their_weights(self, lent):
+        for layer in lent.layers():
+            assert layer.weight().shape == layer.shape
+            assert not layer.weight().is_meta
+
+    def test_gradients_reach_what_is_hooked_on_every_layer(self, lent):
+        assert [key for key, gradient in gradients(lent).items() if gradient is None] == []
+
+    def test_computing_activations_again_gives_the_same_gradients(self, lent):
+        plain, again = gradients(lent), gradients(lent, lent.checkpoint_blocks())
+        assert len(lent.checkpoint_blocks()) >= 20
+        for key, gradient in plain.items():
+            torch.testing.assert_close(again[key], gradient, msg=key)
+
+    def test_hooks_come_off_without_a_trace(self, lent):
+        def seen():
+            return {
+                i: (type(m), sorted(vars(m)), list(m.state_dict()), len(m._forward_hooks))
+                for i, m in modules(lent).items()
+            }
+
+        lent.encode(["a cat"])
+        before = seen()
+        gradients(lent, lent.checkpoint_blocks())
+        assert seen() == before
+        assert all(p.grad is None for m in modules(lent).values() for p in m.parameters())
+
+    def test_a_parked_part_comes_back_the_same(self, lent):
+        first = lent.encode(["a cat"]).context, lent.encode_images(pixels(1))
+        with scaled(lent.layers()) as factors:
+            for part in ("vae", "te1"):
+                lent.park(part)
+                lent.park(part)
+            cond = lent.encode(["a cat"])
+            cond.context.sum().backward()
+            assert any(factor.grad is not None for factor in factors.values())  # hooks stayed
+        assert torch.equal(first[0], cond.context)
+        assert torch.equal(first[1], lent.encode_images(pixels(1)))
+
+    def test_a_prompt_with_a_seed_is_the_same_picture_again(self, lent):
+        prompt = Prompt("a cat", width=64, height=128, seed=5, sample_steps=2, sample_sampler="euler_a")
+        first, again = lent.sample(prompt), lent.sample(prompt)
+        assert first.size == (64, 128)
+        assert first.tobytes() == again.tobytes()
+
+    def test_what_a_host_does_draws_nothing_from_the_global_generator(self, lent):
+        before = torch.get_rng_state()
+        lent.sample(Prompt("a cat", width=64, height=64, sample_steps=1, sample_sampler="euler_a"))
+        lent.encode_images(pixels(1), draws(1))
+        lent.encode(["a cat"])
+        assert torch.equal(torch.get_rng_state(), before)
+        assert torch.is_grad_enabled()
+
+    def test_tokens_are_counted_without_start_and_end(self, lent):
+        assert lent.tokens("a photo of a cat") == 5
+        assert lent.tokens("") == 0
+        assert lent.tokens("cat " * 100) == 100
+
+    def test_an_autoencoder_has_an_id(self, lent):
+        assert lent.vae_id == lent.vae_id != ""
+
+    def test_the_schedule_is_stable_diffusions(self, lent):
+        assert len(lent.schedule) == 1000
+        assert lent.schedule.alphas_cumprod[-1].item() == pytest.approx(0.00466, rel=1e-3)

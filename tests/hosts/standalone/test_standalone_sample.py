@@ -1,0 +1,113 @@
+"""Drawing gives the pictures of diffusers' own pipeline."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lora_train import names
+from lora_train.host import Model
+from lora_train.prompts import SAMPLERS, Prompt
+
+diffusers = pytest.importorskip("diffusers")
+transformers = pytest.importorskip("transformers")
+from lora_train.hosts.standalone.host import VOCABULARY, StandaloneHost  # noqa: E402
+from lora_train.hosts.standalone.sample import SCHEDULERS, picture  # noqa: E402
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+THEIRS = {
+    "ddim": lambda **k: diffusers.DDIMScheduler(
+        clip_sample=False, set_alpha_to_one=False, steps_offset=1, **BETAS, **k
+    ),
+    "euler": lambda **k: diffusers.EulerDiscreteScheduler(**BETAS, **k),
+    "euler_a": lambda **k: diffusers.EulerAncestralDiscreteScheduler(**BETAS, **k),
+    "dpm++_2m": lambda **k: diffusers.DPMSolverMultistepScheduler(**BETAS, **k),
+}
+
+
+@pytest.fixture(scope="module")
+def pipeline(reference):
+    """Made of the reference checkpoint by hand: nothing of ours but the translation of names."""
+    parts = names.to_diffusers(load_file(reference / "tiny_sd1.safetensors"))
+    unet = diffusers.UNet2DConditionModel(
+        block_out_channels=(32, 64, 128, 128), cross_attention_dim=64, attention_head_dim=8
+    )
+    vae = diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(32, 64, 128, 128),
+        layers_per_block=2,
+        latent_channels=4,
+    )
+    config = transformers.CLIPTextConfig.from_pretrained(reference / "tiny_sd1_clip")
+    text = transformers.CLIPTextModel(config)
+    unet.load_state_dict(parts["unet"])
+    vae.load_state_dict(parts["vae"])
+    prefix = "text_model." if hasattr(text, "text_model") else ""
+    text.load_state_dict({prefix + name: value for name, value in parts["te1"].items()}, strict=False)
+    made = diffusers.StableDiffusionPipeline(
+        vae=vae.eval(),
+        text_encoder=text.eval(),
+        tokenizer=transformers.CLIPTokenizer.from_pretrained(VOCABULARY),
+        unet=unet.eval(),
+        scheduler=THEIRS["ddim"](),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def drawn(reference, prompt: Prompt, **settings) -> np.ndarray:
+    model = Model(reference / "tiny_sd1.safetensors", **settings)
+    with StandaloneHost().borrow(model, device="cpu", precision="no") as lent:
+        return np.asarray(lent.sample(prompt), dtype=int)
+
+
+def theirs(pipeline, prompt: Prompt, **settings) -> np.ndarray:
+    pipeline.scheduler = THEIRS[prompt.sample_sampler](**settings)
+    image = pipeline(
+        prompt.prompt,
+        negative_prompt=prompt.negative_prompt,
+        width=prompt.width,
+        height=prompt.height,
+        num_inference_steps=prompt.sample_steps,
+        guidance_scale=prompt.scale,
+        generator=torch.Generator().manual_seed(prompt.seed),
+    ).images[0]
+    return np.asarray(image, dtype=int)
+
+
+def test_every_sampler_of_the_grammar_is_there():
+    assert set(SAMPLERS.values()) == set(SCHEDULERS) == set(THEIRS)
+
+
+@pytest.mark.parametrize("sampler", THEIRS)
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_a_picture_is_that_of_diffusers_pipeline(reference, pipeline, sampler, prediction):
+    prompt = Prompt("a cat, sitting", "blurry", 64, 128, 5, 6, 7.5, sampler)
+    ours = drawn(reference, prompt, v_parameterization=prediction == "v")
+    expected = theirs(pipeline, prompt, prediction_type="v_prediction" if prediction == "v" else "epsilon")
+    assert ours.shape == (128, 64, 3)
+    assert expected.std() > 10  # a picture, not one colour
+    assert abs(ours - expected).max() <= 1
+
+
+def test_without_guidance_the_negative_prompt_is_not_read(reference, pipeline):
+    prompt = Prompt("a cat", "blurry", 64, 64, 5, 3, 1.0, "euler")
+    ours = drawn(reference, prompt)
+    assert abs(ours - theirs(pipeline, prompt)).max() <= 1
+    assert (ours == drawn(reference, Prompt("a cat", "", 64, 64, 5, 3, 1.0, "euler"))).all()
+
+
+def test_without_a_seed_every_picture_is_another(reference):
+    prompt = Prompt("a cat", width=64, height=64, sample_steps=1)
+    assert (drawn(reference, prompt) != drawn(reference, prompt)).any()
+
+
+def test_pixels_are_rounded_and_kept_within_a_bytes_range():
+    pixels = torch.tensor([-3.0, -1.0, 0.0, 0.999, 9.0]).expand(3, 2, 5)
+    assert np.asarray(picture(pixels))[0, :, 0].tolist() == [0, 0, 128, 255, 255]

@@ -1,0 +1,84 @@
+"""How latents are noised, step by step, and what a step's loss is worth."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Schedule:
+    """How much signal is left at each step, and what the model predicts there.
+
+    x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) n, a = `alphas_cumprod` (Ho et al. 2020, arXiv:2006.11239, eq. 4).
+    In all methods t is [B] long, on any device; results are on the device and in the dtype of x0.
+    """
+
+    alphas_cumprod: Tensor  # [T] float32, on the CPU
+    prediction: str = "epsilon"  # or "v"
+
+    @classmethod
+    def scaled_linear(
+        cls, start: float = 0.00085, end: float = 0.012, steps: int = 1000, prediction: str = "epsilon"
+    ) -> Schedule:
+        """Stable Diffusion's: the square root of beta rises in a straight line."""
+        betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float32) ** 2
+        return cls(torch.cumprod(1 - betas, 0), prediction)
+
+    def __len__(self) -> int:
+        return len(self.alphas_cumprod)
+
+    def noisy(self, x0: Tensor, n: Tensor, t: Tensor) -> Tensor:
+        """x_t. x0, n: [B, ...]."""
+        signal, noise = self._parts(x0, t)
+        return signal * x0 + noise * n
+
+    def target(self, x0: Tensor, n: Tensor, t: Tensor) -> Tensor:
+        """What a perfect model predicts: n, or v = sqrt(a) n - sqrt(1 - a) x_0 (arXiv:2202.00512, eq. 10).
+
+        Raises:
+            ValueError: an unknown prediction.
+        """
+        if self.prediction == "epsilon":
+            return n
+        if self.prediction != "v":
+            raise ValueError(f"no target for prediction {self.prediction!r}; known: epsilon, v")
+        signal, noise = self._parts(x0, t)
+        return signal * n - noise * x0
+
+    def snr(self, t: Tensor) -> Tensor:
+        """[B] float32: signal power over noise power; on the CPU."""
+        a = self.alphas_cumprod[t.cpu()]
+        return a / (1 - a)
+
+    def _parts(self, x0: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """sqrt(a), sqrt(1 - a), shaped to multiply with x0."""
+        a = self.alphas_cumprod[t.cpu()].view(-1, *[1] * (x0.ndim - 1))
+        return a.sqrt().to(x0), (1 - a).sqrt().to(x0)
+
+
+def min_snr_weight(snr: Tensor, gamma: float, prediction: str) -> Tensor:
+    """Loss weight that caps every step's pull on x_0 at `gamma`.
+
+    The cap is on the error in x_0, so it has to be carried over to whatever the model predicts: an error e in
+    the prediction is an error of sqrt(e^2 / per_x0) in x_0, over the cap's unit.
+
+    Args:
+        snr: [B], signal power over noise power; > 0.
+        gamma: 5 in the paper; larger leaves more steps alone.
+        prediction: "epsilon" or "v".
+
+    Returns:
+        [B], to multiply with each sample's mean squared error.
+
+    Raises:
+        ValueError: an unknown prediction.
+
+    Source: Hang et al. 2023, arXiv:2303.09556, section 3.4.
+    """
+    per_x0 = {"epsilon": lambda r: 1 / r, "v": lambda r: 1 / (1 + r)}
+    if prediction not in per_x0:
+        raise ValueError(f"no min-SNR weight for prediction {prediction!r}; known: {', '.join(per_x0)}")
+    return snr.clamp(max=gamma) * per_x0[prediction](snr)

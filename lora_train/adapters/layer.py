@@ -1,0 +1,60 @@
+"""Layer: a frozen layer of the model, as an adapter sees it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layer:
+    """A linear or convolution layer. Told by its weight's shape, because hosts bring classes of their own."""
+
+    part: str  # "unet" or "te1"
+    path: str  # in the house's language, see names.py
+    module: nn.Module
+
+    @classmethod
+    def of(cls, part: str, path: str, module: nn.Module) -> Layer | None:
+        """None: not a layer that an adapter could be put on."""
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, Tensor) or weight.ndim not in (2, 4) or isinstance(module, nn.Embedding):
+            return None
+        return cls(part, path, module)
+
+    @property
+    def key(self) -> str:
+        return f"{self.part}.{self.path}"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(out, in), or (out, in, height, width) of a convolution."""
+        return tuple(self.module.weight.shape)
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """() of a linear layer."""
+        return self.shape[2:]
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.module.bias
+
+    def weight(self) -> Tensor:
+        """The frozen weight itself; whoever writes to it gives it back."""
+        return self.module.weight.detach()
+
+    def op(self, x: Tensor, w: Tensor) -> Tensor:
+        """What the layer does, with another weight and no bias. w: [any, in], or [any, in, height, width].
+
+        A convolution keeps stride, padding and dilation for a kernel of its own size; one of another size is
+        taken as a plain 1x1 convolution, as the factors of an adapter are.
+        """
+        if w.ndim == 2:
+            return F.linear(x, w)
+        if tuple(w.shape[2:]) != self.kernel:
+            return F.conv2d(x, w)
+        m = self.module
+        return F.conv2d(x, w, None, m.stride, m.padding, m.dilation)

@@ -1,0 +1,152 @@
+"""Network: the adapters of a run, and how they get between the layers of a model that is not ours."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lora_train.adapters.family import Adapter, Family
+from lora_train.adapters.layer import Layer
+from lora_train.errors import Mistake
+
+
+class Network(nn.Module):
+    """One adapter for each layer that `make` makes one for; on the layer's device, in float32.
+
+    Args:
+        make: `family.make` if not given.
+
+    Raises:
+        Mistake: no layer is left.
+    """
+
+    def __init__(
+        self, family: Family, layers: Iterable[Layer], make: Callable[[Layer], Adapter | None] | None = None
+    ):
+        super().__init__()
+        self.family = family
+        self.layers: dict[str, Layer] = {}  # "unet.input_blocks.1.1.proj_in" -> layer
+        self.adapters: dict[str, Adapter] = {}
+        for layer in layers:
+            adapter = (make or family.make)(layer)
+            if adapter is None:
+                continue
+            if layer.key in self.layers:
+                raise ValueError(f"two layers are called {layer.key}")
+            self.layers[layer.key] = layer
+            self.adapters[layer.key] = adapter.to(layer.weight().device)
+            self.add_module(layer.key.replace(".", "_"), adapter)
+        if not self.adapters:
+            raise Mistake(
+                "network: no layer is left to train; look at block_weights, block_dims, train_unet_only and "
+                "train_text_encoder_only"
+            )
+        self._handles: list[RemovableHandle] = []
+        self._ran: set[str] = set()
+        self._on = True
+
+    @property
+    def strength(self) -> float:
+        """Times what the adapters add; 1 while training."""
+        return next(iter(self.adapters.values())).strength
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        for adapter in self.adapters.values():
+            adapter.strength = value
+
+    @contextlib.contextmanager
+    def attached(self) -> Iterator[Network]:
+        """Hooks, because a hook leaves the host's classes, attributes and state-dict keys alone, and comes
+        off exactly; see docs/decisions/injection.md for what the other ways break."""
+        if self._handles:
+            raise RuntimeError("this network is attached already")
+        self._ran.clear()
+        try:
+            for key, layer in self.layers.items():
+                self._handles.append(layer.module.register_forward_hook(self._hook(key)))
+            yield self
+        finally:
+            while self._handles:
+                self._handles.pop().remove()
+
+    def _hook(self, key: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
+        adapt, ran = self.adapters[key].forward, self._ran
+
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            ran.add(key)
+            return adapt(inputs[0], output) if self._on else None
+
+        return hook
+
+    @contextlib.contextmanager
+    def off(self) -> Iterator[None]:
+        """The model as it is without us. Only under `no_grad`: gradient checkpointing runs the forward again
+        in the backward pass, when this has ended."""
+        before, self._on = self._on, False
+        try:
+            yield
+        finally:
+            self._on = before
+
+    @contextlib.contextmanager
+    def merged(self) -> Iterator[None]:
+        """The adapters worked into the layers' weights, which after it are what they were, to the bit."""
+        kept: dict[str, Tensor] = {}
+        try:
+            with torch.no_grad():
+                for key, adapter in self.adapters.items():
+                    weight = self.layers[key].weight()
+                    kept[key] = weight.clone()
+                    wide = torch.promote_types(weight.dtype, torch.float32)
+                    weight.copy_(weight.to(wide) + adapter.strength * adapter.delta().to(wide))
+            with self.off():
+                yield
+        finally:
+            with torch.no_grad():
+                for key, weight in kept.items():
+                    self.layers[key].weight().copy_(weight)
+
+    def silent(self) -> list[str]:
+        """Adapters that the model does not use, to be asked between a backward pass and the optimizer's step:
+        their hook never ran, or no gradient came. (A gradient of zero is normal; that of an adapter which may
+        rest can be missing by chance.)"""
+        return [
+            key
+            for key, adapter in self.adapters.items()
+            if key not in self._ran or not (adapter.rests or _learns(adapter))
+        ]
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """{"te1": parameters, "unet": parameters}, of those that have any; text encoders first."""
+        found: dict[str, list[nn.Parameter]] = {}
+        for key in sorted(self.adapters, key=lambda key: self.layers[key].part):
+            found.setdefault(self.layers[key].part, []).extend(self.adapters[key].parameters())
+        return found
+
+    @torch.no_grad()
+    def max_norm(self, limit: float) -> dict[str, float]:
+        """Shrink what adds more than `limit`, in Frobenius norm, to it.
+
+        Returns:
+            How many were, and the mean and largest norm after it, under the names sd-scripts logs.
+        """
+        adapters = list(self.adapters.values())
+        norms = torch.stack([adapter.norm() for adapter in adapters]).tolist()
+        for adapter, norm in zip(adapters, norms, strict=True):
+            if norm > limit:
+                adapter.shrink(limit / norm)
+        after = [min(norm, limit) for norm in norms]
+        return {
+            "max_norm/keys_scaled": sum(norm > limit for norm in norms),
+            "max_norm/average_key_norm": sum(after) / len(after),
+            "max_norm/max_key_norm": max(after),
+        }
+
+
+def _learns(adapter: Adapter) -> bool:
+    return any(p.grad is not None for p in adapter.parameters())

@@ -1,0 +1,219 @@
+"""Network and file: what a saved LoRA holds, and what of other people's files can be read."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pathlib
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lora_train.adapters.family import Family
+from lora_train.adapters.layer import Layer
+from lora_train.adapters.lora import Lora
+from lora_train.adapters.network import Network
+from lora_train.errors import Mistake
+from lora_train.names import file_key, path_of
+from lora_train.run.store import whole
+
+log = logging.getLogger(__name__)
+
+KINDS = (  # a pattern that some key of the file matches -> what the file is; the first that does
+    (r"^model\.diffusion_model\.", "a whole checkpoint"),
+    (r"^(first_stage_model|post_quant_conv)\.", "an autoencoder (VAE)"),
+    (r"^(encoder|decoder)\.(down|up)(_blocks)?\.\d", "an autoencoder (VAE)"),
+    (r"^(down_blocks|up_blocks|input_blocks|output_blocks|mid_block|middle_block)\.", "a bare UNet"),
+    (r"^(text_model\.)?(encoder\.layers|embeddings)\.", "a text encoder"),
+    (r"^(emb_params|string_to_param|clip_[lg]|<.+>)", "a textual inversion embedding"),
+    (r"^(network|optimizer)\.", "the state of a run, for place.resume"),
+    (r"\.dora_scale$", "a DoRA"),
+    (r"\.hada_", "a LoHa"),
+    (r"\.lokr_", "a LoKr"),
+    (r"\.oft_(blocks|diag)$", "an OFT"),
+    (r"\.on_input$", "an (IA)3"),
+    (r"\.[ab][12m]\.weight$", "a GLoRA"),
+    (r"\.lora_mid\.weight$", "a LoCon with Tucker decomposition"),
+    (r"\.(diff|diff_b|w_norm|b_norm)$", "a set of full differences (LyCORIS full or norm)"),
+    (r"\.lora_[AB]\.|\.lora\.(down|up)\.|lora_linear_layer\.", "a LoRA with diffusers' or PEFT's key names"),
+    (r"^lora_(te2|unet_(double|single|joint)|transformer)_", "a LoRA for another model than SD 1.x"),
+    (r"^bundle_emb\.", "a LoRA bundled with an embedding"),
+    (r"^lora_\w+\.(lora_down|lora_up)\.weight$", "a LoRA"),
+)
+OURS = "a LoRA"
+
+
+def save(network: Network, path: pathlib.Path, *, metadata: Mapping[str, str], dtype: torch.dtype) -> None:
+    """Write the network as sd-scripts does: keys, shapes, and hashes of what is written.
+
+    Raises:
+        Mistake: the folder cannot be written to, or the disk is full; nothing is left then.
+    """
+    tensors = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in entries(network).items()}
+    texts = {**metadata, **hashes(tensors, metadata)}
+    data = safetensors.torch.save(tensors, texts)
+    with whole(path) as part, part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def entries(network: Network) -> dict[str, Tensor]:
+    """The network's tensors under the keys of a file, as they are."""
+    return {
+        f"{file_key(layer.part, layer.path)}.{name}": tensor
+        for key, layer in network.layers.items()
+        for name, tensor in network.adapters[key].tensors().items()
+    }
+
+
+def hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
+    """What a file of these tensors is known by; neither changes when other metadata than `ss_*` is edited.
+
+    `sshs_model_hash`: sha256 of all that follows the header, so the WebUI's hash of the file; modelspec's is
+    the same. `sshs_legacy_hash`: of 64 kB at 1 MB, which of smaller files is the hash of nothing.
+    """
+    data = safetensors.torch.save(dict(tensors), {k: v for k, v in metadata.items() if k.startswith("ss_")})
+    start = 8 + int.from_bytes(data[:8], "little")
+    whole_hash = hashlib.sha256(memoryview(data)[start:]).hexdigest()
+    return {
+        "sshs_model_hash": whole_hash,
+        "sshs_legacy_hash": hashlib.sha256(data[0x100000:0x110000]).hexdigest()[:8],
+        "modelspec.hash_sha256": f"0x{whole_hash}",
+    }
+
+
+def load(path: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a LoRA file, on the CPU as saved. A file that is something else is not read.
+
+    Raises:
+        Mistake: no LoRA that we know; the message says what it is.
+    """
+    if not path.is_file():
+        raise Mistake(f"{path}: no such file")
+    if path.suffix.lower() in (".ckpt", ".pt", ".pth", ".bin"):
+        raise Mistake(f"{path}: expected a .safetensors file; opening a pickle can run code that is in it")
+    try:
+        with safe_open(path, "pt") as file:
+            names = list(file.keys())
+            if (kind := told(names)) != OURS:
+                raise Mistake(f"{path}: expected a LoRA for SD 1.x; this is {kind}")
+            return {name: file.get_tensor(name).clone() for name in names}, file.metadata() or {}
+    except (OSError, SafetensorError) as e:
+        raise Mistake(f"{path}: expected a .safetensors file; this one is damaged or none ({e})") from e
+
+
+def told(names: Iterable[str]) -> str:
+    """What kind of file has these keys, with its article; `OURS` for one that we read."""
+    names = list(names)
+    for pattern, kind in KINDS:
+        found = re.compile(pattern)
+        if any(found.search(name) for name in names):
+            return kind
+    return f"a file with keys like {names[0]}" if names else "an empty file"
+
+
+def begun(family: Family, layers: Iterable[Layer]) -> Network:
+    """The network a run starts with: fresh, or holding what `family.weights` holds.
+
+    Raises:
+        Mistake: the file is no LoRA, or not one of this model or these settings.
+    """
+    if family.weights is None:
+        return Network(family, layers)
+    tensors, _ = load(family.weights)
+    wanted = [layer for layer in layers if family.trains(layer.part)]
+    kept = _of_parts(tensors, {layer.part for layer in wanted}, family.weights)
+    if family.dim_from_weights:
+        return network_of(kept, wanted, family, name=str(family.weights))
+    network = Network(family, wanted)
+    restore(network, kept, name=str(family.weights))
+    return network
+
+
+def network_of(
+    tensors: Mapping[str, Tensor],
+    layers: Iterable[Layer],
+    family: Family | None = None,
+    *,
+    name: str = "the file",
+) -> Network:
+    """A network of just the layers, ranks and alphas that a file has, holding its tensors.
+
+    Args:
+        layers: the model's, all of them.
+        family: of the adapters; plain LoRA if not given.
+        name: of the file, for complaints.
+
+    Raises:
+        Mistake: the file is not of this model.
+    """
+    family, found = family or Lora(), _layered(tensors, name)
+    known = {layer.key: layer for layer in layers}
+    if lost := [key for key in found if key not in known]:
+        raise Mistake(f"{name}: made for another model: {_some(lost, found)} not in this one")
+
+    def make(layer: Layer) -> torch.nn.Module:
+        try:
+            return family.like(layer, found[layer.key])
+        except ValueError as e:
+            raise Mistake(f"{name}: made for another model, or damaged: {layer.key} {e}") from e
+
+    return Network(family, [known[key] for key in found], make)
+
+
+def restore(network: Network, tensors: Mapping[str, Tensor], *, name: str = "the file") -> None:
+    """Put a file's tensors into a network made with its settings. Layers that it has not stay as they are.
+
+    Raises:
+        Mistake: it has layers the network has not, or another dim; nothing is lost silently.
+    """
+    found = _layered(tensors, name)
+    if lost := [key for key in found if key not in network.adapters]:
+        raise Mistake(
+            f"{name}: {_some(lost, found)} not in this network; "
+            "set network.dim_from_weights, or network.conv_dim and the like as they were"
+        )
+    for key, own in found.items():
+        try:
+            network.adapters[key].load(own)
+        except ValueError as e:
+            raise Mistake(
+                f"{name}: {key} {e}; set network.dim_from_weights, or network.dim and the like as they were"
+            ) from e
+    if fresh := len(network.adapters) - len(found):
+        log.info("%s: %d of %d layers are not in it and start afresh", name, fresh, len(network.adapters))
+
+
+def _layered(tensors: Mapping[str, Tensor], name: str) -> dict[str, dict[str, Tensor]]:
+    """{key of a layer: {name within it: tensor}}, in the file's order."""
+    found: dict[str, dict[str, Tensor]] = {}
+    foreign = []
+    for key, tensor in tensors.items():
+        module, _, own = key.partition(".")
+        place = path_of(module)
+        if place is None:
+            foreign.append(key)
+        else:
+            found.setdefault(".".join(place), {})[own] = tensor
+    if foreign:
+        raise Mistake(f"{name}: not made for SD 1.x: {_some(foreign, tensors)} of none of its layers")
+    return found
+
+
+def _of_parts(tensors: Mapping[str, Tensor], parts: set[str], path: pathlib.Path) -> dict[str, Tensor]:
+    """Without what is of a part that is not trained."""
+    places = {key: path_of(key.partition(".")[0]) for key in tensors}
+    kept = {key: tensor for key, tensor in tensors.items() if not places[key] or places[key][0] in parts}
+    if len(kept) < len(tensors):
+        log.warning("%s: what it has of the part that is not trained is left out of what is saved", path)
+    return kept
+
+
+def _some(few: Sequence[str], every: Collection[str]) -> str:
+    return f"{len(few)} of {len(every)} entries ({few[0]}{', …' * (len(few) > 1)}) are"

@@ -1,0 +1,7 @@
+"""The objectives there are: what an adapter can learn."""
+
+from __future__ import annotations
+
+from lora_train.objectives.denoise import Denoise
+
+OBJECTIVES = {"denoise": Denoise}

@@ -1,0 +1,91 @@
+"""Denoise: learn what pictures and their captions look like."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from lora_train.knobs import knob
+from lora_train.noise import min_snr_weight
+
+if TYPE_CHECKING:
+    from lora_train.data.batches import Batch
+    from lora_train.host import Cond, Lent
+
+
+@dataclasses.dataclass(frozen=True)
+class Denoise:
+    """Predict, from a noised latent and its caption, what the model was trained to predict."""
+
+    min_snr_gamma: float | None = knob(
+        None, "Cap on a step's signal-to-noise ratio in its loss weight, 5 in the paper. Empty: every step "
+        "counts the same.", group="loss", low=0.1, high=1000)  # fmt: skip
+    noise_offset: float = knob(
+        0.0, "Strength of one random constant for each channel, added to the noise; 0.05 to 0.1 frees the "
+        "overall brightness.", group="loss", low=0, high=1)  # fmt: skip
+    min_timestep: int = knob(
+        0, "The least noisy step that is drawn; small steps are about detail.", group="loss", low=0,
+        high=999)  # fmt: skip
+    max_timestep: int = knob(
+        1000, "Steps are drawn below this one; large steps are about composition.", group="loss", low=1,
+        high=1000)  # fmt: skip
+
+    def check(self) -> Iterable[str]:
+        if self.min_timestep >= self.max_timestep:
+            yield f"min_timestep = {self.min_timestep}: expected less than max_timestep = {self.max_timestep}"
+
+    def begin(self, lent: Lent) -> Pass:
+        return Pass(self)
+
+
+class Pass:
+    """One run of the objective."""
+
+    def __init__(self, settings: Denoise):
+        self.settings = settings
+
+    def losses(self, lent: Lent, batch: Batch, rngs: Sequence[torch.Generator]) -> Tensor:
+        """One loss per sample, [B] float32; the loop takes the mean.
+
+        Args:
+            rngs: each sample's own, on the CPU; step, then noise, then offset are drawn from it, so that a
+                sample's draws are the same in any batch and on any card.
+        """
+        latents = batch.latents.to(lent.device)
+        draws = [self.drawn(latents.shape[1:], len(lent.schedule), rng) for rng in rngs]
+        timesteps, noise = (torch.stack(each) for each in zip(*draws, strict=True))
+        cond = lent.encode(batch.captions) if batch.conds is None else batch.conds
+        return self.losses_at(lent, latents, noise.to(latents), timesteps, cond)
+
+    def drawn(self, shape: torch.Size, steps: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A sample's timestep [] and noise [C, h, w]."""
+        s = self.settings
+        t = torch.randint(s.min_timestep, min(s.max_timestep, steps), (), generator=rng)
+        noise = torch.randn(shape, generator=rng)
+        if s.noise_offset:
+            noise = noise + s.noise_offset * torch.randn(shape[0], 1, 1, generator=rng)
+        return t, noise
+
+    def losses_at(self, lent: Lent, latents: Tensor, noise: Tensor, timesteps: Tensor, cond: Cond) -> Tensor:
+        """`losses` with everything random given: latents and noise [B, C, h, w], timesteps [B] long."""
+        schedule, gamma = lent.schedule, self.settings.min_snr_gamma
+        guess = lent.denoise(schedule.noisy(latents, noise, timesteps), timesteps.to(latents.device), cond)
+        target = schedule.target(latents, noise, timesteps)
+        losses = (guess.float() - target.float()).square().flatten(1).mean(1)
+        if gamma is not None:
+            losses = losses * min_snr_weight(schedule.snr(timesteps), gamma, schedule.prediction).to(losses)
+        return losses
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What the objective learns itself."""
+        return []
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        pass

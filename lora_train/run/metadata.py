@@ -1,0 +1,159 @@
+"""What a saved file says about the run that made it, under the names sd-scripts and modelspec gave it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+
+import torch
+
+from lora_train.host import Origin
+from lora_train.job import Job, Output, Place
+from lora_train.knobs import flat, kind_of
+from lora_train.train.lr import SCHEDULERS
+
+IMPLEMENTATION = "lora-train/0.1.0"
+
+UNUSED = {  # options of sd-scripts that this trainer has not, at the values they have there when not given
+    "ss_num_validation_images": 0,
+    "ss_full_fp16": False,
+    "ss_v2": False,
+    "ss_lowram": False,
+    "ss_multires_noise_iterations": None,
+    "ss_multires_noise_discount": 0.3,
+    "ss_adaptive_noise_scale": None,
+    "ss_zero_terminal_snr": False,
+    "ss_face_crop_aug_range": None,
+    "ss_prior_loss_weight": 1.0,
+    "ss_ip_noise_gamma": None,
+    "ss_debiased_estimation": False,
+    "ss_noise_offset_random_strength": False,
+    "ss_ip_noise_gamma_random_strength": False,
+    "ss_loss_type": "l2",
+    "ss_huber_schedule": "snr",
+    "ss_huber_scale": 1.0,
+    "ss_huber_c": 0.1,
+    "ss_fp8_base": False,
+    "ss_fp8_base_unet": False,
+    "ss_validation_seed": None,
+    "ss_validation_split": 0.0,
+    "ss_max_validation_steps": None,
+    "ss_validate_every_n_epochs": None,
+    "ss_validate_every_n_steps": None,
+    "ss_resize_interpolation": None,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What only the run knows."""
+
+    session: int
+    started: float  # seconds since 1970
+    finished: float
+    steps: int  # done so far
+    epoch: int
+    max_steps: int
+    epochs: int
+    origin: Origin
+    data: Mapping[str, object]  # `ss_*` entries about the pictures; see data/summary.py
+
+
+def metadata(job: Job, output: Output, place: Place, facts: Facts) -> dict[str, str]:
+    """All of it, as text: None is "None", nested values are JSON. Hashes of the tensors are `file.save`'s.
+
+    `lora_train_job` holds the job as `assemble` takes it, without folders.
+    """
+    found = {
+        **UNUSED,
+        **_run(output, place, facts),
+        **_settings(job),
+        **job.network.record(),
+        **_model(facts.origin),
+        **facts.data,
+        **_modelspec(job, output, facts),
+        "lora_train_job": json.dumps(flat(job, places=False)),
+    }
+    return {key: str(value) for key, value in found.items()}
+
+
+def _run(output: Output, place: Place, facts: Facts) -> dict[str, object]:
+    return {
+        "ss_session_id": facts.session,
+        "ss_training_started_at": facts.started,
+        "ss_training_finished_at": facts.finished,
+        "ss_steps": facts.steps,
+        "ss_epoch": facts.epoch,
+        "ss_max_train_steps": facts.max_steps,
+        "ss_num_epochs": facts.epochs,
+        "ss_output_name": output.output_name,
+        "ss_training_comment": output.training_comment,
+        "ss_sd_scripts_commit_hash": IMPLEMENTATION,  # so that nobody looks for it there
+        "ss_gradient_checkpointing": place.gradient_checkpointing,
+        "ss_cache_latents": place.cache_latents or place.cache_latents_to_disk,
+    }
+
+
+def _settings(job: Job) -> dict[str, object]:
+    objective, lr, training = job.objective, job.lr, job.training
+    warmup = lr.lr_warmup_steps
+    return {
+        "ss_learning_rate": lr.learning_rate,
+        "ss_unet_lr": lr.unet_lr,
+        "ss_text_encoder_lr": lr.text_encoder_lr,
+        "ss_lr_scheduler": kind_of(SCHEDULERS, lr),
+        "ss_lr_warmup_steps": int(warmup) if warmup == int(warmup) else warmup,
+        "ss_optimizer": _optimizer(job),
+        "ss_max_grad_norm": training.max_grad_norm,
+        "ss_gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "ss_mixed_precision": training.mixed_precision,
+        "ss_seed": training.seed,
+        "ss_clip_skip": job.model.clip_skip,
+        "ss_max_token_length": None if job.model.max_token_length == 75 else job.model.max_token_length,
+        "ss_noise_offset": objective.noise_offset or None,
+        "ss_min_snr_gamma": objective.min_snr_gamma,
+        "ss_scale_weight_norms": job.network.scale_weight_norms,
+    }
+
+
+def _optimizer(job: Job) -> str:
+    """`module.Class(k=v,…)` with what differs from its defaults, as sd-scripts has what was given."""
+    made = type(job.optimizer.make([{"params": [torch.nn.Parameter(torch.zeros(1))]}]))
+    own, usual = flat(job.optimizer), flat(type(job.optimizer)())
+    given = ",".join(f"{name}={value}" for name, value in own.items() if value != usual[name])
+    return f"{made.__module__}.{made.__name__}" + (f"({given})" if given else "")
+
+
+def _model(origin: Origin) -> dict[str, object]:
+    named = {
+        "ss_sd_model_name": origin.name,
+        "ss_sd_model_hash": origin.old_hash,
+        "ss_new_sd_model_hash": origin.new_hash,
+        "ss_vae_name": origin.vae_name,
+        "ss_vae_hash": origin.vae_old_hash,
+        "ss_new_vae_hash": origin.vae_new_hash,
+    }
+    found = {key: value for key, value in named.items() if value is not None}
+    return {"ss_base_model_version": origin.base_model_version, **found}
+
+
+def _modelspec(job: Job, output: Output, facts: Facts) -> dict[str, object]:
+    """modelspec 1.0.1: what it demands, and what it asks for where there is something to say."""
+    size = (job.data.datasets or (job.data,))[0].resolution
+    low, high = job.objective.min_timestep, job.objective.max_timestep
+    found = {
+        "sai_model_spec": "1.0.1",
+        "architecture": "stable-diffusion-v1/lora",
+        "implementation": "diffusers",
+        "implementation_version": IMPLEMENTATION,
+        "title": output.output_name,
+        "resolution": f"{size.width}x{size.height}",
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(facts.finished)),
+        "prediction_type": facts.origin.prediction,
+        "description": output.training_comment,
+        "encoder_layer": job.model.clip_skip,
+        "timestep_range": None if (low, high) == (0, 1000) else f"{low},{high}",
+    }
+    return {f"modelspec.{name}": value for name, value in found.items() if value is not None}

@@ -25,7 +25,11 @@ def train_words(output: pathlib.Path, steps: int) -> list[str]:
         "caption_dropout_rate": 0.1, "sample_prompts": HERE / "prompts.txt",
         "sample_every_n_steps": max(1, steps // 3), "seed": 1,
     }  # fmt: skip
-    return ["train", *(str(word) for name, value in words.items() for word in (f"--{name}", value)), "--sample_at_first"]
+    return [
+        "train",
+        *(str(word) for name, value in words.items() for word in (f"--{name}", value)),
+        "--sample_at_first",
+    ]
 
 
 def plot_words(output: pathlib.Path) -> list[str]:

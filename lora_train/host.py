@@ -111,9 +111,7 @@ class Lent(Protocol):
 class Host(Protocol):
     """The place we run in."""
 
-    def borrow(
-        self, model: Model, *, device: str, precision: str
-    ) -> contextlib.AbstractContextManager[Lent]:
+    def borrow(self, model: Model, *, device: str, precision: str) -> contextlib.AbstractContextManager[Lent]:
         """Lend the model for `with`; whatever was changed is given back on leaving, also after an error.
 
         Args:

@@ -14,6 +14,7 @@ from lora_train.host import Model
 from lora_train.knobs import Setting, build, flat, knob, one_of, settings
 from lora_train.objectives import OBJECTIVES
 from lora_train.objectives.denoise import Denoise
+from lora_train.prompts import SAMPLERS
 from lora_train.train.loop import Training
 from lora_train.train.lr import SCHEDULERS, Constant
 from lora_train.train.optim import OPTIMIZERS, AdamW
@@ -42,7 +43,9 @@ class Output:
 
     output_dir: pathlib.Path = knob(
         pathlib.Path("output"), "Folder for everything the run writes.", group="output", place=True, basic=True)  # fmt: skip
-    output_name: str = knob("lora", "File name of the result, without its ending.", group="output", basic=True)
+    output_name: str = knob(
+        "lora", "File name of the result, without its ending.", group="output", basic=True
+    )
     save_precision: str = knob(
         "fp16", "What the saved weights are in.", group="output", choices=("float", "fp16", "bf16"))  # fmt: skip
     save_every_n_epochs: int | None = knob(None, "Also save after every n-th epoch.", group="output", low=1)
@@ -51,7 +54,9 @@ class Output:
         None, "Of the files saved by epoch, keep those of the last n epochs.", group="output", low=1)  # fmt: skip
     save_last_n_steps: int | None = knob(
         None, "Of the files saved by step, keep those of the last n steps.", group="output", low=1)  # fmt: skip
-    save_state: bool = knob(False, "With each file also save all that is needed to go on from there.", group="output")
+    save_state: bool = knob(
+        False, "With each file also save all that is needed to go on from there.", group="output"
+    )
     save_state_on_train_end: bool = knob(False, "Save a state at the end of the run.", group="output")
     save_last_n_epochs_state: int | None = knob(
         None, "Of the states saved by epoch, keep those of the last n epochs. Empty: as save_last_n_epochs.",
@@ -66,7 +71,7 @@ class Output:
     sample_at_first: bool = knob(False, "Sample before the first step.", group="samples")
     sample_sampler: str = knob(
         "ddim", "Sampler of prompts that name none.", group="samples",
-        choices=("ddim", "euler", "euler_a", "dpmsolver++", "k_euler", "k_euler_a", "dpm++_2m"))  # fmt: skip
+        choices=tuple(SAMPLERS))  # fmt: skip
     logging_dir: pathlib.Path | None = knob(
         None, "Folder for TensorBoard's files.", group="output", place=True)  # fmt: skip
     log_with: str | None = knob(
@@ -79,7 +84,9 @@ class Output:
             yield f"output_name = {self.output_name}: expected a file name; leave out {' '.join(bad) or 'the blanks'}"
         if self.log_with and self.logging_dir is None:
             yield "log_with: expected a logging_dir to write to"
-        if (self.sample_every_n_steps or self.sample_every_n_epochs or self.sample_at_first) and not self.sample_prompts:
+        if (
+            self.sample_every_n_steps or self.sample_every_n_epochs or self.sample_at_first
+        ) and not self.sample_prompts:
             yield "sample_prompts: expected a text file of prompts, since samples are asked for"
 
 

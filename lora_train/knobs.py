@@ -356,7 +356,7 @@ def _custom(cls: typing.Any, value: object) -> object:
     if isinstance(value, cls):
         return value
     try:
-        return cls.parse(str(value))
+        return cls.parse(value)
     except Mistake as e:
         raise ValueError(str(e)) from None
 

@@ -1,6 +1,6 @@
 """Trains the demo's autoencoder: SD 1.x layout, 8x smaller, 4 channels. Resumes where it stopped.
 
-    python autoencoder.py --noto <noto package> --work <folder> --steps 4000
+python autoencoder.py --noto <noto package> --work <folder> --steps 4000
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def main() -> None:
         x = torch.cat([some, taught[torch.randint(len(taught), (BATCH - len(some),), generator=draw)]])
         x = placed(x, draw, shrink=0.3, shift=0.1)
         for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1, (step + 1) / 100) * min(1, max(0.02, (told.steps - step) / (0.3 * told.steps)))
+            group["lr"] = (
+                RATE * min(1, (step + 1) / 100) * min(1, max(0.02, (told.steps - step) / (0.3 * told.steps)))
+            )
         with torch.autocast("cpu", dtype=torch.bfloat16):
             moments = net.quant_conv(net.encoder(x)).float()
             mean, logvar = moments.chunk(2, 1)
@@ -90,7 +92,15 @@ def main() -> None:
             clock = time.time()
         if (step + 1) % 200 == 0 or step + 1 == told.steps:
             part = state.with_suffix(".part")
-            torch.save({"net": net.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, part)
+            torch.save(
+                {
+                    "net": net.state_dict(),
+                    "ema": ema.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": step + 1,
+                },
+                part,
+            )
             part.replace(state)
 
 

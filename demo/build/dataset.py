@@ -1,6 +1,6 @@
 """Draws the demo's training set: known subjects in a style that the demo checkpoint has never seen.
 
-    python dataset.py --style <fluent-emoji-high-contrast package> --out ../dataset
+python dataset.py --style <fluent-emoji-high-contrast package> --out ../dataset
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Trains the demo's denoiser and text encoder together on the frozen autoencoder. Resumes where it stopped.
 
-    python denoiser.py --noto <noto package> --emojibase <emojibase-data package> --work <folder> --steps 2400
+python denoiser.py --noto <noto package> --emojibase <emojibase-data package> --work <folder> --steps 2400
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ VOCABULARY = pathlib.Path(__file__).parents[2] / "lora_train" / "hosts" / "stand
 
 def unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        sample_size=SIZE // 8, block_out_channels=WIDTHS, cross_attention_dim=CONTEXT, attention_head_dim=HEADS
+        sample_size=SIZE // 8,
+        block_out_channels=WIDTHS,
+        cross_attention_dim=CONTEXT,
+        attention_head_dim=HEADS,
     )
 
 
@@ -124,15 +127,22 @@ def main() -> None:
         which = torch.randint(len(labels), (BATCH,), generator=draw)
         x0 = latents[torch.randint(VARIANTS, (BATCH,), generator=draw), which]
         prompts = [
-            "" if dice.random() < UNCONDITIONAL else caption(labels[i], tags[labels[i]], dice) for i in which.tolist()
+            "" if dice.random() < UNCONDITIONAL else caption(labels[i], tags[labels[i]], dice)
+            for i in which.tolist()
         ]
-        ids = tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+        ids = tokenizer(
+            prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+        ).input_ids
         noise = torch.randn(x0.shape, generator=draw)
         t = torch.randint(1000, (BATCH,), generator=draw)
         for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1, (step + 1) / 100) * min(1, max(0.02, (told.steps - step) / (0.4 * told.steps)))
+            group["lr"] = (
+                RATE * min(1, (step + 1) / 100) * min(1, max(0.02, (told.steps - step) / (0.4 * told.steps)))
+            )
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            guess = nets["unet"](noises.add_noise(x0, noise, t), t, nets["text"](ids).last_hidden_state).sample
+            guess = nets["unet"](
+                noises.add_noise(x0, noise, t), t, nets["text"](ids).last_hidden_state
+            ).sample
         errors = (guess.float() - noise).square().flatten(1).mean(1)
         loss = (errors * min_snr(noises.alphas_cumprod, t)).mean()
         optimizer.zero_grad()
@@ -144,11 +154,22 @@ def main() -> None:
             a.lerp_(b.detach(), 1 - decay)
         seen.append(errors.mean().item())
         if (step + 1) % 50 == 0:
-            print(f"{step + 1} loss {sum(seen) / len(seen):.4f} {(time.time() - clock) / 50:.2f} s/step", flush=True)
+            print(
+                f"{step + 1} loss {sum(seen) / len(seen):.4f} {(time.time() - clock) / 50:.2f} s/step",
+                flush=True,
+            )
             clock, seen = time.time(), []
         if (step + 1) % 100 == 0 or step + 1 == told.steps:
             part = state.with_suffix(".part")
-            torch.save({"nets": nets.state_dict(), "ema": slow.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, part)
+            torch.save(
+                {
+                    "nets": nets.state_dict(),
+                    "ema": slow.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": step + 1,
+                },
+                part,
+            )
             part.replace(state)
 
 

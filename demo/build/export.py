@@ -1,6 +1,6 @@
 """Writes what was trained as one SD 1.x checkpoint in float16, with what loaders want beside it.
 
-    python export.py --work <folder> --out ../checkpoint
+python export.py --work <folder> --out ../checkpoint
 """
 
 from __future__ import annotations

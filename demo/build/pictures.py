@@ -66,7 +66,9 @@ def caption(label: str, tags: list[str], draw: random.Random) -> str:
     return ", ".join([label, *tags[: draw.randint(0, 5)]])
 
 
-def placed(pictures: torch.Tensor, draw: torch.Generator, *, shrink: float = 0.12, shift: float = 0.06) -> torch.Tensor:
+def placed(
+    pictures: torch.Tensor, draw: torch.Generator, *, shrink: float = 0.12, shift: float = 0.06
+) -> torch.Tensor:
     """The same pictures a little smaller and a little moved, on white. Shape and range unchanged."""
     n = len(pictures)
     scale = 1 / (1 - shrink * torch.rand(n, generator=draw))

@@ -29,7 +29,9 @@ def numbers(text: str) -> list[float]:
         elif re.fullmatch(NUMBER, word):
             values.append(float(word))
         else:
-            raise Mistake(f"{word or text!r}: expected numbers such as 0, 0.5, 1 or a span such as 0.5-1.0:0.25")
+            raise Mistake(
+                f"{word or text!r}: expected numbers such as 0, 0.5, 1 or a span such as 0.5-1.0:0.25"
+            )
     return values
 
 

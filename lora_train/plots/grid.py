@@ -38,7 +38,14 @@ def sheet(
     if title:
         pen.text((MARGIN, MARGIN // 2), title, INK, font)
     for c, head in enumerate(heads):
-        pen.text((side + c * (width + MARGIN) + width / 2, top - MARGIN), head, INK, font, anchor="md", align="center")
+        pen.text(
+            (side + c * (width + MARGIN) + width / 2, top - MARGIN),
+            head,
+            INK,
+            font,
+            anchor="md",
+            align="center",
+        )
     for r, row in enumerate(cells):
         y = top + r * (height + MARGIN)
         pen.text((side - MARGIN, y + height / 2), labels[r], INK, font, anchor="rm", align="right")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from lora_train.adapters.file import load, restore, save
+from lora_train.adapters.file import begun, save
 from lora_train.adapters.network import Network
 from lora_train.data import summary
 from lora_train.data.batches import Batches, arithmetic, every_caption, numbers
@@ -110,10 +110,14 @@ def _settled(job: Job, resumed: State | None) -> Job:
         job = dataclasses.replace(job, training=dataclasses.replace(job.training, seed=before))
     if resumed:
         now, then = flat(job, places=False), resumed.plain["job"]
-        changed = [p for p in sorted(now.keys() | then.keys()) if p not in LONGER and now.get(p) != then.get(p)]
+        changed = [
+            p for p in sorted(now.keys() | then.keys()) if p not in LONGER and now.get(p) != then.get(p)
+        ]
         if changed:
             lines = [f"{p} = {now.get(p)}: the state was saved with {then.get(p)}" for p in changed]
-            raise Mistake("\n".join([*lines, "resume with the state's settings, or start anew with network_weights"]))
+            raise Mistake(
+                "\n".join([*lines, "resume with the state's settings, or start anew with network_weights"])
+            )
     return job
 
 
@@ -121,7 +125,14 @@ class Session:
     """What a run holds while it goes on."""
 
     def __init__(
-        self, job: Job, output: Output, place: Place, store: RunStore, lent: Lent, planned: Planned, progress: Progress
+        self,
+        job: Job,
+        output: Output,
+        place: Place,
+        store: RunStore,
+        lent: Lent,
+        planned: Planned,
+        progress: Progress,
     ):  # noqa: PLR0913: the one place where all of a run meets
         self.job, self.output, self.place, self.store = job, output, place, store
         self.lent, self.planned, self.progress = lent, planned, progress
@@ -235,9 +246,4 @@ def _network(job: Job, lent: Lent) -> Network:
     """The adapters, drawn from the job's seed, or continued from a file."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.training.seed)
-        network = Network(job.network, lent.layers())
-    network.to(lent.device)
-    if job.network.weights is not None:
-        tensors, _ = load(job.network.weights)
-        restore(network, tensors)
-    return network
+        return begun(job.network, lent.layers())

@@ -32,7 +32,9 @@ def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
         yield part
         part.replace(path)
     except OSError as e:
-        raise Mistake(f"{path}: cannot be written ({e.strerror or e}); check the folder, its rights and the disk's space") from e
+        raise Mistake(
+            f"{path}: cannot be written ({e.strerror or e}); check the folder, its rights and the disk's space"
+        ) from e
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
@@ -81,7 +83,9 @@ class RunStore:
             probe.touch()
             probe.unlink()
         except OSError as e:
-            raise Mistake(f"output.output_dir = {self.folder}: expected a folder that can be written to ({e.strerror})") from e
+            raise Mistake(
+                f"output.output_dir = {self.folder}: expected a folder that can be written to ({e.strerror})"
+            ) from e
 
     def write_job(self, values: Mapping[str, object]) -> None:
         with whole(self.records / "job.json") as part:
@@ -113,7 +117,9 @@ class State:
         """One file, tensors and plain values together, so that replacing it replaces all or nothing."""
         text = json.dumps({"schema": SCHEMA, **self.plain})
         with whole(folder / "state.safetensors") as part:
-            save_file({k: v.detach().cpu().contiguous() for k, v in self.tensors.items()}, part, {"state": text})
+            save_file(
+                {k: v.detach().cpu().contiguous() for k, v in self.tensors.items()}, part, {"state": text}
+            )
             with part.open("rb+") as f:
                 os.fsync(f.fileno())
 
@@ -124,15 +130,21 @@ class State:
         """
         file = folder / "state.safetensors"
         if not file.is_file():
-            raise Mistake(f"place.resume = {folder}: expected a state folder, one named …-state with a state.safetensors in it")
+            raise Mistake(
+                f"place.resume = {folder}: expected a state folder, one named …-state with a state.safetensors in it"
+            )
         try:
             with safe_open(file, "pt") as f:
                 plain = json.loads((f.metadata() or {})["state"])
                 tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118: not a dict
         except (SafetensorError, KeyError, ValueError, OSError) as e:
-            raise Mistake(f"place.resume = {folder}: expected a state that lora-train saved; this one cannot be read ({e})") from e
+            raise Mistake(
+                f"place.resume = {folder}: expected a state that lora-train saved; this one cannot be read ({e})"
+            ) from e
         if plain["schema"] > SCHEMA:
-            raise Mistake(f"place.resume = {folder}: saved by a newer version; update lora-train to go on from it")
+            raise Mistake(
+                f"place.resume = {folder}: saved by a newer version; update lora-train to go on from it"
+            )
         return cls(tensors, plain)
 
 

@@ -50,8 +50,18 @@ class Saves(Watcher):
         self.output, self.store, self.write, self.write_state = output, store, write, write_state
         o = output
         self.clocks = (
-            Every(o.save_every_n_epochs, o.save_last_n_epochs, o.save_last_n_epochs_state or o.save_last_n_epochs, "epoch"),
-            Every(o.save_every_n_steps, o.save_last_n_steps, o.save_last_n_steps_state or o.save_last_n_steps, "step"),
+            Every(
+                o.save_every_n_epochs,
+                o.save_last_n_epochs,
+                o.save_last_n_epochs_state or o.save_last_n_epochs,
+                "epoch",
+            ),
+            Every(
+                o.save_every_n_steps,
+                o.save_last_n_steps,
+                o.save_last_n_steps_state or o.save_last_n_steps,
+                "step",
+            ),
         )
 
     def stepped(self, progress: Progress) -> None:
@@ -136,7 +146,13 @@ def memory(device: torch.device) -> float:
 class Samples(Watcher):
     """Draws the prompts with the adapters as they are."""
 
-    def __init__(self, output: Output, store: RunStore, prompts: Sequence[Prompt], draw: Callable[[Prompt], Image.Image]):
+    def __init__(
+        self,
+        output: Output,
+        store: RunStore,
+        prompts: Sequence[Prompt],
+        draw: Callable[[Prompt], Image.Image],
+    ):
         self.output, self.store, self.prompts, self.draw = output, store, prompts, draw
 
     def started(self, progress: Progress) -> None:
@@ -156,7 +172,9 @@ class Samples(Watcher):
         for i, prompt in enumerate(self.prompts):
             stamp = time.strftime("%Y%m%d%H%M%S")
             seed = "" if prompt.seed is None else f"_{prompt.seed}"
-            self.draw(prompt).save(self.store.samples / f"{self.store.name}_{moment}_{i:02d}_{stamp}{seed}.png")
+            self.draw(prompt).save(
+                self.store.samples / f"{self.store.name}_{moment}_{i:02d}_{stamp}{seed}.png"
+            )
 
 
 class Bar(Watcher):
@@ -168,7 +186,9 @@ class Bar(Watcher):
         self.bar = tqdm(total=progress.steps, initial=progress.step, desc="steps", dynamic_ncols=True)
 
     def stepped(self, progress: Progress) -> None:
-        self.bar.set_postfix(loss=f"{progress.average:.4f}", epoch=f"{progress.epoch}/{progress.epochs}", refresh=False)
+        self.bar.set_postfix(
+            loss=f"{progress.average:.4f}", epoch=f"{progress.epoch}/{progress.epochs}", refresh=False
+        )
         self.bar.update(progress.step - self.bar.n)
 
     def finished(self, progress: Progress, error: BaseException | None) -> None:
@@ -182,14 +202,18 @@ class TensorBoard(Watcher):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as e:
-            raise Mistake("output.log_with = tensorboard: expected the package tensorboard; pip install tensorboard") from e
+            raise Mistake(
+                "output.log_with = tensorboard: expected the package tensorboard; pip install tensorboard"
+            ) from e
         self.writer = SummaryWriter(str(folder / time.strftime("%Y%m%d%H%M%S") / "network_train"))
 
     def stepped(self, progress: Progress) -> None:
         self.writer.add_scalar("loss/current", progress.loss, progress.step)
         self.writer.add_scalar("loss/average", progress.average, progress.step)
         for part, rate in progress.rates.items():
-            self.writer.add_scalar(f"lr/{'textencoder' if part.startswith('te') else part}", rate, progress.step)
+            self.writer.add_scalar(
+                f"lr/{'textencoder' if part.startswith('te') else part}", rate, progress.step
+            )
 
     def finished(self, progress: Progress, error: BaseException | None) -> None:
         self.writer.close()

@@ -45,7 +45,9 @@ class Training:
 
     def steps(self, steps_per_epoch: int) -> int:
         """Steps of the run: epochs win over steps, as in sd-scripts."""
-        return self.max_train_steps if self.max_train_epochs is None else self.max_train_epochs * steps_per_epoch
+        return (
+            self.max_train_steps if self.max_train_epochs is None else self.max_train_epochs * steps_per_epoch
+        )
 
 
 def draws(seed: int, ordinals: Sequence[int]) -> list[torch.Generator]:
@@ -74,7 +76,9 @@ class Learner:
     progress: Progress
 
     @classmethod
-    def new(cls, network: Network, course: object, *, optimizer: object, lr: Constant, progress: Progress) -> Learner:
+    def new(
+        cls, network: Network, course: object, *, optimizer: object, lr: Constant, progress: Progress
+    ) -> Learner:
         """Adapters in float32; one group of parameters for each part, with its own rate."""
         groups = [
             {"params": list(params), "name": part, "lr": lr.rate(part), "base_lr": lr.rate(part)}
@@ -83,7 +87,9 @@ class Learner:
         ]
         learned = list(course.parameters())
         if learned:
-            groups.append({"params": learned, "name": "objective", "lr": lr.learning_rate, "base_lr": lr.learning_rate})
+            groups.append(
+                {"params": learned, "name": "objective", "lr": lr.learning_rate, "base_lr": lr.learning_rate}
+            )
         return cls(network, course, optimizer.make(groups), None, progress)
 
     @property

@@ -84,4 +84,9 @@ class Cosine(ConstantWithWarmup):
         return max(0.0, 0.5 * (1 + math.cos(math.pi * done)))
 
 
-SCHEDULERS = {"constant": Constant, "constant_with_warmup": ConstantWithWarmup, "linear": Linear, "cosine": Cosine}
+SCHEDULERS = {
+    "constant": Constant,
+    "constant_with_warmup": ConstantWithWarmup,
+    "linear": Linear,
+    "cosine": Cosine,
+}

@@ -22,10 +22,14 @@ class AdamW:
         high=10)  # fmt: skip
 
     def check(self) -> list[str]:
-        return [] if len(self.betas) == 2 else [f"betas = {self.betas}: expected two numbers, such as 0.9,0.999"]
+        return (
+            [] if len(self.betas) == 2 else [f"betas = {self.betas}: expected two numbers, such as 0.9,0.999"]
+        )
 
     def make(self, groups: list[dict]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(groups, betas=tuple(self.betas), eps=self.eps, weight_decay=self.weight_decay)
+        return torch.optim.AdamW(
+            groups, betas=tuple(self.betas), eps=self.eps, weight_decay=self.weight_decay
+        )
 
 
 OPTIMIZERS = {"adamw": AdamW}

@@ -25,7 +25,9 @@ def test_an_optimizer_comes_back_bit_for_bit_and_goes_on_the_same(tmp_path):
     def grown():
         torch.manual_seed(0)
         net = torch.nn.Linear(3, 2)
-        return net, torch.optim.AdamW([{"params": [net.weight], "name": "a"}, {"params": [net.bias], "lr": 0.5}], lr=0.1)
+        return net, torch.optim.AdamW(
+            [{"params": [net.weight], "name": "a"}, {"params": [net.bias], "lr": 0.5}], lr=0.1
+        )
 
     def step(net, optimizer):
         net(torch.ones(1, 3)).square().sum().backward()

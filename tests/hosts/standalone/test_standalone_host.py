@@ -58,7 +58,7 @@ def test_captions_become_the_reference_trainers_tokens(reference, shared):
 
 
 def test_latents_are_drawn_around_the_mean_as_the_reference_trainer_draws_them(reference, shared):
-    """Its latents are draws from the posterior: minus our mean, over our deviation, they are standard noise."""
+    """Its latents are draws from the posterior: minus our mean, over our deviation, they are plain noise."""
     from PIL import Image
 
     tape = load_file(reference / "lora_dim4" / "tape.safetensors")

@@ -119,7 +119,7 @@ class Pickled:
                 f"{path}: holds more than tensors, or is no file of tensors; a pickle can run code, so it is "
                 "not read. Convert it to .safetensors where you trust it"
             ) from e
-        except Exception as e:  # noqa: BLE001: on a damaged file torch stumbles over anything
+        except Exception as e:  # noqa: BLE001 - on a damaged file torch stumbles over anything
             raise Mistake(f"{path}: is damaged or cut short; download or copy it again") from e
         found = found.get("state_dict", found) if isinstance(found, dict) else {}
         self.tensors = dict(_flat(found))

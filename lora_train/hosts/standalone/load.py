@@ -83,12 +83,19 @@ def _count(part: Part, pattern: str) -> int:
     return 1 + max((int(match[1]) for match in found if match), default=-1)
 
 
+def _divides(heads: int, width: int) -> None:
+    if heads < 1 or width % heads:
+        raise ValueError(f"{heads} heads for {width} channels")
+
+
 def _unet(part: Part, facts: Facts) -> nn.Module:
     levels = _count(part, r"down_blocks\.(\d+)\.")
     widths = [part.shape(f"down_blocks.{i}.resnets.0.conv1.weight")[0] for i in range(levels)]
     heads: Any = facts.heads
     if facts.head_width is not None:
         heads = [width // facts.head_width for width in widths]
+    for width, count in zip(widths, heads if isinstance(heads, list) else [heads] * levels, strict=True):
+        _divides(count, width)
     return UNet2DConditionModel(
         in_channels=part.shape("conv_in.weight")[1],
         out_channels=part.shape("conv_out.weight")[0],
@@ -103,6 +110,11 @@ def _unet(part: Part, facts: Facts) -> nn.Module:
 def _vae(part: Part, facts: Facts) -> nn.Module:
     levels = _count(part, r"encoder\.down_blocks\.(\d+)\.")
     widths = [part.shape(f"encoder.down_blocks.{i}.resnets.0.conv1.weight")[0] for i in range(levels)]
+    latents = part.shape("decoder.conv_in.weight")[1]
+    if (levels, latents) != (names.LEVELS, 4):
+        raise ValueError(
+            f"latents of {latents} channels, {2 ** (levels - 1)} times smaller; expected 4 and 8"
+        )
     return AutoencoderKL(
         in_channels=part.shape("encoder.conv_in.weight")[1],
         out_channels=part.shape("decoder.conv_out.weight")[0],
@@ -110,7 +122,7 @@ def _vae(part: Part, facts: Facts) -> nn.Module:
         up_block_types=["UpDecoderBlock2D"] * levels,
         block_out_channels=widths,
         layers_per_block=_count(part, r"encoder\.down_blocks\.0\.resnets\.(\d+)\."),
-        latent_channels=part.shape("decoder.conv_in.weight")[1],
+        latent_channels=latents,
         scaling_factor=facts.scale,
     )
 
@@ -119,6 +131,8 @@ def _text(part: Part, facts: Facts) -> nn.Module:
     tokens, width = part.shape("embeddings.token_embedding.weight")
     if tokens < TOKENS:
         raise ValueError(f"{tokens} tokens; CLIP has {TOKENS}")
+    heads = facts.text_heads or max(1, width // 64)
+    _divides(heads, width)
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=tokens,
@@ -126,7 +140,7 @@ def _text(part: Part, facts: Facts) -> nn.Module:
             intermediate_size=part.shape("encoder.layers.0.mlp.fc1.weight")[0],
             projection_dim=width,
             num_hidden_layers=_count(part, r"encoder\.layers\.(\d+)\."),
-            num_attention_heads=facts.text_heads or max(1, width // 64),
+            num_attention_heads=heads,
             max_position_embeddings=part.shape("embeddings.position_embedding.weight")[0],
             hidden_act=facts.text_activation,
             bos_token_id=TOKENS - 2,

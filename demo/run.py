@@ -20,9 +20,9 @@ STRENGTHS = "0, 0.5-1.0:0.25"
 def train_words(output: pathlib.Path, steps: int) -> list[str]:
     words = {
         "pretrained_model_name_or_path": CHECKPOINT, "train_data_dir": HERE / "dataset", "resolution": 64,
-        "output_dir": output, "output_name": "ink", "network_dim": 8, "network_alpha": 8, "learning_rate": 2e-3,
-        "lr_scheduler": "cosine", "lr_warmup_steps": 0.05, "train_batch_size": 4, "max_train_steps": steps,
-        "caption_dropout_rate": 0.1, "sample_prompts": HERE / "prompts.txt",
+        "output_dir": output, "output_name": "ink", "network_dim": 8, "network_alpha": 8,
+        "learning_rate": 2e-3, "lr_scheduler": "cosine", "lr_warmup_steps": 0.05, "train_batch_size": 4,
+        "max_train_steps": steps, "caption_dropout_rate": 0.1, "sample_prompts": HERE / "prompts.txt",
         "sample_every_n_steps": max(1, steps // 3), "seed": 1,
     }  # fmt: skip
     return [

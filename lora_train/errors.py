@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 
-class Mistake(Exception):  # noqa: N818: it is the person's, not the program's
-    """What was given cannot work. The message names the setting or file, what was expected, and the next move.
+class Mistake(Exception):
+    """What was given cannot work. The message names the setting or file, what was expected, the next move.
 
-    Several complaints stand one a line. Faces show `str(mistake)` and nothing else; the command line exits with 2.
+    Several complaints stand one a line. Faces show `str(mistake)` and nothing else; the command line exits
+    with 2.
     """

@@ -1,4 +1,4 @@
-"""Job: everything that changes the weights of a run, as one frozen value; and beside it where and how it runs."""
+"""Job: all that changes the weights of a run, as one frozen value; and beside it where and how it runs."""
 
 from __future__ import annotations
 
@@ -32,9 +32,11 @@ class Job:
     network: Family = one_of(FAMILIES, "lora", "Family of adapter.", group="network")
     objective: Denoise = one_of(OBJECTIVES, "denoise", "What the adapter learns.", group="loss")
     optimizer: AdamW = one_of(
-        OPTIMIZERS, "adamw", "What turns gradients into steps.", group="optimizer", aka="optimizer_type")  # fmt: skip
+        OPTIMIZERS, "adamw", "What turns gradients into steps.", group="optimizer",
+        aka="optimizer_type")  # fmt: skip
     lr: Constant = one_of(
-        SCHEDULERS, "constant", "Course of the learning rate.", group="rates", aka="lr_scheduler")  # fmt: skip
+        SCHEDULERS, "constant", "Course of the learning rate.", group="rates", aka="lr_scheduler"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,18 +44,22 @@ class Output:
     """What is written, when, and under which name. Changes no weight."""
 
     output_dir: pathlib.Path = knob(
-        pathlib.Path("output"), "Folder for everything the run writes.", group="output", place=True, basic=True)  # fmt: skip
+        pathlib.Path("output"), "Folder for everything the run writes.", group="output", place=True,
+        basic=True)  # fmt: skip
     output_name: str = knob(
         "lora", "File name of the result, without its ending.", group="output", basic=True
     )
     save_precision: str = knob(
-        "fp16", "What the saved weights are in.", group="output", choices=("float", "fp16", "bf16"))  # fmt: skip
+        "fp16", "What the saved weights are in.", group="output", choices=("float", "fp16", "bf16")
+    )
     save_every_n_epochs: int | None = knob(None, "Also save after every n-th epoch.", group="output", low=1)
     save_every_n_steps: int | None = knob(None, "Also save after every n-th step.", group="output", low=1)
     save_last_n_epochs: int | None = knob(
-        None, "Of the files saved by epoch, keep those of the last n epochs.", group="output", low=1)  # fmt: skip
+        None, "Of the files saved by epoch, keep those of the last n epochs.", group="output", low=1
+    )
     save_last_n_steps: int | None = knob(
-        None, "Of the files saved by step, keep those of the last n steps.", group="output", low=1)  # fmt: skip
+        None, "Of the files saved by step, keep those of the last n steps.", group="output", low=1
+    )
     save_state: bool = knob(
         False, "With each file also save all that is needed to go on from there.", group="output"
     )
@@ -65,23 +71,27 @@ class Output:
         None, "Of the states saved by step, keep those of the last n steps. Empty: as save_last_n_steps.",
         group="output", low=1)  # fmt: skip
     sample_prompts: pathlib.Path | None = knob(
-        None, "Text file of prompts, one a line, sampled while training.", group="samples", place=True)  # fmt: skip
+        None, "Text file of prompts, one a line, sampled while training.", group="samples", place=True
+    )
     sample_every_n_steps: int | None = knob(None, "Sample after every n-th step.", group="samples", low=1)
     sample_every_n_epochs: int | None = knob(None, "Sample after every n-th epoch.", group="samples", low=1)
     sample_at_first: bool = knob(False, "Sample before the first step.", group="samples")
     sample_sampler: str = knob(
-        "ddim", "Sampler of prompts that name none.", group="samples",
-        choices=tuple(SAMPLERS))  # fmt: skip
+        "ddim", "Sampler of prompts that name none.", group="samples", choices=tuple(SAMPLERS)
+    )
     logging_dir: pathlib.Path | None = knob(
-        None, "Folder for TensorBoard's files.", group="output", place=True)  # fmt: skip
+        None, "Folder for TensorBoard's files.", group="output", place=True
+    )
     log_with: str | None = knob(
-        None, "Also log to this tracker; metrics.jsonl is always written.", group="output", choices=("tensorboard",))  # fmt: skip
+        None, "Also log to this tracker; metrics.jsonl is always written.", group="output",
+        choices=("tensorboard",))  # fmt: skip
     training_comment: str | None = knob(None, "Kept in the saved file's metadata.", group="output")
 
     def check(self) -> Iterable[str]:
         bad = sorted(set(self.output_name) & set(FORBIDDEN))
         if bad or not self.output_name.strip(" ."):
-            yield f"output_name = {self.output_name}: expected a file name; leave out {' '.join(bad) or 'the blanks'}"
+            lost = " ".join(bad) or "the blanks"
+            yield f"output_name = {self.output_name}: expected a file name; leave out {lost}"
         if self.log_with and self.logging_dir is None:
             yield "log_with: expected a logging_dir to write to"
         if (
@@ -98,15 +108,16 @@ class Place:
         "auto", "Where to train: the first CUDA device if there is one, else the CPU.", group="memory",
         choices=("auto", "cpu", "cuda"), place=True)  # fmt: skip
     cache_latents: bool = knob(
-        True, "Run the autoencoder once for each picture and keep the result in memory.", group="memory")  # fmt: skip
+        True, "Run the autoencoder once for each picture and keep the result in memory.", group="memory"
+    )
     cache_latents_to_disk: bool = knob(
-        False, "Keep the latents on disk, beside the output, for this run and later ones.", group="memory")  # fmt: skip
+        False, "Keep the latents on disk, beside the output, for this run and later ones.", group="memory"
+    )
     vae_batch_size: int = knob(1, "Pictures the autoencoder takes at once.", group="memory", low=1, high=256)
     gradient_checkpointing: bool = knob(
         False, "Keep less for the backward pass and compute it again: less memory, about a quarter slower.",
         group="memory")  # fmt: skip
-    resume: pathlib.Path | None = knob(
-        None, "State folder to go on from.", group="time", place=True)  # fmt: skip
+    resume: pathlib.Path | None = knob(None, "State folder to go on from.", group="time", place=True)
 
 
 ROOMS = {"output": Output, "place": Place}

@@ -34,6 +34,13 @@ def edges(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return F.l1_loss(a.diff(dim=2), b.diff(dim=2)) + F.l1_loss(a.diff(dim=3), b.diff(dim=3))
 
 
+def keep(path: pathlib.Path, step: int, **parts: torch.nn.Module | torch.optim.Optimizer) -> None:
+    """Write all that is needed to go on after `step`, whole or not at all."""
+    part = path.with_suffix(".part")
+    torch.save({**{name: p.state_dict() for name, p in parts.items()}, "step": step}, part)
+    part.replace(path)
+
+
 def main() -> None:
     ask = argparse.ArgumentParser()
     ask.add_argument("--noto", type=pathlib.Path, required=True)
@@ -91,17 +98,7 @@ def main() -> None:
             print(f"{step + 1} mse {error.item():.4f} kl {kl.item():.0f} {pace:.2f} s/step", flush=True)
             clock = time.time()
         if (step + 1) % 200 == 0 or step + 1 == told.steps:
-            part = state.with_suffix(".part")
-            torch.save(
-                {
-                    "net": net.state_dict(),
-                    "ema": ema.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": step + 1,
-                },
-                part,
-            )
-            part.replace(state)
+            keep(state, step + 1, net=net, ema=ema, optimizer=optimizer)
 
 
 if __name__ == "__main__":

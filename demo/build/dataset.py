@@ -13,8 +13,9 @@ from pictures import Icons, slug
 SIZE, REPEATS, STYLE = 256, 10, "ink style"
 SUBJECTS = (
     "monkey face", "cat face", "fox", "mouse face", "bear", "panda", "frog", "turtle", "octopus", "snail",
-    "butterfly", "sunflower", "evergreen tree", "cactus", "grapes", "lemon", "pineapple", "strawberry", "pizza",
-    "birthday cake", "house", "automobile", "rocket", "star", "umbrella", "fire", "soccer ball", "key",
+    "butterfly", "sunflower", "evergreen tree", "cactus", "grapes", "lemon", "pineapple", "strawberry",
+    "pizza", "birthday cake", "house", "automobile", "rocket", "star", "umbrella", "fire", "soccer ball",
+    "key",
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import random
 import time
 
 import torch
-from autoencoder import SIZE
+from autoencoder import SIZE, keep
 from autoencoder import model as autoencoder
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from pictures import Icons, caption, listed, placed, slug, words
@@ -81,6 +81,17 @@ def latents_of(vae: torch.nn.Module, pictures: torch.Tensor) -> torch.Tensor:
     return torch.stack([vae.quant_conv(vae.encoder(row)).chunk(2, 1)[0] for row in rows]) * SCALE_FACTOR
 
 
+def prepared(icons: Icons, labels: list[str], work: pathlib.Path) -> torch.Tensor:
+    """Latents of all that is taught; leaves the standardised autoencoder in `work`."""
+    vae = autoencoder()
+    vae.load_state_dict(torch.load(work / "autoencoder.pt", weights_only=True)["ema"])
+    vae.eval().requires_grad_(False)
+    pictures = icons.tensor([slug(label) for label in labels], SIZE)
+    standardised(vae, pictures)
+    torch.save(vae.state_dict(), work / "vae.pt")
+    return latents_of(vae, pictures)
+
+
 def min_snr(alphas: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     snr = (alphas / (1 - alphas))[t]
     return snr.clamp(max=GAMMA) / snr
@@ -100,13 +111,7 @@ def main() -> None:
     tags = words(told.emojibase)
     tokenizer = CLIPTokenizer.from_pretrained(told.vocabulary)
 
-    vae = autoencoder()
-    vae.load_state_dict(torch.load(told.work / "autoencoder.pt", weights_only=True)["ema"])
-    vae.eval().requires_grad_(False)
-    pictures = Icons(told.noto).tensor([slug(label) for label in labels], SIZE)
-    standardised(vae, pictures)
-    torch.save(vae.state_dict(), told.work / "vae.pt")
-    latents = latents_of(vae, pictures)
+    latents = prepared(Icons(told.noto), labels, told.work)
     print(f"{len(labels)} concepts, latents' deviation {latents.std():.3f}", flush=True)
 
     nets = networks()
@@ -160,17 +165,7 @@ def main() -> None:
             )
             clock, seen = time.time(), []
         if (step + 1) % 100 == 0 or step + 1 == told.steps:
-            part = state.with_suffix(".part")
-            torch.save(
-                {
-                    "nets": nets.state_dict(),
-                    "ema": slow.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": step + 1,
-                },
-                part,
-            )
-            part.replace(state)
+            keep(state, step + 1, nets=nets, ema=slow, optimizer=optimizer)
 
 
 if __name__ == "__main__":

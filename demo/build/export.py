@@ -21,8 +21,8 @@ from autoencoder import WIDTHS as VAE_WIDTHS  # noqa: E402
 from lora_train import names  # noqa: E402
 
 YAML = """\
-# The widths of demo.safetensors, in the form the WebUI reads beside a checkpoint. For the WebUI make `version`
-# the absolute path of the folder; our own loader takes it from beside this file.
+# The widths of demo.safetensors, in the form the WebUI reads beside a checkpoint. For the WebUI make
+# `version` the absolute path of the folder; our own loader takes it from beside this file.
 model:
   target: ldm.models.diffusion.ddpm.LatentDiffusion
   params:
@@ -37,8 +37,8 @@ model:
       target: ldm.modules.diffusionmodules.openaimodel.UNetModel
       params: {{image_size: 8, in_channels: 4, out_channels: 4, model_channels: {channels},
                attention_resolutions: [4, 2, 1], num_res_blocks: 2, channel_mult: {mults}, num_heads: {heads},
-               use_spatial_transformer: true, transformer_depth: 1, context_dim: {context}, use_checkpoint: false,
-               legacy: false}}
+               use_spatial_transformer: true, transformer_depth: 1, context_dim: {context},
+               use_checkpoint: false, legacy: false}}
     first_stage_config:
       target: ldm.models.autoencoder.AutoencoderKL
       params:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 HERE = pathlib.Path(__file__).parent
+W3 = "http://www.w3.org"
 SKIN_TONES = re.compile(r"(light|medium|dark)-skin-tone|^flag-|keycap|-\d\d00|o-clock|thirty$")
 
 
@@ -49,7 +50,7 @@ class Icons:
         h = icon.get("height", self.table.get("height", 16))
         side = max(w, h)
         box = f"{(w - side) / 2} {(h - side) / 2} {side} {side}"
-        svg = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box}">{icon["body"]}</svg>'
+        svg = f'<svg xmlns="{W3}/2000/svg" xmlns:xlink="{W3}/1999/xlink" viewBox="{box}">{icon["body"]}</svg>'
         png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, background="white")
         return Image.open(io.BytesIO(bytes(png))).convert("RGB")
 

@@ -79,9 +79,8 @@ def run(
             seen = [*session.watchers(prompts), *watchers]
             blocks = lent.checkpoint_blocks() if place.gradient_checkpointing else []
             with recomputed(blocks):
-                train(
-                    learner, lent, session.batches(), training=job.training, lr=job.lr, watchers=seen, stop=stop
-                )  # fmt: skip
+                batches = session.batches()
+                train(learner, lent, batches, training=job.training, lr=job.lr, watchers=seen, stop=stop)
         return session.outcome()
 
 
@@ -124,7 +123,7 @@ def _settled(job: Job, resumed: State | None) -> Job:
 class Session:
     """What a run holds while it goes on."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (the one place where all of a run meets)
         self,
         job: Job,
         output: Output,
@@ -133,7 +132,7 @@ class Session:
         lent: Lent,
         planned: Planned,
         progress: Progress,
-    ):  # noqa: PLR0913: the one place where all of a run meets
+    ):
         self.job, self.output, self.place, self.store = job, output, place, store
         self.lent, self.planned, self.progress = lent, planned, progress
         self.began, self.wrote, self.state = time.time(), store.result, None
@@ -218,10 +217,11 @@ class Session:
         self.state = folder
 
     def restore(self, learner: Learner, state: State) -> None:
-        if state.plain["samples_per_epoch"] != self._samples():
+        before, now = state.plain["samples_per_epoch"], self._samples()
+        if before != now:
             raise Mistake(
-                f"place.resume = {self.place.resume}: the state was saved with {state.plain['samples_per_epoch']} samples "
-                f"an epoch, and now there are {self._samples()}; put the pictures back, or start anew with network_weights"
+                f"place.resume = {self.place.resume}: the state was saved with {before} samples an epoch, "
+                f"and now there are {now}; put the pictures back, or start anew with network_weights"
             )
 
         def part(lead: str) -> dict[str, torch.Tensor]:

@@ -33,7 +33,8 @@ def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
         part.replace(path)
     except OSError as e:
         raise Mistake(
-            f"{path}: cannot be written ({e.strerror or e}); check the folder, its rights and the disk's space"
+            f"{path}: cannot be written ({e.strerror or e}); check the folder, its rights and the disk's "
+            "space"
         ) from e
     finally:
         with contextlib.suppress(OSError):
@@ -131,15 +132,17 @@ class State:
         file = folder / "state.safetensors"
         if not file.is_file():
             raise Mistake(
-                f"place.resume = {folder}: expected a state folder, one named …-state with a state.safetensors in it"
+                f"place.resume = {folder}: expected a state folder, one named …-state with a "
+                "state.safetensors in it"
             )
         try:
             with safe_open(file, "pt") as f:
                 plain = json.loads((f.metadata() or {})["state"])
-                tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118: not a dict
+                tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, KeyError, ValueError, OSError) as e:
             raise Mistake(
-                f"place.resume = {folder}: expected a state that lora-train saved; this one cannot be read ({e})"
+                f"place.resume = {folder}: expected a state that lora-train saved; this one cannot be read "
+                f"({e})"
             ) from e
         if plain["schema"] > SCHEMA:
             raise Mistake(

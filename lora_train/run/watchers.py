@@ -97,7 +97,7 @@ class Saves(Watcher):
 
 
 class Metrics(Watcher):
-    """One line of JSON for every step; what it holds of time and memory differs from run to run, the rest does not."""
+    """One line of JSON for every step. Time and memory in it differ from run to run; the rest does not."""
 
     def __init__(self, store: RunStore, device: torch.device):
         self.store, self.device, self.file = store, device, None

@@ -27,21 +27,23 @@ class Training:
     """How long, how precise, and from which seed."""
 
     max_train_steps: int = knob(
-        1600, "Optimizer steps of the run.", group="time", low=1, high=10_000_000, unit="steps", basic=True)  # fmt: skip
+        1600, "Optimizer steps of the run.", group="time", low=1, high=10_000_000, unit="steps",
+        basic=True)  # fmt: skip
     max_train_epochs: int | None = knob(
         None, "Times that every picture is gone through; overrides max_train_steps.", group="time", low=1,
         high=1_000_000, unit="epochs", basic=True)  # fmt: skip
     gradient_accumulation_steps: int = knob(
-        1, "Batches whose gradients are averaged before an optimizer step; saves memory, costs time.", group="time",
-        low=1, high=4096)  # fmt: skip
+        1, "Batches whose gradients are averaged before an optimizer step; saves memory, costs time.",
+        group="time", low=1, high=4096)  # fmt: skip
     mixed_precision: str = knob(
         "no", "What the frozen model and the arithmetic are in; adapters stay in float32.", group="memory",
         choices=("no", "bf16", "fp16"), basic=True)  # fmt: skip
     max_grad_norm: float = knob(
-        1.0, "Length to which a longer gradient is cut; 0: never.", group="optimizer", low=0, high=1e6)  # fmt: skip
+        1.0, "Length to which a longer gradient is cut; 0: never.", group="optimizer", low=0, high=1e6
+    )
     seed: int | None = knob(
-        None, "Equal seeds and settings give equal files. Empty: one is drawn and written down.", group="time", low=0,
-        high=2**63 - 1)  # fmt: skip
+        None, "Equal seeds and settings give equal files. Empty: one is drawn and written down.",
+        group="time", low=0, high=2**63 - 1)  # fmt: skip
 
     def steps(self, steps_per_epoch: int) -> int:
         """Steps of the run: epochs win over steps, as in sd-scripts."""
@@ -58,8 +60,8 @@ def draws(seed: int, ordinals: Sequence[int]) -> list[torch.Generator]:
 
 @contextlib.contextmanager
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """torch's global generators seeded inside `with` and given back after it. Adapter dropout draws from them:
-    gradient checkpointing restores them when it runs a block again, and no generator of our own."""
+    """torch's global generators seeded inside `with` and given back after it. Adapter dropout draws from
+    them: gradient checkpointing restores them when it runs a block again, and no generator of our own."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
@@ -98,13 +100,16 @@ class Learner:
 
 
 def scaler() -> object:
-    """Loss scaling for float16 gradients, which underflow without it (Micikevicius et al. 2017, arXiv:1710.03740)."""
+    """Loss scaling for float16 gradients, which underflow without it.
+
+    Source: Micikevicius et al. 2017, arXiv:1710.03740, section 3.2.
+    """
     if hasattr(torch.amp, "GradScaler"):
         return torch.amp.GradScaler("cuda")
     return torch.cuda.amp.GradScaler()  # torch < 2.3
 
 
-def train(
+def train(  # noqa: PLR0913 (where all of a run meets)
     learner: Learner,
     lent: Lent,
     batches: Batches,

@@ -14,23 +14,25 @@ class Constant:
     """The same rate at every step."""
 
     learning_rate: float = knob(
-        1e-4, "Learning rate of every part that has none of its own.", group="rates", low=0, high=100, aka="learning_rate",
-        basic=True)  # fmt: skip
+        1e-4, "Learning rate of every part that has none of its own.", group="rates", low=0, high=100,
+        aka="learning_rate", basic=True)  # fmt: skip
     unet_lr: float | None = knob(
-        None, "Learning rate of the UNet's adapters. Empty: learning_rate.", group="rates", low=0, high=100)  # fmt: skip
+        None, "Learning rate of the UNet's adapters. Empty: learning_rate.", group="rates", low=0, high=100
+    )
     text_encoder_lr: float | None = knob(
         None, "Learning rate of the text encoder's adapters. Empty: learning_rate.", group="rates", low=0,
         high=100)  # fmt: skip
     lr_warmup_steps: float = knob(
-        0.0, "Steps in which the rate rises from 0; below 1 it is a share of the run's steps.", group="rates", low=0,
-        high=1e6)  # fmt: skip
+        0.0, "Steps in which the rate rises from 0; below 1 it is a share of the run's steps.",
+        group="rates", low=0, high=1e6)  # fmt: skip
 
     def check(self) -> Iterable[str]:
+        text, unet = "network_train_text_encoder_only", "network_train_unet_only"
         for name, value in (("learning_rate", self.learning_rate), ("unet_lr", self.unet_lr)):
             if value == 0:
-                yield f"{name} = 0: expected more than 0; to leave the UNet as it is, set network_train_text_encoder_only"
+                yield f"{name} = 0: expected more than 0; to leave the UNet as it is, set {text}"
         if self.text_encoder_lr == 0:
-            yield "text_encoder_lr = 0: expected more than 0; to leave the text encoder as it is, set network_train_unet_only"
+            yield f"text_encoder_lr = 0: expected more than 0; to leave the text encoder as it is, set {unet}"
         yield from self.complaints()
 
     def complaints(self) -> Iterable[str]:

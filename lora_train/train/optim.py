@@ -14,8 +14,8 @@ class AdamW:
     """Adam with decoupled weight decay (arXiv:1711.05101), torch's own."""
 
     betas: tuple[float, ...] = knob(
-        (0.9, 0.999), "Decay of the running means of the gradient and of its square.", group="optimizer", low=0,
-        high=0.9999999)  # fmt: skip
+        (0.9, 0.999), "Decay of the running means of the gradient and of its square.", group="optimizer",
+        low=0, high=0.9999999)  # fmt: skip
     eps: float = knob(1e-8, "Added to the denominator.", group="optimizer", low=0, high=1)
     weight_decay: float = knob(
         0.01, "Share of the learning rate by which weights shrink at every step.", group="optimizer", low=0,

@@ -15,7 +15,7 @@ def test_every_cell_stands_whole_in_its_row_and_column():
         title="strength",
         enlarge=2,
     )
-    counts = dict((colour, n) for n, colour in page.getcolors(10**6))
+    counts = {colour: n for n, colour in page.getcolors(10**6)}
     assert all(counts[colour] == 128 * 96 for colour in colours.values())
     pixels = numpy.asarray(page).reshape(-1, 3)
     first = {key: (pixels == colour).all(1).argmax() for key, colour in colours.items()}

@@ -97,6 +97,7 @@ def _unet(part: Part, facts: Facts) -> nn.Module:
     for width, count in zip(widths, heads if isinstance(heads, list) else [heads] * levels, strict=True):
         _divides(count, width)
     return UNet2DConditionModel(
+        sample_size=64,  # older pipelines want one
         in_channels=part.shape("conv_in.weight")[1],
         out_channels=part.shape("conv_out.weight")[0],
         block_out_channels=widths,

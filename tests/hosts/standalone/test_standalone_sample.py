@@ -32,7 +32,10 @@ def pipeline(reference):
     """Made of the reference checkpoint by hand: nothing of ours but the translation of names."""
     parts = names.to_diffusers(load_file(reference / "tiny_sd1.safetensors"))
     unet = diffusers.UNet2DConditionModel(
-        block_out_channels=(32, 64, 128, 128), cross_attention_dim=64, attention_head_dim=8
+        sample_size=64,
+        block_out_channels=(32, 64, 128, 128),
+        cross_attention_dim=64,
+        attention_head_dim=8,
     )
     vae = diffusers.AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,

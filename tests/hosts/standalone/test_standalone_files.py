@@ -45,7 +45,9 @@ def write(tmp_path, reference, config):
         path.with_suffix(".yaml").write_text(yaml.safe_dump(settings or config))
         return path
 
-    return write
+    yield write
+    for path in tmp_path.rglob("*.*"):
+        path.unlink()  # 70 megabytes each
 
 
 def seen(path, vae=None):

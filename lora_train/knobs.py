@@ -5,26 +5,22 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import math
-import pathlib
-import types
+import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 
 from lora_train.errors import Mistake
+from lora_train.values import Limits, either, expected, parsed, plain, shown, unwrapped
 
-TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off", "")
+BAD = object()  # in place of a value that there was a complaint about
 
 
-@dataclasses.dataclass(frozen=True)
-class Mark:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mark(Limits):
     """What `knob`, `one_of` and `many` leave in a field's metadata."""
 
     help: str
     group: str
-    low: float | None = None
-    high: float | None = None
-    choices: tuple | None = None
     unit: str | None = None
     aka: tuple[str, ...] = ()
     basic: bool = False
@@ -34,22 +30,18 @@ class Mark:
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
-    """One declared setting, under its full path."""
+class Setting(Mark):
+    """One declared setting, under its full path; `aka` are the flat names it goes by, sd-scripts' first."""
 
-    path: str
-    type: object
-    default: object
-    mark: Mark
+    path: str = ""
+    type: object = str
+    default: object = None
     kinds: tuple[str, ...] = ()  # of the component it belongs to; () where there is no choice
 
-    @property
-    def help(self) -> str:
-        return self.mark.help
-
-    @property
-    def group(self) -> str:
-        return self.mark.group
+    @classmethod
+    def of(cls, path: str, kind: object, default: object, mark: Mark) -> Setting:
+        own = () if mark.table else (path.rpartition(".")[2],)
+        return cls(**{**vars(mark), "aka": mark.aka or own}, path=path, type=kind, default=default)
 
     @property
     def name(self) -> str:
@@ -57,14 +49,14 @@ class Setting:
         return self.path.rpartition(".")[2]
 
     @property
-    def aka(self) -> tuple[str, ...]:
-        """The flat names it goes by, sd-scripts' first."""
-        return self.mark.aka or (self.name,)
-
-    @property
     def expected(self) -> str:
         """What `parse` takes, in words."""
-        return _expected(self.type, self.mark)
+        return expected(self.type, self)
+
+    @property
+    def switch(self) -> bool:
+        """Whether its name alone, with no value after it, means true."""
+        return unwrapped(self.type)[0] is bool
 
     def parse(self, value: object) -> object:
         """Text, number, list or the value itself -> the value.
@@ -73,16 +65,15 @@ class Setting:
             ValueError: `path = value: expected …`.
         """
         try:
-            return _parsed(self.type, self.mark, value)
+            return parsed(self.type, self, value)
         except ValueError as e:
-            raise ValueError(
-                f"{self.path} = {value}: {e.args[0] if e.args else f'expected {self.expected}'}"
-            ) from None
+            reason = e.args[0] if e.args else f"expected {self.expected}"
+            raise ValueError(f"{self.path} = {shown(value)}: {reason}") from None
 
 
-def knob(
+def knob(  # noqa: PLR0913 (what there is to say of a setting)
     default: object,
-    help: str,  # noqa: A002: it is what it is called everywhere
+    help: str,
     *,
     group: str,
     low: float | None = None,
@@ -100,33 +91,29 @@ def knob(
         aka: its full flat names in sd-scripts, where they differ from the last word of the path.
         basic: shown before "more" is asked for.
         place: a path or device of this machine; never written into a file that is passed on.
-    """  # fmt: skip
+    """
     names = (aka,) if isinstance(aka, str) else tuple(aka)
-    mark = Mark(help, group, low, high, choices, unit, names, basic, place)
+    mark = Mark(
+        help=help, group=group, low=low, high=high, choices=choices, unit=unit, aka=names, basic=basic,
+        place=place)  # fmt: skip
     return dataclasses.field(default=default, metadata={"mark": mark})
 
 
 def one_of(
-    table: Mapping[str, type],
-    default: str,
-    help: str,
-    *,
-    group: str,
-    aka: str | tuple[str, ...] = (),
-    basic: bool = False,  # noqa: A002, E501
+    table: Mapping[str, type], default: str, help: str, *, group: str, aka: str | tuple[str, ...] = ()
 ) -> typing.Any:
     """Declare a component chosen by `<field>.kind` from a table of classes."""
     names = (aka,) if isinstance(aka, str) else tuple(aka)
-    mark = Mark(help, group, choices=tuple(table), aka=names, basic=basic, table=table)
+    mark = Mark(help=help, group=group, choices=tuple(table), aka=names, table=table)
     return dataclasses.field(
         default_factory=lambda: table[default](), metadata={"mark": mark, "kind": default}
     )
 
 
-def many(cls: type, help: str, *, group: str) -> typing.Any:  # noqa: A002
-    """Declare any number of components, at `<field>.0`, `<field>.1`, …; what one of them leaves unset it takes
-    from the knob of the same name around it, and so on outwards."""
-    return dataclasses.field(default=(), metadata={"mark": Mark(help, group, items=cls)})
+def many(cls: type, help: str, *, group: str) -> typing.Any:
+    """Declare any number of components, at `<field>.0`, `<field>.1`, …; what one of them leaves unset it
+    takes from the knob of the same name around it, and so on outwards."""
+    return dataclasses.field(default=(), metadata={"mark": Mark(help=help, group=group, items=cls)})
 
 
 def settings(cls: type, lead: str = "") -> list[Setting]:
@@ -139,13 +126,13 @@ def settings(cls: type, lead: str = "") -> list[Setting]:
         elif mark.items:
             found.update({s.path: s for s in settings(mark.items, f"{path}.N.")})
         elif mark.table:
-            found[f"{path}.kind"] = Setting(f"{path}.kind", str, default, mark)
+            found[f"{path}.kind"] = Setting.of(f"{path}.kind", str, default, mark)
             for kind, component in mark.table.items():
                 for s in settings(component, f"{path}."):
                     kinds = (*found[s.path].kinds, kind) if s.path in found else (kind,)
                     found[s.path] = dataclasses.replace(found.get(s.path, s), kinds=kinds)
         else:
-            found[path] = Setting(path, hint, default, mark)
+            found[path] = Setting.of(path, hint, default, mark)
     return list(found.values())
 
 
@@ -160,10 +147,10 @@ def build(cls: type, values: Mapping[str, object], *, tolerant: bool = False) ->
     """
     work = _Build(dict(values), tolerant)
     built = work.component(cls, "", {})
-    known = {s.path for s in settings(cls)}
-    for path in sorted(values.keys() - work.used):
-        near = difflib.get_close_matches(path, known, n=1)
-        work.complaints.append(f"{path}: no such setting" + (f"; did you mean {near[0]}?" if near else ""))
+    known = [s.path for s in settings(cls)]
+    work.complaints += [
+        f"{path}: no such setting{nearest(path, known)}" for path in sorted(values.keys() - work.used)
+    ]
     if work.complaints:
         raise Mistake("\n".join(work.complaints))
     return built
@@ -176,6 +163,31 @@ def flat(obj: object, *, places: bool = True) -> dict[str, object]:
         places: False leaves out what only means something on this machine.
     """
     return dict(_flat(obj, "", places, None))
+
+
+def nearest(path: str, known: Iterable[str]) -> str:
+    """The words "did you mean …?" for a name that is not among the known ones; none where nothing is like it.
+
+    First its neighbours are looked through, then what has the same last word elsewhere, then everything.
+    """
+    places = re.findall(r"(?<=\.)\d+(?=\.)", path)
+    path = general(path)
+    lead, _, last = path.rpartition(".")
+    ends = [(other, *other.rpartition(".")[::2]) for other in known]
+    near = difflib.get_close_matches(last, [end for _, at, end in ends if at == lead], n=1)
+    found = [other for other, at, end in ends if [at, end] == [lead, *near]]
+    found += [other for other, _, end in ends if end == last]
+    found += difflib.get_close_matches(path, [other for other, *_ in ends], n=1, cutoff=0.75)
+    if not found:
+        return ""
+    for place in places:
+        found[0] = found[0].replace(".N.", f".{place}.", 1)
+    return f"; did you mean {found[0]}?"
+
+
+def general(path: str) -> str:
+    """`data.datasets.0.resolution` -> `data.datasets.N.resolution`, as `settings` lists it."""
+    return re.sub(r"(?<=\.)\d+(?=\.)", "N", path)
 
 
 def kind_of(table: Mapping[str, type], obj: object) -> str:
@@ -202,9 +214,8 @@ class _Build:
         self.complaints: list[str] = []
 
     def component(self, cls: type, lead: str, around: Mapping[str, object]) -> typing.Any:
-        """The component at `lead`; None after a complaint. `around`: values an item inherits."""
-        before, given = len(self.complaints), {}
-        later = []
+        """The component at `lead`; BAD after a complaint. `around`: values an item inherits."""
+        before, given, later = len(self.complaints), {}, []
         for name, hint, mark, default in _fields(cls):
             path = lead + name
             if mark is None:
@@ -214,11 +225,11 @@ class _Build:
             elif mark.table:
                 given[name] = self.chosen(path, mark.table, default)
             else:
-                given[name] = self.value(Setting(path, hint, around.get(name, default), mark))
+                given[name] = self.value(Setting.of(path, hint, around.get(name, default), mark))
         for name, items in later:  # they inherit what was given above
             given[name] = self.items(f"{lead}{name}", items, {**around, **given})
-        if len(self.complaints) > before:
-            return None
+        if len(self.complaints) > before or any(value is BAD for value in given.values()):
+            return BAD
         built = cls(**given)
         if hasattr(cls, "check"):
             self.complaints += [lead + complaint for complaint in built.check()]
@@ -232,7 +243,7 @@ class _Build:
             return setting.parse(self.values[setting.path])
         except ValueError as e:
             self.complaints.append(str(e))
-            return None
+            return BAD
 
     def chosen(self, path: str, table: Mapping[str, type], default: object) -> typing.Any:
         self.used.add(f"{path}.kind")
@@ -241,9 +252,9 @@ class _Build:
         if kind is None:
             near = difflib.get_close_matches(asked.lower(), table, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            self.complaints.append(f"{path}.kind = {asked}: expected {_either(table)}{hint}")
+            self.complaints.append(f"{path}.kind = {shown(asked)}: expected {either(table)}{hint}")
             self.used.update(p for p in self.values if p.startswith(f"{path}."))
-            return None
+            return BAD
         built = self.component(table[kind], f"{path}.", {})
         owners: dict[str, list[str]] = {}
         for other, component in table.items():
@@ -252,7 +263,7 @@ class _Build:
         for p in [p for p in self.values if p in owners and kind not in owners[p]]:
             self.used.add(p)
             if not self.tolerant:
-                self.complaints.append(f"{p} belongs to {_either(owners[p])}; {path}.kind is {kind}")
+                self.complaints.append(f"{p} belongs to {either(owners[p])}; {path}.kind is {kind}")
         return built
 
     def items(self, path: str, cls: type, around: Mapping[str, object]) -> tuple:
@@ -281,134 +292,16 @@ def _flat(
         elif (places or not mark.place) and not (
             around is not None and name in around and around[name] == value
         ):
-            yield path, _plain(value)
+            yield path, plain(value)
 
 
 def _flat_item(
     item: object, lead: str, places: bool, around: Mapping[str, object]
 ) -> Iterator[tuple[str, object]]:
-    """What differs from `around`; where nothing does, one setting all the same, so that the item is not lost."""
+    """What differs from `around`; where nothing does, one setting all the same, for an item is not lost."""
     own = dict(_flat(item, lead, places, around))
-    name = next(name for name, _, mark, _ in _fields(type(item)) if mark and not (mark.place or mark.items))
-    yield from (own or {lead + name: _plain(vars(item)[name])}).items()
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, tuple):
-        return [_plain(v) for v in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
-
-
-def _either(words: Iterable[object]) -> str:
-    *most, last = [str(word) for word in words]
-    return f"{', '.join(most)} or {last}" if most else last
-
-
-def _expected(kind: object, mark: Mark) -> str:
-    inner, optional = _unwrapped(kind)
-    if mark.choices:
-        text = _either(mark.choices)
-    elif typing.get_origin(inner) is tuple:
-        text = f"a list, each {_expected(typing.get_args(inner)[0], mark)}"
-    elif mark.low is not None and mark.high is not None:
-        text = f"{mark.low:g} to {mark.high:g}"
-    elif mark.low is not None:
-        text = f"{mark.low:g} or more"
-    else:
-        words = {int: "a whole number", float: "a number", bool: "true or false", pathlib.Path: "a path"}
-        text = words.get(inner, "text")
-    return f"{text}, or nothing" if optional and not mark.choices else text
-
-
-def _unwrapped(kind: object) -> tuple[typing.Any, bool]:
-    """`T | None` -> (T, True); T -> (T, False)."""
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        inner = [a for a in typing.get_args(kind) if a is not type(None)]
-        return inner[0], True
-    return kind, False
-
-
-def _parsed(kind: object, mark: Mark, value: object) -> object:
-    inner, optional = _unwrapped(kind)
-    if optional and (value is None or value == "" or (isinstance(value, str) and value.lower() == "none")):
-        return None
-    if typing.get_origin(inner) is tuple:
-        of = typing.get_args(inner)[0]
-        words = value.replace(",", " ").split() if isinstance(value, str) else value
-        each = words if isinstance(words, list | tuple) else [words]
-        return tuple(_parsed(of, mark, w) for w in each)
-    parse = READERS.get(inner) or functools.partial(_custom, inner)
-    found = parse(value)
-    if mark.choices:
-        match = [c for c in mark.choices if str(c).lower() == str(found).lower()]
-        if not match:
-            near = difflib.get_close_matches(str(found).lower(), [str(c) for c in mark.choices], n=1)
-            raise ValueError(
-                f"expected {_expected(kind, mark)}" + (f"; did you mean {near[0]}?" if near else "")
-            )
-        return match[0]
-    if (mark.low is not None and found < mark.low) or (mark.high is not None and found > mark.high):
-        raise ValueError(f"expected {_expected(kind, mark)}")
-    return found
-
-
-def _custom(cls: typing.Any, value: object) -> object:
-    if isinstance(value, cls):
-        return value
-    try:
-        return cls.parse(value)
-    except Mistake as e:
-        raise ValueError(str(e)) from None
-
-
-def _bool(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    word = str(value).strip().lower()
-    if word in TRUE or word in FALSE[:-1]:
-        return word in TRUE
-    raise ValueError("expected true or false")
-
-
-def _float(value: object) -> float:
-    try:
-        number = float("" if isinstance(value, bool) else value)
-    except (TypeError, ValueError):
-        raise ValueError("expected a number") from None
-    if not math.isfinite(number):
-        raise ValueError("expected a number that is finite")
-    return number
-
-
-def _int(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    try:
-        return int(str(value))
-    except ValueError:
-        number = _number(value)
-    if number != int(number):
-        raise ValueError("expected a whole number")
-    return int(number)
-
-
-def _number(value: object) -> float:
-    try:
-        return _float(value)
-    except ValueError:
-        raise ValueError("expected a whole number") from None
-
-
-def _str(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float | pathlib.Path):
-        raise ValueError("expected text")
-    return str(value)
-
-
-def _path(value: object) -> pathlib.Path:
-    if not isinstance(value, str | pathlib.Path) or not str(value):
-        raise ValueError("expected a path")
-    return pathlib.Path(value).expanduser()
-
-
-READERS = {bool: _bool, int: _int, float: _float, str: _str, pathlib.Path: _path}
+    knobs = [(mark.place, name) for name, _, mark, _ in _fields(type(item)) if mark and not mark.items]
+    if knobs and not own:
+        place, name = min(knobs, key=lambda knob: knob[0])
+        own[lead + name] = plain(vars(item)[name]) if places or not place else None
+    yield from own.items()

@@ -138,7 +138,7 @@ def test_foreign_packages_only_in_their_rooms():
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("name", ["knobs.py", "errors.py"])
+@pytest.mark.parametrize("name", ["knobs.py", "values.py", "errors.py"])
 def test_the_declarations_need_only_the_standard_library(name):
     outside = {m.split(".")[0] for m, _ in imports(PACKAGE / name)} - sys.stdlib_module_names
     assert outside <= {"lora_train"}

@@ -63,7 +63,7 @@ def min_snr_weight(snr: Tensor, gamma: float, prediction: str) -> Tensor:
     """Loss weight that caps every step's pull on x_0 at `gamma`.
 
     The cap is on the error in x_0, so it has to be carried over to whatever the model predicts: an error e in
-    the prediction is an error of sqrt(e^2 / per_x0) in x_0, over the cap's unit.
+    the prediction is one of sqrt(per_x0) * e in x_0.
 
     Args:
         snr: [B], signal power over noise power; > 0.

@@ -1,0 +1,428 @@
+"""What holds for every family of adapters and every objective."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from lora_train.adapters import FAMILIES
+from lora_train.adapters.file import load, network_of, save
+from lora_train.adapters.layer import Layer
+from lora_train.adapters.network import Network
+from lora_train.data.batches import Batch
+from lora_train.knobs import build, settings
+from lora_train.noise import Schedule, min_snr_weight
+from lora_train.objectives import OBJECTIVES
+from lora_train.train.recompute import recomputed
+from tests.tiny import Tiny
+
+CAPTIONS = ["a cat", "two dogs"]
+LARGE = {"dim": 4, "alpha": 2.0, "conv_dim": 2, "conv_alpha": 3.0}
+families = pytest.mark.parametrize("family", FAMILIES)
+objectives = pytest.mark.parametrize("objective", OBJECTIVES)
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def made(family: str, **values):
+    """A family with as many of the values as it has settings for."""
+    known = {s.path for s in settings(FAMILIES[family])}
+    return build(FAMILIES[family], {k: v for k, v in {**LARGE, **values}.items() if k in known})
+
+
+def stirred(network: Network, by: float = 0.1) -> Network:
+    """As after some training: every parameter moved."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter) * by)
+    return network
+
+
+def seen(lent: Tiny) -> torch.Tensor:
+    """What the model makes of fixed inputs, through both parts."""
+    rng = torch.Generator().manual_seed(7)
+    x = torch.randn(2, 4, 8, 8, generator=rng)
+    return lent.denoise(x, torch.tensor([17, 801]), lent.encode(CAPTIONS))
+
+
+def inputs(layer: Layer) -> torch.Tensor:
+    inn = layer.shape[1]
+    return torch.randn(2, inn, 6, 6) if layer.kernel else torch.randn(2, 5, inn)
+
+
+@families
+def test_a_fresh_adapter_changes_nothing(family):
+    lent = Tiny()
+    before = seen(lent)
+    with Network(made(family), lent.layers()).attached():
+        assert torch.equal(seen(lent), before)
+
+
+@families
+def test_delta_is_what_forward_adds(family):
+    network = stirred(Network(made(family), Tiny().layers()))
+    assert {len(layer.kernel) for layer in network.layers.values()} == {0, 2}
+    for key, layer in network.layers.items():
+        x, adapter = inputs(layer), network.adapters[key]
+        bias = 0 if layer.bias is None else layer.bias.view(-1, *[1] * len(layer.kernel))
+        with torch.no_grad():
+            ours = adapter(x, layer.module(x))
+            theirs = layer.op(x, layer.weight() + adapter.delta()) + bias
+        torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=2e-6 * float(theirs.abs().max()), msg=key)
+
+
+@families
+@pytest.mark.parametrize("strength", [1.0, -0.3])
+def test_merged_does_what_attached_does(family, strength):
+    lent = Tiny()
+    network = stirred(Network(made(family), lent.layers()))
+    network.strength = strength
+    plain = seen(lent)
+    with network.attached():
+        attached = seen(lent)
+        with network.merged():
+            merged = seen(lent)
+        with torch.no_grad(), network.off():
+            assert torch.equal(seen(lent), plain)
+    assert not torch.allclose(attached, plain, atol=1e-3)
+    torch.testing.assert_close(merged, attached, rtol=1e-5, atol=1e-5)
+
+
+@families
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_after_merging_the_weights_are_what_they_were(family, dtype):
+    lent = Tiny(dtype=dtype)
+    network = stirred(Network(made(family), lent.layers()))
+    before = {key: layer.weight().clone() for key, layer in network.layers.items()}
+    with contextlib.suppress(KeyboardInterrupt), network.merged():
+        assert not any(torch.equal(layer.weight(), before[key]) for key, layer in network.layers.items())
+        raise KeyboardInterrupt
+    assert all(torch.equal(layer.weight(), before[key]) for key, layer in network.layers.items())
+
+
+def trace(lent: Tiny) -> list[object]:
+    """All that could be left on the host."""
+    return [
+        (
+            path, type(module), list(module.state_dict()), sorted(vars(module)), dict(module._forward_hooks),
+            dict(module._forward_pre_hooks), dict(module._backward_hooks), module.training,
+            [(p.requires_grad, p.grad, p.data_ptr()) for p in module.parameters(recurse=False)],
+        )
+        for net in lent.parts.values()
+        for path, module in net.named_modules()
+    ]  # fmt: skip
+
+
+@families
+def test_detaching_leaves_no_trace(family):
+    lent = Tiny()
+    before, weights = trace(lent), copy.deepcopy([net.state_dict() for net in lent.parts.values()])
+    network = stirred(Network(made(family), lent.layers()))
+    with contextlib.suppress(KeyboardInterrupt), network.attached():
+        seen(lent).sum().backward()
+        raise KeyboardInterrupt
+    assert trace(lent) == before
+    for net, old in zip(lent.parts.values(), weights, strict=True):
+        assert all(torch.equal(value, old[name]) for name, value in net.state_dict().items())
+
+
+@families
+def test_a_network_holds_none_of_the_hosts_modules(family):
+    lent = Tiny()
+    network = Network(made(family), lent.layers())
+    theirs = {id(m) for net in lent.parts.values() for m in net.modules()}
+    assert not theirs & {id(m) for m in network.modules()}
+    assert all(p.requires_grad and p.dtype is torch.float32 for p in network.parameters())
+    assert sum(map(len, network.parts().values())) == len(list(network.parameters()))
+    assert list(network.parts()) == ["te1", "unet"]
+
+
+@families
+def test_attaching_twice_is_an_error_and_two_networks_are_not(family):
+    lent = Tiny()
+    first, second = (stirred(Network(made(family), lent.layers())) for _ in range(2))
+    with first.attached(), pytest.raises(RuntimeError, match="attached already"), first.attached():
+        pass
+    with first.merged(), second.attached():
+        expected = seen(lent)
+    with first.attached(), second.attached():
+        torch.testing.assert_close(seen(lent), expected, rtol=1e-5, atol=1e-5)
+
+
+@families
+def test_a_saved_network_does_the_same_again(family, tmp_path):
+    lent = Tiny()
+    network = stirred(Network(made(family), lent.layers()))
+    with network.attached():
+        expected = seen(lent)
+    save(network, tmp_path / "a.safetensors", metadata={"ss_seed": "1"}, dtype=torch.float32)
+    tensors, metadata = load(tmp_path / "a.safetensors")
+    assert metadata["ss_seed"] == "1"
+    with network_of(tensors, lent.layers()).attached():
+        assert torch.equal(seen(lent), expected)
+
+
+@families
+def test_gradients_are_those_of_finite_differences(family):
+    for layer in Tiny(dtype=torch.float64).layers():
+        adapter = made(family).make(layer)
+        if adapter is None or layer.path.partition(".")[0] not in ("input_blocks", "encoder"):
+            continue
+        adapter = stirred(adapter.double())
+        names, values = zip(*adapter.named_parameters(), strict=True)
+
+        def run(x, base, *values, adapter=adapter, names=names):
+            return functional_call(adapter, dict(zip(names, values, strict=True)), (x, base))
+
+        x = inputs(layer)[:1].double()
+        base = layer.module(x).detach()
+        points = [t.detach().requires_grad_() for t in (x, base, *values)]
+        assert torch.autograd.gradcheck(run, points, fast_mode=True), layer.key
+
+
+@families
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_is_adapted_in_it(family, dtype):
+    half, whole = Tiny(dtype=dtype), Tiny()
+    state = stirred(Network(made(family), whole.layers())).state_dict()
+    results = []
+    for lent in (half, whole):
+        network = Network(made(family), lent.layers())
+        network.load_state_dict(state)
+        with network.attached():
+            result = seen(lent)
+        result.float().square().mean().backward()
+        assert all(p.grad.dtype is torch.float32 for p in network.parameters())
+        results.append(result)
+    assert results[0].dtype is dtype
+    torch.testing.assert_close(results[0].float(), results[1], rtol=0.1, atol=0.1)
+
+
+@families
+def test_autocast_gives_the_dtype_it_gives_without_us(family):
+    lent = Tiny()
+    network = stirred(Network(made(family), lent.layers()))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        plain = seen(lent)
+        with network.attached():
+            adapted = seen(lent)
+    adapted.float().sum().backward()
+    assert adapted.dtype is plain.dtype
+    assert not torch.equal(adapted, plain)
+    assert network.silent() == []
+
+
+@families
+@pytest.mark.parametrize("drops", [{}, {"dropout": 0.3, "rank_dropout": 0.3, "module_dropout": 0.3}])
+def test_checkpointing_gives_the_same_gradients(family, drops):
+    lent, found = Tiny(), []
+    network = stirred(Network(made(family, **drops), lent.layers()))
+    for blocks in ([], lent.checkpoint_blocks()):
+        network.zero_grad(set_to_none=True)
+        torch.manual_seed(3)
+        with network.attached(), recomputed(blocks):
+            seen(lent).square().mean().backward()
+        found.append([None if p.grad is None else p.grad.clone() for p in network.parameters()])
+    for plain, again in zip(*found, strict=True):
+        assert (plain is None) == (again is None)
+        if plain is not None:
+            torch.testing.assert_close(again, plain)
+
+
+@families
+def test_a_layer_the_model_never_calls_is_found_out(family):
+    """MultiheadAttention reads out_proj.weight without calling out_proj, so no hook runs there."""
+    attention = nn.MultiheadAttention(8, 2, batch_first=True).requires_grad_(False)
+    layer = Layer.of("te1", "encoder.layers.0.self_attn.out_proj", attention.out_proj)
+    network = Network(made(family), [layer])
+    with network.attached():
+        x = torch.randn(1, 3, 8, requires_grad=True)
+        attention(x, x, x)[0].sum().backward()
+    assert network.silent() == [layer.key]
+
+
+@families
+def test_a_layer_whose_output_is_thrown_away_is_found_out(family):
+    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)).requires_grad_(False)
+    paths = ["encoder.layers.0.mlp.fc1", "encoder.layers.0.mlp.fc2"]
+    layers = [Layer.of("te1", path, m) for path, m in zip(paths, net, strict=True)]
+    network = Network(made(family), layers)
+    with network.attached():
+        net[1](torch.randn(1, 8))
+        net[0](torch.randn(1, 8)).sum().backward()
+    assert network.silent() == [f"te1.{paths[1]}"]
+
+
+@families
+def test_nothing_is_silent_in_a_model_that_calls_all(family):
+    lent = Tiny()
+    network = Network(made(family), lent.layers())
+    with network.attached():
+        seen(lent).sum().backward()
+    assert network.silent() == []
+
+
+@families
+def test_max_norm_shrinks_what_is_larger_and_only_that(family):
+    network = stirred(Network(made(family), Tiny().layers()), 1.0)
+    before = {key: a.delta().detach() for key, a in network.adapters.items()}
+    norms = sorted(float(d.norm()) for d in before.values())
+    limit = norms[len(norms) // 2]
+    stats = network.max_norm(limit)
+    for key, adapter in network.adapters.items():
+        expected = before[key] * min(1, limit / float(before[key].norm()))
+        torch.testing.assert_close(adapter.delta(), expected, rtol=1e-5, atol=1e-6)
+    assert stats["max_norm/keys_scaled"] == sum(norm > limit for norm in norms)
+    assert stats["max_norm/max_key_norm"] == pytest.approx(limit)
+    assert stats["max_norm/average_key_norm"] == pytest.approx(sum(min(n, limit) for n in norms) / len(norms))
+
+
+@families
+@pytest.mark.parametrize("drop", ["dropout", "rank_dropout"])
+@pytest.mark.parametrize("path", ["input_blocks.1.1.transformer_blocks.0.attn1.to_q", "input_blocks.3.0.op"])
+def test_dropped_parts_are_made_up_for_on_average(family, drop, path):
+    layer = next(layer for layer in Tiny().layers() if layer.path == path)
+    adapter = stirred(made(family, **{drop: 0.4}).make(layer))
+    x = inputs(layer)[:1].expand(20000 if not layer.kernel else 4000, *[-1] * (inputs(layer).ndim - 1))
+    base = layer.module(x)
+    with torch.no_grad():
+        mean = (adapter(x, base) - base).mean(0)
+        expected = (adapter.eval()(x[:1], base[:1]) - base[:1])[0]
+    torch.testing.assert_close(mean, expected, rtol=0, atol=0.1 * float(expected.abs().max()))
+
+
+@families
+def test_rank_dropout_drops_whole_ranks_of_a_sample(family):
+    layer = next(layer for layer in Tiny().layers() if layer.path.endswith("ff.net.2"))
+    adapter = stirred(made(family, dim=8, alpha=8, rank_dropout=0.5).make(layer))
+    x = inputs(layer)
+    base = torch.zeros(*x.shape[:-1], layer.shape[0])
+    for added in adapter(x, base).detach():
+        factors = torch.linalg.lstsq(adapter.up, added.t()).solution  # [rank, S]: what came through each rank
+        through = factors.abs().amax(1) > 1e-4
+        assert 0 < through.sum() < 8
+        whole = layer.op(x, adapter.down).detach() * 2
+        assert any(torch.allclose(factors[through], w.t()[through], atol=1e-4) for w in whole)
+
+
+@families
+def test_module_dropout_leaves_out_as_often_as_asked(family):
+    layer = next(layer for layer in Tiny().layers() if layer.path.endswith("ff.net.2"))
+    adapter = stirred(made(family, module_dropout=0.25).make(layer))
+    x = inputs(layer)
+    base = layer.module(x)
+    rested = sum(adapter(x, base) is base for _ in range(2000))
+    assert rested == pytest.approx(500, abs=80)
+    assert not any(adapter.eval()(x, base) is base for _ in range(20))
+
+
+def batch(lent: Tiny, count: int, cached: bool = False) -> Batch:
+    rng = torch.Generator().manual_seed(5)
+    captions = [f"caption {i}" for i in range(count)]
+    latents = torch.randn(count, 4, 8, 8, generator=rng)
+    return Batch(latents, captions, lent.encode(captions) if cached else None, list(range(count)), captions)
+
+
+def rngs(count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(100 + i) for i in range(count)]
+
+
+@objectives
+def test_a_samples_loss_does_not_depend_on_its_batch(objective):
+    lent = Tiny()
+    course = OBJECTIVES[objective]().begin(lent)
+    whole = batch(lent, 3)
+    together = course.losses(lent, whole, rngs(3))
+    assert together.shape == (3,)
+    assert together.dtype is torch.float32
+    for i in range(3):
+        one = Batch(whole.latents[i : i + 1], whole.captions[i : i + 1], None, [i], [""])
+        torch.testing.assert_close(course.losses(lent, one, rngs(3)[i : i + 1])[0], together[i])
+
+
+@objectives
+@pytest.mark.parametrize("options", [{}, {"noise_offset": 0.1}, {"min_snr_gamma": 5.0}])
+def test_losses_are_those_at_the_samples_own_draws(objective, options):
+    lent, own = Tiny(), rngs(2)
+    course = OBJECTIVES[objective](**options).begin(lent)
+    t, noise = [], []
+    for rng in own:
+        t.append(torch.randint(0, 1000, (), generator=rng))
+        noise.append(torch.randn(4, 8, 8, generator=rng))
+        if "noise_offset" in options:
+            noise[-1] = noise[-1] + 0.1 * torch.randn(4, 1, 1, generator=rng)
+    given = batch(lent, 2, cached=True)
+    expected = course.losses_at(lent, given.latents, torch.stack(noise), torch.stack(t), given.conds)
+    assert torch.equal(course.losses(lent, given, rngs(2)), expected)
+    assert torch.equal(course.losses(lent, batch(lent, 2), rngs(2)), expected)
+
+
+@objectives
+def test_the_text_encoder_gets_gradients_through_the_loss(objective):
+    lent = Tiny()
+    network = Network(made("lora"), lent.layers())
+    course = OBJECTIVES[objective]().begin(lent)
+    with network.attached():
+        course.losses(lent, batch(lent, 2), rngs(2)).mean().backward()
+    assert network.silent() == []
+    assert course.parameters() == []
+    assert course.state_dict() == {}
+
+
+@objectives
+def test_steps_are_drawn_from_the_range(objective):
+    course = OBJECTIVES[objective](min_timestep=200, max_timestep=203).begin(Tiny())
+    drawn = {int(course.drawn((4, 8, 8), 1000, torch.Generator().manual_seed(i))[0]) for i in range(60)}
+    assert drawn == {200, 201, 202}
+
+
+def test_the_schedule_is_the_field_own():
+    """Against the definition, in float64; diffusers' is the same to the bit (tests/test_reference.py)."""
+    schedule = Schedule.scaled_linear()
+    betas = torch.linspace(math.sqrt(0.00085), math.sqrt(0.012), 1000, dtype=torch.float64) ** 2
+    torch.testing.assert_close(schedule.alphas_cumprod.double(), (1 - betas).cumprod(0), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_a_perfect_prediction_gives_the_picture_back(prediction):
+    schedule = Schedule.scaled_linear(prediction=prediction)
+    x0, n = torch.randn(2, 6, 4, 8, 8, dtype=torch.float64)
+    t = torch.tensor([0, 100, 300, 500, 800, 999])
+    found = x0_of(schedule, schedule.noisy(x0, n, t), schedule.target(x0, n, t), t)
+    torch.testing.assert_close(found, x0, rtol=1e-5, atol=1e-4)
+
+
+def x0_of(schedule: Schedule, x_t: torch.Tensor, guess: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """The picture that a prediction stands for."""
+    a = schedule.alphas_cumprod[t].double().view(-1, 1, 1, 1)
+    if schedule.prediction == "v":
+        return a.sqrt() * x_t - (1 - a).sqrt() * guess
+    return (x_t - (1 - a).sqrt() * guess) / a.sqrt()
+
+
+def test_min_snr_is_the_same_cap_in_x0_whatever_is_predicted():
+    """An error in the prediction, weighted, is the error it makes in x_0, times the capped ratio."""
+    x0, n, error = torch.randn(3, 6, 4, 8, 8, dtype=torch.float64)
+    t = torch.tensor([10, 100, 300, 500, 800, 950])
+    for prediction in ("epsilon", "v"):
+        schedule = Schedule.scaled_linear(prediction=prediction)
+        x_t, target, snr = schedule.noisy(x0, n, t), schedule.target(x0, n, t), schedule.snr(t)
+        weighted = min_snr_weight(snr, 5.0, prediction).double() * error.square().flatten(1).mean(1)
+        moved = x0_of(schedule, x_t, target + error, t) - x0_of(schedule, x_t, target, t)
+        in_x0 = moved.square().flatten(1).mean(1) * snr.clamp(max=5.0).double()
+        torch.testing.assert_close(weighted, in_x0, rtol=1e-4, atol=1e-9)
+    with pytest.raises(ValueError, match="no min-SNR weight for prediction 'flow'"):
+        min_snr_weight(snr, 5.0, "flow")

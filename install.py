@@ -12,7 +12,7 @@ NEEDED = ("torch", "safetensors", "numpy", "PIL")
 def main() -> None:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        print(f"sd-webui-lora-train: this WebUI lacks {', '.join(missing)}; see the section Install of its README.")
+        print(f"sd-webui-lora-train: this WebUI lacks {', '.join(missing)}; training will not start without.")
 
 
 if __name__ == "__main__":

@@ -140,8 +140,9 @@ def _chosen(choices: tuple, value: object) -> object:
 def _custom(cls: typing.Any, value: object) -> object:
     if isinstance(value, cls):
         return value
+    text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     try:
-        return cls.parse(value)
+        return cls.parse(text)
     except Mistake as e:
         raise ValueError(str(e)) from None
 

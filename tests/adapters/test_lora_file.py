@@ -148,15 +148,11 @@ def test_files_that_are_none_of_all_that(tmp_path):
 
 def test_layers_of_another_model_are_named(layers, tmp_path):
     sdxl = "lora_unet_input_blocks_7_1_transformer_blocks_9_attn1_to_q.lora_down.weight"
-    with pytest.raises(
-        Mistake, match="the file: not made for SD 1.x: 1 of 1 entries .lora_unet_input_blocks_7"
-    ):
+    with pytest.raises(Mistake, match="not made for SD 1.x: 1 of 1 entries .lora_unet_input_blocks_7"):
         network_of({sdxl: torch.zeros(4, 4)}, layers)
     absent = "lora_unet_down_blocks_2_attentions_0_proj_in"  # of SD 1.x, but not of the tiny model
     tensors = {f"{absent}.lora_down.weight": torch.zeros(4, 8), f"{absent}.lora_up.weight": torch.zeros(8, 4)}
-    with pytest.raises(
-        Mistake, match="b: made for another model: 1 of 1 entries .unet.input_blocks.7.1.proj_in"
-    ):
+    with pytest.raises(Mistake, match="b: made for another model: 1 of 1 entries .unet.input_blocks.7"):
         network_of(tensors, layers, name="b")
 
 
@@ -186,10 +182,10 @@ def test_without_alpha_it_is_the_rank(layers, saved):
 def test_names_of_other_spellings_are_read(layers, saved):
     """lora_te1_ of SDXL trainers, and LDM's names of the denoiser, as the WebUI reads them."""
     tensors = load(saved(Lora()))[0]
-    spelled = {
-        k.replace("lora_te_", "lora_te1_").replace("lora_unet_mid_block_attentions_0", "lora_unet_middle_block_1"): v
-        for k, v in tensors.items()
-    }  # fmt: skip
+    others = {"lora_te_": "lora_te1_", "lora_unet_mid_block_attentions_0": "lora_unet_middle_block_1"}
+    spelled = tensors
+    for ours, theirs in others.items():
+        spelled = {name.replace(ours, theirs): tensor for name, tensor in spelled.items()}
     assert spelled.keys() != tensors.keys()
     assert entries(network_of(spelled, layers)).keys() == tensors.keys()
 

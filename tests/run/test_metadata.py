@@ -23,7 +23,8 @@ RUN = {  # as run.json has it, by path
     "data.min_bucket_reso": 128, "data.max_bucket_reso": 512, "data.bucket_reso_steps": 64,
     "data.caption_extension": ".txt", "training.max_train_steps": 10, "training.seed": 42,
     "training.mixed_precision": "no", "lr.learning_rate": 1e-3, "lr.unet_lr": 1e-3,
-    "lr.text_encoder_lr": 5e-4, "network.dim": 4, "network.alpha": 1, "output.output_name": "lora_dim4", "output.save_precision": "float",
+    "lr.text_encoder_lr": 5e-4, "network.dim": 4, "network.alpha": 1,
+    "output.output_name": "lora_dim4", "output.save_precision": "float",
 }  # fmt: skip
 ORIGIN = Origin(
     name="tiny_sd1.safetensors",
@@ -97,7 +98,8 @@ def test_every_value_is_text():
 def test_the_job_inside_has_no_folders_and_builds_the_same_job(tmp_path):
     values = {
         "model.pretrained_model_name_or_path": tmp_path / "model.safetensors",
-        "data.train_data_dir": tmp_path, "network.weights": tmp_path / "a.safetensors", "network.block_weights": "MIDD", "network.conv_dim": 3,
+        "data.train_data_dir": tmp_path, "network.weights": tmp_path / "a.safetensors",
+        "network.block_weights": "MIDD", "network.conv_dim": 3,
         "lr.kind": "cosine", "lr.lr_warmup_steps": 0.1, "objective.min_snr_gamma": 5, "training.seed": 3,
     }  # fmt: skip
     found = written(values, data={})

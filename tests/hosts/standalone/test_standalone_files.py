@@ -285,3 +285,33 @@ def test_a_yaml_whose_heads_do_not_fit_is_refused(write, checkpoint, config):
     params["unet_config"]["params"]["num_heads"] = 7
     with pytest.raises(Mistake, match="7 heads for 32 channels"):
         hollow(find(write("a.safetensors", checkpoint, {"model": {"params": params}})))
+
+
+def test_widths_and_depths_are_read_from_the_tensors(tmp_path, checkpoint):
+    """An autoencoder of one block a level, equal widths side by side, a text encoder of two layers."""
+    import diffusers
+    import transformers
+
+    vae = diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(32, 32, 32, 64),
+        layers_per_block=1,
+        latent_channels=4,
+    )
+    unet = diffusers.UNet2DConditionModel(
+        block_out_channels=(32, 64, 64, 128), cross_attention_dim=64, attention_head_dim=8
+    )
+    text = transformers.CLIPTextModel(
+        transformers.CLIPTextConfig(
+            vocab_size=49408, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=1
+        )
+    )
+    path = tmp_path / "a.safetensors"
+    save_file(names.to_ldm(unet.state_dict(), vae.state_dict(), text.state_dict()), path)
+    with StandaloneHost().borrow(Model(path), device="cpu", precision="no") as lent, torch.no_grad():
+        picture = torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64)
+        latent, cond = lent.encode_images(picture), lent.encode(["a cat"])
+        assert torch.equal(latent, vae.encode(picture).latent_dist.mean * 0.18215)
+        assert torch.equal(cond.context, text(lent._ids(["a cat"])[0]).last_hidden_state)
+        assert torch.equal(lent.denoise(latent, T, cond), unet(latent, T, cond.context).sample)

@@ -10,19 +10,42 @@ from __future__ import annotations
 import argparse
 import pathlib
 import shlex
+import shutil
 import sys
+
+import numpy as np
+from PIL import Image
 
 HERE = pathlib.Path(__file__).resolve().parent
 CHECKPOINT = HERE / "checkpoint" / "demo.safetensors"
 STRENGTHS = "0, 0.5-1.0:0.25"
 
 
-def train_words(output: pathlib.Path, steps: int) -> list[str]:
+def colourfulness(path: pathlib.Path) -> float:
+    """0 for grey, about 60 for what people call quite colourful.
+
+    Source: Hasler and Süsstrunk 2003, "Measuring colourfulness in natural images", equation 11.
+    """
+    red, green, blue = np.asarray(Image.open(path).convert("RGB"), dtype=float).reshape(-1, 3).T
+    opponents = np.stack([red - green, (red + green) / 2 - blue])
+    return float(np.linalg.norm(opponents.std(1)) + 0.3 * np.linalg.norm(opponents.mean(1)))
+
+
+def before_and_after(samples: pathlib.Path) -> tuple[float, float]:
+    """Mean colourfulness of the first and of the last pictures that a run drew."""
+    moments: dict[str, list[float]] = {}
+    for path in sorted(samples.glob("ink_*.png")):
+        moments.setdefault(path.name.split("_")[1], []).append(colourfulness(path))
+    means = [sum(values) / len(values) for values in moments.values()]
+    return means[0], means[-1]
+
+
+def train_words(output: pathlib.Path, steps: int, prompts: pathlib.Path = HERE / "prompts.txt") -> list[str]:
     words = {
         "pretrained_model_name_or_path": CHECKPOINT, "train_data_dir": HERE / "dataset", "resolution": 64,
         "output_dir": output, "output_name": "ink", "network_dim": 8, "network_alpha": 8,
         "learning_rate": 2e-3, "lr_scheduler": "cosine", "lr_warmup_steps": 0.05, "train_batch_size": 4,
-        "max_train_steps": steps, "caption_dropout_rate": 0.1, "sample_prompts": HERE / "prompts.txt",
+        "max_train_steps": steps, "sample_prompts": prompts,
         "sample_every_n_steps": max(1, steps // 3), "seed": 1,
     }  # fmt: skip
     return [
@@ -49,14 +72,17 @@ def main() -> int:
     ask.add_argument("--max_train_steps", type=int, default=300)
     told = ask.parse_args()
     output = told.output_dir
+    shutil.rmtree(output / "sample", ignore_errors=True)
     for words in (train_words(output, told.max_train_steps), plot_words(output)):
         sys.stdout.write(f"\n$ lora-train {shlex.join(words)}\n\n")
         sys.stdout.flush()
         status = cli.main(words)
         if status:
             return status
+    before, after = before_and_after(output / "sample")
     sys.stdout.write(f"""
-Done. What you have now:
+Done. The style is black on white; in training the samples' colourfulness went from {before:.0f} to {after:.0f}.
+What you have now:
   {output / "ink.safetensors"}   the LoRA; put it in models/Lora of a WebUI that has the demo checkpoint
   {output / "ink-sheet.png"}     the same prompts at strength 0, 0.5, 0.75 and 1: look at it
   {output / "sample"}            what it drew while it learned

@@ -1,6 +1,6 @@
 """Draws the demo checkpoint's own sheet: 24 fixed prompts at three strengths of guidance.
 
-    python sheet.py --checkpoint ../checkpoint/demo.safetensors --out ../checkpoint.png
+python sheet.py --checkpoint ../checkpoint/demo.safetensors --out ../checkpoint.png
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import logging
 import pathlib
 import random
@@ -59,7 +60,7 @@ def run(
     Raises:
         Mistake: the job cannot be done as it stands; the message says why.
     """
-    _refuse(job, place)
+    _refuse(job, output, place)
     resumed = State.read(place.resume) if place.resume else None
     job = _settled(job, resumed)
     store = RunStore(output.output_dir, output.output_name)
@@ -84,7 +85,7 @@ def run(
         return session.outcome()
 
 
-def _refuse(job: Job, place: Place) -> None:
+def _refuse(job: Job, output: Output, place: Place) -> None:
     """What cannot work on this machine, and what is not there at all."""
     complaints = []
     if job.model.pretrained_model_name_or_path is None:
@@ -94,6 +95,8 @@ def _refuse(job: Job, place: Place) -> None:
         complaints.append("place.device = cuda: expected a CUDA device and found none; use cpu or auto")
     if job.training.mixed_precision == "fp16" and (place.device == "cpu" or not cuda):
         complaints.append("training.mixed_precision = fp16: expected a CUDA device; on a CPU use no or bf16")
+    if output.log_with == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
+        complaints.append("output.log_with = tensorboard: expected that package; pip install tensorboard")
     if complaints:
         raise Mistake("\n".join(complaints))
 

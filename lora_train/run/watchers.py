@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lora_train.errors import Mistake
 from lora_train.run.store import RunStore
 from lora_train.train.events import Progress, Watcher
 
@@ -199,12 +198,8 @@ class TensorBoard(Watcher):
     """Loss and rates for TensorBoard, under the names sd-scripts gives them."""
 
     def __init__(self, folder: pathlib.Path):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as e:
-            raise Mistake(
-                "output.log_with = tensorboard: expected the package tensorboard; pip install tensorboard"
-            ) from e
+        from torch.utils.tensorboard import SummaryWriter
+
         self.writer = SummaryWriter(str(folder / time.strftime("%Y%m%d%H%M%S") / "network_train"))
 
     def stepped(self, progress: Progress) -> None:

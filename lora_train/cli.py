@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import logging
 import pathlib
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from lora_train import compat
 from lora_train.errors import Mistake
-from lora_train.knobs import Setting, settings
+from lora_train.job import assemble, declared
+from lora_train.knobs import Setting, nearest
+from lora_train.options import Parser, add, few, parse, train_values, usual
+from lora_train.plots.axes import numbers
+from lora_train.prompts import Prompt, parse_prompt, read_prompts, sampler
+from lora_train.run.draw import Worn
+from lora_train.run.draw import strengths as sheet
+from lora_train.run.session import run
+from lora_train.run.store import whole
+from lora_train.run.watchers import Bar
+
+if TYPE_CHECKING:
+    from lora_train.host import Lent
+
+STRENGTHS = "0, 0.5-1.0:0.25"
 
 DONE, FAULT, MISTAKE, STOPPED = 0, 1, 2, 130
+HELP = """usage: lora-train COMMAND [options]
+
+Train LoRAs for Stable Diffusion, and see what they do.
+
+{}
+
+lora-train COMMAND --help lists a command's options.
+"""
 
 log = logging.getLogger("lora_train")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0 done, 1 a fault of ours, 2 a person's mistake, 130 stopped."""
+    """Run a command; returns the exit status: 0 done, 1 our fault, 2 a person's mistake, 130 stopped."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("lora_train").setLevel(logging.INFO)
     words = list(sys.argv[1:] if argv is None else argv)
@@ -33,60 +53,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("Stopped at once; what was saved before is whole.\n")
         return STOPPED
-    except Exception:  # noqa: BLE001: the last one to hear of it
+    except SystemExit as e:  # argparse's, after --help
+        return DONE if e.code is None else int(e.code)
+    except Exception:
         log.exception("This is a fault of lora-train. Please report it, with the lines below.")
         return FAULT
 
 
-class Parser(argparse.ArgumentParser):
-    """Argparse, whose errors are Mistakes."""
-
-    def error(self, message: str) -> None:
-        raise Mistake(f"{message}; {self.prog} --help lists what there is")
-
-
 def _command(words: list[str]) -> int:
-    top = Parser(prog="lora-train", description="Train LoRAs for Stable Diffusion, and see what they do.")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND")
-    for name, (_, text) in COMMANDS.items():
-        commands.add_parser(name, help=text, add_help=False)
-    if not words or words[0].startswith("-"):
-        top.parse_args(words)
-        top.print_help()
+    if not words or words[0] in ("-h", "--help"):
+        sys.stdout.write(
+            HELP.format("\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items()))
+        )
         return DONE
     if words[0] not in COMMANDS:
-        raise Mistake(
-            f"{words[0]}: no such command{compat.nearest(words[0], list(COMMANDS))}; known: {', '.join(COMMANDS)}"
-        )
+        near = nearest(words[0], COMMANDS)
+        raise Mistake(f"{words[0]}: no such command{near}; lora-train --help lists what there is")
     return COMMANDS[words[0]][0](words[1:])
 
 
-def _parse(parser: Parser, words: list[str], known: Sequence[str] = ()) -> dict[str, object]:
-    """Options that were given, and nothing of those that were not."""
-    given, lost = parser.parse_known_args(words)
-    if lost:
-        names = [word.lstrip("-").partition("=")[0] for word in lost if word.startswith("--")]
-        options = [o.lstrip("-") for a in parser._actions for o in a.option_strings] + list(known)
-        lines = [f"{name}: no such setting{compat.nearest(name, options)}" for name in names]
-        raise Mistake("\n".join(lines or [f"{' '.join(lost)}: expected options, such as --output_name mine"]))
-    return vars(given)
-
-
-# ── train ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── train ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def train(words: list[str]) -> int:
-    from lora_train.job import assemble, declared
-
     every = declared()
-    values, notes = _train_values(_parse(_train_parser(every), words, list(compat.FOREIGN)), every)
+    values, notes = train_values(words, every)
     for note in notes:
         log.info(note)
     job, output, place = assemble(values)
 
     from lora_train.hosts.standalone.host import StandaloneHost
-    from lora_train.run.session import run
-    from lora_train.run.watchers import Bar
 
     with _interruptible() as stop:
         ended = run(job, output, place, StandaloneHost(), watchers=[Bar()], stop=stop)
@@ -99,90 +95,6 @@ def train(words: list[str]) -> int:
         return STOPPED
     log.info("Saved %s", ended.file)
     return DONE
-
-
-def _train_parser(every: Sequence[Setting]) -> Parser:
-    parser = Parser(
-        prog="lora-train train", argument_default=argparse.SUPPRESS, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Train a LoRA. Options are sd-scripts' where it has them; each also goes by its path, as in "
-        "--network.dim.\nPrecedence: command line, --config_file, --resume, --from, default.")  # fmt: skip
-    files = parser.add_argument_group("files of settings")
-    files.add_argument("--config_file", metavar="TOML", help="Settings, by flat name or by path.")
-    files.add_argument("--dataset_config", metavar="TOML", help="Datasets, as sd-scripts describes them.")
-    files.add_argument("--from", metavar="FILE", help="Repeat the job inside a saved .safetensors.")
-    groups: dict[str, object] = {}
-    taken = {"config_file", "dataset_config", "from"}
-    for s in (s for s in every if ".N." not in s.path):
-        if s.group not in groups:
-            groups[s.group] = parser.add_argument_group(s.group)
-        names = [*s.aka, s.path]
-        names = [name for name in dict.fromkeys(names) if name not in taken]
-        taken.update(names)
-        groups[s.group].add_argument(
-            *[f"--{name}" for name in names], dest=s.path, nargs="*", metavar=_metavar(s), help=_help(s)
-        )
-    for name in compat.FOREIGN:
-        if name not in taken:
-            parser.add_argument(f"--{name}", nargs="*", help=argparse.SUPPRESS)
-    return parser
-
-
-def _metavar(s: Setting) -> str:
-    return (
-        s.expected.replace(", or nothing", "")
-        .upper()
-        .replace(" OR ", "|")
-        .replace(", ", "|")
-        .replace("%", "%%")
-    )
-
-
-def _help(s: Setting) -> str:
-    kinds = f" Only for {', '.join(s.kinds)}." if s.kinds and s.name != "kind" and len(s.kinds) == 1 else ""
-    default = "" if s.default is None else f" [{compat.shown(s.default)}]"
-    return f"{s.help}{kinds}{default}".replace("%", "%%")
-
-
-def _train_values(
-    given: Mapping[str, object], every: Sequence[Setting]
-) -> tuple[dict[str, object], list[str]]:
-    """Flags over --config_file over --resume over --from -> {path: value}, and what has no effect."""
-    words = {name: _word(value) for name, value in given.items()}
-    values: dict[str, object] = {}
-    if "from" in words:
-        values.update(_job_inside(pathlib.Path(str(words.pop("from")))))
-    config = {}
-    if "config_file" in words:
-        path = pathlib.Path(str(words.pop("config_file")))
-        config = compat.read_config(path if path.suffix else path.with_suffix(".toml"), every)
-    resume = words.get("place.resume", config.get("resume"))
-    if resume is not None:
-        from lora_train.run.store import State
-
-        values.update(State.read(pathlib.Path(str(resume))).plain["values"])
-    notes = []
-    for source in (config, words):
-        said = compat.translate(source, every)
-        values.update(said.values)
-        notes += said.notes
-    return values, notes
-
-
-def _word(value: object) -> object:
-    """What argparse gathered: nothing after a flag is True, one word is itself."""
-    if isinstance(value, list):
-        return True if not value else value[0] if len(value) == 1 else value
-    return value
-
-
-def _job_inside(path: pathlib.Path) -> dict[str, object]:
-    from lora_train.adapters.file import load
-
-    _, texts = load(path)
-    if "lora_train_job" not in texts:
-        raise Mistake(f"from = {path}: expected a file that lora-train wrote; there is no job in this one")
-    return json.loads(texts["lora_train_job"])
 
 
 @contextlib.contextmanager
@@ -203,41 +115,30 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-# ── sample, plot ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── sample, plot ────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _picture_parser(prog: str, text: str) -> Parser:
-    """What `sample` and `plot` share: a model, files on it, prompts."""
-    parser = Parser(prog=prog, argument_default=argparse.SUPPRESS, allow_abbrev=False, description=text)
-    from lora_train.host import Model
-
-    model = parser.add_argument_group("model")
-    for s in settings(Model):
-        model.add_argument(f"--{s.path}", nargs="*", metavar=_metavar(s), help=_help(s))
-    model.add_argument(
-        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="Where to draw. [auto]"
-    )
-    model.add_argument(
-        "--precision", default="no", choices=("no", "bf16", "fp16"), help="What the model is in; no is float32. [no]"
-    )  # fmt: skip
-    prompts = parser.add_argument_group("prompts")
-    prompts.add_argument(
-        "--prompt", nargs="+", metavar="TEXT", help="One or more prompts, with the flags of --from_file."
-    )
-    prompts.add_argument("--from_file", metavar="FILE", help="Prompts, one a line: text --n negative --w 512 --h 512 --d seed "
-                         "--s steps --l cfg --ss sampler")  # fmt: skip
-    prompts.add_argument(
-        "--sampler", default="ddim", metavar="NAME", help="Sampler of prompts that name none. [ddim]"
-    )
+    """What `sample` and `plot` share: a model, where it draws, prompts."""
+    parser = Parser(prog, text)
+    group = parser.add_argument_group("model")
+    for s in declared():
+        if s.path.startswith("model.") or s.path in ("place.device", "training.mixed_precision"):
+            add(group, s, [s.name, s.path], dest=s.path)
+    group = parser.add_argument_group("prompts")
+    group.add_argument("--prompt", nargs="+", metavar="TEXT", help="Prompts, with the flags of --from_file.")
+    group.add_argument(
+        "--from_file", metavar="FILE", help="Prompts, one a line: text --n negative --w 512 --h 512 --d seed "
+        "--s steps --l cfg --ss sampler.")  # fmt: skip
+    group.add_argument("--sampler", metavar="NAME", help="Sampler of prompts that name none. [ddim]")
     return parser
 
 
-def _prompts(given: Mapping[str, object]) -> list:
-    from lora_train.prompts import parse_prompt, read_prompts, sampler
-
+def _prompts(given: Mapping[str, object]) -> list[Prompt]:
+    lines = given.get("prompt", [])
     try:
-        name = sampler(str(given["sampler"]))
-        found = [parse_prompt(line, name) for line in given.get("prompt", ())]
+        name = sampler(str(given.get("sampler", "ddim")))
+        found = [parse_prompt(line, name) for line in ([lines] if isinstance(lines, str) else lines)]
     except ValueError as e:
         raise Mistake(str(e)) from e
     if "from_file" in given:
@@ -247,89 +148,67 @@ def _prompts(given: Mapping[str, object]) -> list:
     return found
 
 
-def _borrowed(given: Mapping[str, object]) -> contextlib.AbstractContextManager:
-    from lora_train.host import Model
+def _borrowed(given: Mapping[str, object]) -> contextlib.AbstractContextManager[Lent]:
     from lora_train.hosts.standalone.host import StandaloneHost
-    from lora_train.knobs import build
 
-    names = [s.path for s in settings(Model)]
-    model = build(Model, {name: _word(given[name]) for name in names if name in given})
-    if model.pretrained_model_name_or_path is None:
-        raise Mistake("pretrained_model_name_or_path: expected a checkpoint to draw with")
-    return StandaloneHost().borrow(model, device=given["device"], precision=given["precision"])
+    job, _, place = assemble({path: value for path, value in given.items() if "." in path})
+    return StandaloneHost().borrow(job.model, device=place.device, precision=job.training.mixed_precision)
 
 
 def sample(words: list[str]) -> int:
     parser = _picture_parser(
         "lora-train sample", "Draw pictures, with any number of LoRA files on the model."
     )
-    parser.add_argument("--network_weights", nargs="*", default=[], metavar="FILE", help="LoRA files.")
-    parser.add_argument("--network_mul", nargs="*", default=[], metavar="NUMBER", help="Their strengths. [1]")
-    parser.add_argument("--outdir", default="output", metavar="FOLDER", help="Where pictures go. [output]")
-    given = _parse(parser, words)
-    files = [pathlib.Path(file) for file in given["network_weights"]]
-    from lora_train.plots.axes import numbers
-
-    strengths = numbers(",".join(given["network_mul"])) if given["network_mul"] else [1.0] * len(files)
+    parser.add_argument("--network_weights", nargs="*", metavar="FILE", help="LoRA files.")
+    parser.add_argument("--network_mul", nargs="*", metavar="X", help="Their strengths. [1]")
+    parser.add_argument("--outdir", metavar="FOLDER", help="Where pictures go. [output]")
+    given = parse(parser, words)
+    files = _several(given, "network_weights")
+    strengths = numbers(",".join(_several(given, "network_mul") or ["1"] * len(files))) if files else []
     if len(strengths) != len(files):
-        raise Mistake(
-            f"network_mul: expected {len(files)} numbers, one for each of network_weights; got {len(strengths)}"
-        )
-    prompts, folder = _prompts(given), pathlib.Path(given["outdir"])
-    with _borrowed(given) as lent:
-        from lora_train.run.draw import Worn
-        from lora_train.run.store import whole
-
-        worn = Worn(lent, files)
-        with worn.at(strengths):
-            for i, prompt in enumerate(prompts):
-                seed = "" if prompt.seed is None else f"_{prompt.seed}"
-                with whole(folder / f"{i:03d}{seed}.png") as part:
-                    lent.sample(prompt).save(part, "PNG")
-                log.info("Saved %s", folder / f"{i:03d}{seed}.png")
+        raise Mistake(f"network_mul: expected {len(files)} numbers, one for each of network_weights")
+    prompts, folder = _prompts(given), pathlib.Path(str(given.get("outdir", "output")))
+    with _borrowed(given) as lent, Worn(lent, [pathlib.Path(file) for file in files]).at(strengths):
+        for i, prompt in enumerate(prompts):
+            seed = "" if prompt.seed is None else f"_{prompt.seed}"
+            path = folder / f"{i:03d}{seed}.png"
+            with whole(path) as part:
+                lent.sample(prompt).save(part, "PNG")
+            log.info("Saved %s", path)
     return DONE
+
+
+def _several(given: Mapping[str, object], name: str) -> list[str]:
+    value = given.get(name, [])
+    return [] if value is True else [value] if isinstance(value, str) else list(value)
 
 
 def plot(words: list[str]) -> int:
     parser = _picture_parser("lora-train plot", "One sheet: prompts down the side, strengths along the top.")
     parser.add_argument("--network_weights", metavar="FILE", help="The LoRA file.")
-    parser.add_argument(
-        "--strengths", default="0, 0.5-1.0:0.25", metavar="NUMBERS", help="Such as 0, 0.5-1.0:0.25, the default."
-    )  # fmt: skip
-    parser.add_argument(
-        "--output", default="plot.png", metavar="PNG", help="Where the sheet goes. [plot.png]"
-    )
-    given = _parse(parser, words)
+    parser.add_argument("--strengths", metavar="NUMBERS", help=f"Numbers and spans. [{STRENGTHS}]")
+    parser.add_argument("--output", metavar="PNG", help="Where the sheet goes. [plot.png]")
+    given = parse(parser, words)
     if "network_weights" not in given:
         raise Mistake("network_weights: expected a LoRA file to plot")
-    from lora_train.plots.axes import numbers
-
-    values, prompts, path = numbers(given["strengths"]), _prompts(given), pathlib.Path(given["output"])
+    values, prompts = numbers(str(given.get("strengths", STRENGTHS))), _prompts(given)
+    path = pathlib.Path(str(given.get("output", "plot.png")))
     with _borrowed(given) as lent:
-        from lora_train.run.draw import strengths
-        from lora_train.run.store import whole
-
-        page = strengths(lent, pathlib.Path(given["network_weights"]), values, prompts)
-        with whole(path) as part:
-            page.save(part, "PNG")
+        page = sheet(lent, pathlib.Path(str(given["network_weights"])), values, prompts)
+    with whole(path) as part:
+        page.save(part, "PNG")
     log.info("Saved %s", path)
     return DONE
 
 
-# ── settings ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── settings ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def manual(words: list[str]) -> int:
     """Print docs/settings.md, or with --check FILE say whether FILE is it."""
-    parser = Parser(
-        prog="lora-train settings",
-        argument_default=argparse.SUPPRESS,
-        description="All settings, as Markdown.",
-    )
+    parser = Parser("lora-train settings", "All settings, as Markdown.")
     parser.add_argument("--check", metavar="FILE", help="Say whether FILE is up to date.")
-    given = _parse(parser, words)
-    from lora_train.job import declared
-
+    given = parse(parser, words)
     text = page(declared())
     if "check" not in given:
         sys.stdout.write(text)
@@ -352,9 +231,8 @@ def page(every: Sequence[Setting]) -> str:
         ]
         for s in (s for s in every if s.group == group):
             flags = " ".join(f"`--{name}`" for name in s.aka) if ".N." not in s.path else ""
-            default = "" if s.default is None else f"`{compat.shown(s.default)}`"
-            only = f" Only for {', '.join(s.kinds)}." if len(s.kinds) == 1 and s.name != "kind" else ""
-            lines.append(f"| `{s.path}` | {flags} | {default} | {s.expected} | {s.help}{only} |")
+            default = f"`{usual(s)}`" if usual(s) else ""
+            lines.append(f"| `{s.path}` | {flags} | {default} | {s.expected} | {s.help}{few(s, every)} |")
         lines.append("")
     return "\n".join(lines)
 

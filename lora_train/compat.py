@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from lora_train.errors import Mistake
-from lora_train.knobs import Setting
+from lora_train.knobs import Setting, general, nearest
+from lora_train.values import either, shown
 
 Values = dict[str, object]
 
-OFF = (None, False, "", "false", "False", "none", "None", (), 0, "0")
+OFF = ("", "false", "none")
 LATER = "not in this version"
 
 
@@ -29,7 +29,7 @@ class Refused:
     """Cannot be done, unless it is given with a value that means it is off."""
 
     reason: str = LATER
-    off: tuple[object, ...] = ()
+    off: tuple[str, ...] = ()  # such values, beyond those that mean it everywhere
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,28 +46,30 @@ def pairs(value: object) -> dict[str, str]:
     for word in words:
         name, equals, text = str(word).partition("=")
         if not equals:
-            raise Mistake(f"{word}: expected name=value")
-        found[name.strip()] = text.strip().strip("\"'")
+            raise Mistake(f"{shown(word)}: expected name=value")
+        found[name.strip()] = text.strip(" \"'()[]")
     return found
 
 
-ARGUMENTS = ("conv_dim", "conv_alpha", "dropout", "rank_dropout", "module_dropout", "block_dims", "block_alphas",
-             "conv_block_dims", "conv_block_alphas")  # fmt: skip
+ARGUMENTS = (
+    "conv_dim", "conv_alpha", "dropout", "rank_dropout", "module_dropout", "block_dims", "block_alphas",
+    "conv_block_dims", "conv_block_alphas",
+)  # fmt: skip
 
 
 def _network_args(value: object) -> Values:
     found = pairs(value)
-    lost = [name for name in found if name not in ARGUMENTS]
+    lost = [f"{name}={text}" for name, text in found.items() if name not in ARGUMENTS]
     if lost:
         raise Mistake(
-            "\n".join(f"network_args {name}: {LATER}; known: {', '.join(ARGUMENTS)}" for name in lost)
+            "\n".join(f"network_args {pair}: {LATER}; expected {either(ARGUMENTS)}" for pair in lost)
         )
     return {f"network.{name}": text for name, text in found.items()}
 
 
 def _network_module(value: object) -> Values:
     if value != "networks.lora":
-        raise Mistake(f"network_module = {value}: {LATER}; expected networks.lora")
+        raise Mistake(f"network_module = {shown(value)}: {LATER}; expected networks.lora")
     return {"network.kind": "lora"}
 
 
@@ -78,12 +80,8 @@ def _optimizer_args(value: object) -> Values:
 def _text_encoder_lr(value: object) -> Values:
     rates = list(value) if isinstance(value, list | tuple) else [value]
     if len({str(rate) for rate in rates}) != 1:
-        raise Mistake(f"text_encoder_lr = {value}: expected one rate; SD 1.x has one text encoder")
+        raise Mistake(f"text_encoder_lr = {shown(value)}: expected one rate; SD 1.x has one text encoder")
     return {"lr.text_encoder_lr": rates[0]}
-
-
-def _dataset_config(value: object) -> Values:
-    return read_dataset_config(pathlib.Path(str(value)))
 
 
 def _only(name: str, *allowed: str) -> Translated:
@@ -91,23 +89,23 @@ def _only(name: str, *allowed: str) -> Translated:
 
     def into(value: object) -> Values:
         if str(value).lower() not in allowed:
-            raise Mistake(f"{name} = {value}: {LATER}; expected {' or '.join(allowed)}")
+            raise Mistake(f"{name} = {shown(value)}: {LATER}; expected {allowed[0]}")
         return {}
 
     return Translated(into)
 
 
-SDPA = Ignored("attention is always torch's scaled_dot_product_attention")
-PLAIN = Ignored("nothing to set: pictures are cached or loaded in a thread of their own")
-QUIET = Ignored("the log is on stderr")
+def _ignored(reason: str, *names: str) -> dict[str, Ignored]:
+    return dict.fromkeys(names, Ignored(reason))
+
 
 FOREIGN: dict[str, Ignored | Refused | Translated] = {
     "network_args": Translated(_network_args),
     "network_module": Translated(_network_module),
     "optimizer_args": Translated(_optimizer_args),
     "text_encoder_lr": Translated(_text_encoder_lr),
-    "dataset_config": Translated(_dataset_config),
     "dataset_repeats": Translated(lambda value: {"data.num_repeats": value}),
+    "caption_extention": Translated(lambda value: {"data.caption_extension": value}),
     "save_model_as": _only("save_model_as", "safetensors"),
     "loss_type": _only("loss_type", "l2"),
     "caption_separator": _only("caption_separator", ","),
@@ -115,45 +113,64 @@ FOREIGN: dict[str, Ignored | Refused | Translated] = {
     "token_warmup_min": _only("token_warmup_min", "1"),
     "lr_scheduler_num_cycles": _only("lr_scheduler_num_cycles", "1"),
     "lr_scheduler_power": _only("lr_scheduler_power", "1", "1.0"),
-    "sdpa": SDPA, "xformers": SDPA, "mem_eff_attn": SDPA,
-    "tokenizer_cache_dir": Ignored("the CLIP vocabulary is part of this package"),
-    "max_data_loader_n_workers": PLAIN, "persistent_data_loader_workers": PLAIN, "cache_info": PLAIN,
-    "lowram": Ignored("weights are always loaded one by one"), "highvram": Ignored("caches are kept only where needed"),
-    "no_half_vae": Ignored("the autoencoder runs in float32"),
-    "skip_cache_check": Ignored("a cached latent is checked by its content"),
-    "disable_mmap_load_safetensors": Ignored("files are not mapped"),
-    "console_log_level": QUIET, "console_log_file": QUIET, "console_log_simple": QUIET,
-    "ddp_timeout": QUIET, "ddp_gradient_as_bucket_view": QUIET, "ddp_static_graph": QUIET,
-    "dynamo_backend": Ignored("blocks are not compiled"),
-    "huber_schedule": Ignored("the loss is l2"), "huber_c": Ignored("the loss is l2"),
-    "huber_scale": Ignored("the loss is l2"), "multires_noise_discount": Ignored("there is no multires noise"),
+    **_ignored("attention is torch's scaled_dot_product_attention", "sdpa", "xformers", "mem_eff_attn"),
+    **_ignored("the CLIP vocabulary is part of this package", "tokenizer_cache_dir"),
+    **_ignored(
+        "pictures are cached, or loaded in a thread of their own", "max_data_loader_n_workers",
+        "persistent_data_loader_workers", "cache_info"),
+    **_ignored("weights are always loaded one by one", "lowram"),
+    **_ignored("caches are kept only where they are needed", "highvram"),
+    **_ignored("the autoencoder runs in float32", "no_half_vae"),
+    **_ignored("a cached latent is known by all that made it", "skip_cache_check"),
+    **_ignored("files are not mapped", "disable_mmap_load_safetensors"),
+    **_ignored("the log is on stderr", "console_log_level", "console_log_file", "console_log_simple"),
+    **_ignored(
+        "one process trains", "ddp_timeout", "ddp_gradient_as_bucket_view", "ddp_static_graph"),
+    **_ignored("blocks are not compiled", "dynamo_backend"),
+    **_ignored("the loss is l2", "huber_schedule", "huber_c", "huber_scale"),
+    **_ignored("there is no multires noise", "multires_noise_discount"),
+    **_ignored(
+        "there is no deepspeed", "zero_stage", "offload_optimizer_device", "offload_optimizer_nvme_path",
+        "offload_param_device", "offload_param_nvme_path", "zero3_init_flag", "zero3_save_16bit_model",
+        "fp16_master_weights_and_gradients"),
     "v2": Refused("SD 2.x is not in this version"),
     "full_fp16": Refused("adapters train in float32; use mixed_precision"),
     "full_bf16": Refused("adapters train in float32; use mixed_precision"),
+    "network_multiplier": Refused(off=("1", "1.0")),
     **dict.fromkeys(
         (
-            "fp8_base", "fp8_base_unet", "masked_loss", "alpha_mask", "reg_data_dir", "in_json", "metadata_file",
-            "conditioning_data_dir", "is_reg", "custom_attributes", "color_aug", "random_crop", "face_crop_aug_range",
-            "resize_interpolation", "enable_wildcard", "weighted_captions", "keep_tokens_separator",
-            "secondary_separator", "caption_dropout_every_n_epochs", "token_warmup_step", "noise_offset_type",
-            "noise_offset_random_strength", "adaptive_noise_scale", "multires_noise_iterations", "ip_noise_gamma",
-            "ip_noise_gamma_random_strength", "zero_terminal_snr", "debiased_estimation_loss", "v_pred_like_loss",
-            "scale_v_pred_loss_like_noise_pred", "lr_scheduler_type", "lr_scheduler_args", "lr_decay_steps",
-            "lr_scheduler_timescale", "lr_scheduler_min_lr_ratio", "torch_compile", "deepspeed", "validation_split",
-            "validation_seed", "validate_every_n_steps", "validate_every_n_epochs", "max_validation_steps",
-            "base_weights", "base_weights_multiplier", "cache_text_encoder_outputs", "network_multiplier",
-            "cache_text_encoder_outputs_to_disk", "cpu_offload_checkpointing", "blocks_to_swap", "dataset_class",
-            "debug_dataset", "initial_epoch", "initial_step", "skip_until_initial_step", "save_n_epoch_ratio",
-            "no_metadata", "metadata_author", "metadata_description", "metadata_license", "metadata_tags",
-            "metadata_title", "resume_from_huggingface", "huggingface_repo_id", "huggingface_repo_type",
-            "huggingface_path_in_repo", "huggingface_token", "huggingface_repo_visibility", "save_state_to_huggingface",
-            "async_upload", "wandb_api_key", "wandb_run_name", "log_prefix", "log_tracker_name", "log_tracker_config",
-            "log_config", "use_8bit_adam", "use_lion_optimizer", "fused_backward_pass", "output_config", "vae_approx",
-            "enable_preview",
+            "fp8_base", "fp8_base_unet", "masked_loss", "alpha_mask", "reg_data_dir", "in_json",
+            "metadata_file", "conditioning_data_dir", "is_reg", "custom_attributes", "color_aug",
+            "random_crop", "face_crop_aug_range", "resize_interpolation", "enable_wildcard",
+            "weighted_captions", "keep_tokens_separator", "secondary_separator",
+            "caption_dropout_every_n_epochs", "token_warmup_step", "noise_offset_random_strength",
+            "adaptive_noise_scale", "multires_noise_iterations", "ip_noise_gamma",
+            "ip_noise_gamma_random_strength", "zero_terminal_snr", "debiased_estimation_loss",
+            "v_pred_like_loss", "scale_v_pred_loss_like_noise_pred", "lr_scheduler_type", "lr_scheduler_args",
+            "lr_decay_steps", "lr_scheduler_timescale", "lr_scheduler_min_lr_ratio", "torch_compile",
+            "deepspeed", "validation_split", "validation_seed", "validate_every_n_steps",
+            "validate_every_n_epochs", "max_validation_steps", "base_weights", "base_weights_multiplier",
+            "cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk", "blocks_to_swap",
+            "cpu_offload_checkpointing", "dataset_class", "debug_dataset", "initial_epoch", "initial_step",
+            "skip_until_initial_step", "save_n_epoch_ratio", "no_metadata", "metadata_author",
+            "metadata_description", "metadata_license", "metadata_tags", "metadata_title",
+            "metadata_usage_hint", "metadata_thumbnail", "metadata_merged_from", "metadata_trigger_phrase",
+            "metadata_preprocessor", "metadata_is_negative_embedding", "resume_from_huggingface",
+            "huggingface_repo_id", "huggingface_repo_type", "huggingface_path_in_repo", "huggingface_token",
+            "huggingface_repo_visibility", "save_state_to_huggingface", "async_upload", "wandb_api_key",
+            "wandb_run_name", "log_prefix", "log_tracker_name", "log_tracker_config", "log_config",
+            "use_8bit_adam", "use_lion_optimizer", "fused_backward_pass", "output_config",
         ),
         Refused(),
     ),
 }  # fmt: skip
+
+OF_DATASETS = (  # of them, those that a --dataset_config may hold
+    "alpha_mask", "cache_info", "caption_dropout_every_n_epochs", "caption_separator", "color_aug",
+    "conditioning_data_dir", "custom_attributes", "enable_wildcard", "face_crop_aug_range", "is_reg",
+    "keep_tokens_separator", "metadata_file", "network_multiplier", "random_crop", "resize_interpolation",
+    "secondary_separator", "token_warmup_min", "token_warmup_step", "validation_seed", "validation_split",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +193,7 @@ def translate(words: Mapping[str, object], declared: Sequence[Setting]) -> Said:
     notes, complaints = [], []
     for name, value in words.items():
         rule = FOREIGN.get(name)
-        if name in paths or (name.startswith("data.datasets.") and any(c.isdigit() for c in name)):
+        if general(name) in paths:
             values[name] = value
         elif isinstance(rule, Translated):
             try:
@@ -186,30 +203,34 @@ def translate(words: Mapping[str, object], declared: Sequence[Setting]) -> Said:
         elif name in flat:
             values[flat[name]] = value
         elif isinstance(rule, Ignored):
-            notes += [f"{name} has no effect here: {rule.reason}"] if not off(value) else []
+            notes += [] if off(value) else [f"{name} has no effect here: {rule.reason}"]
         elif isinstance(rule, Refused):
-            complaints += [f"{name} = {shown(value)}: {rule.reason}"] if not off(value) else []
+            complaints += [] if off(value, rule) else [f"{name} = {shown(value)}: {rule.reason}"]
         else:
-            complaints.append(f"{name}: no such setting{nearest(name, [*flat, *paths, *FOREIGN])}")
+            complaints.append(f"{name}: no such setting{nearest(name, known_names(declared))}")
     if complaints:
         raise Mistake("\n".join(complaints))
     return Said(values, tuple(notes))
 
 
-def off(value: object) -> bool:
-    """Whether an option that was given is given as switched off."""
-    if isinstance(value, float):
-        return value == 0
-    return not isinstance(value, list | dict) and value in OFF
+def known_names(declared: Sequence[Setting]) -> list[str]:
+    """What a name that is not known may have been meant to be: all but what would be refused."""
+    flat = [name for s in declared if ".N." not in s.path for name in s.aka]
+    useful = [name for name, rule in FOREIGN.items() if not isinstance(rule, Refused)]
+    return [*flat, *useful, *(s.path for s in declared)]
 
 
-def shown(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+def off(value: object, rule: Refused | None = None) -> bool:
+    """Whether an option that was given is given as switched off, or as a number that changes nothing."""
+    if value is None or isinstance(value, list | tuple | dict):
+        return not value
+    word = str(value).lower()
+    if word in OFF or (rule and word in rule.off):
+        return True
+    try:
+        return float(value) == 0
+    except ValueError:
+        return False
 
 
 def read_toml(path: pathlib.Path) -> dict[str, object]:
@@ -237,55 +258,93 @@ def read_toml(path: pathlib.Path) -> dict[str, object]:
 
 def read_config(path: pathlib.Path, declared: Sequence[Setting]) -> Values:
     """sd-scripts' --config_file: flat names, in sections that are headings only; sections that spell a path,
-    such as [network] with dim, are read too."""
-    return dict(_entries(read_toml(path), "", {s.path for s in declared}))
+    such as [network] with dim, are read too.
+
+    Raises:
+        Mistake: it cannot be read, or is a --dataset_config.
+    """
+    table = read_toml(path)
+    if isinstance(table.get("datasets"), list):
+        raise Mistake(f"{path}: describes datasets; give it as --dataset_config")
+    return dict(_entries(table, "", {s.path for s in declared}))
 
 
 def _entries(table: Mapping[str, object], lead: str, paths: set[str]) -> Iterator[tuple[str, object]]:
     for name, value in table.items():
+        path = f"{lead}{name}"
         if isinstance(value, dict):
-            yield from _entries(value, f"{lead}{name}.", paths)
+            yield from _entries(value, f"{path}.", paths)
+        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            for i, item in enumerate(value):
+                yield from _entries(item, f"{path}.{i}.", paths)
         else:
-            yield (lead + name if lead + name in paths else name), value
+            yield (path if general(path) in paths or _item(lead) else name), value
+
+
+def _item(lead: str) -> bool:
+    """Whether a section is an item of something, so that its entries are not flat names."""
+    return any(word.isdecimal() for word in lead.split("."))
 
 
 def read_dataset_config(path: pathlib.Path) -> Values:
-    """sd-scripts' --dataset_config -> paths under `data`."""
-    tables = read_toml(path)
+    """sd-scripts' --dataset_config -> paths under `data`.
+
+    Raises:
+        Mistake: it cannot be read, or says what cannot be done; all of it.
+    """
     found: Values = {}
-    complaints = [
-        f"{path}: {name}: expected [general] and [[datasets]]"
-        for name in tables.keys() - {"general", "datasets"}
-    ]
-    if not isinstance(tables.get("datasets"), list) or not tables["datasets"]:
-        complaints.append(f"{path}: expected at least one [[datasets]] with a [[datasets.subsets]]")
-    else:
-        for i, dataset in enumerate(tables["datasets"]):
-            complaints += _level(path, dataset, f"data.datasets.{i}", found, skip=("subsets",))
-            for j, subset in enumerate(dataset.get("subsets", [])):
-                complaints += _level(path, subset, f"data.datasets.{i}.subsets.{j}", found)
-    complaints += _level(path, tables.get("general", {}), "data", found)
+    tables = read_toml(path)
+    try:
+        complaints = _levels(tables, found)
+    except Mistake as e:
+        complaints = [str(e)]
     if complaints:
-        raise Mistake("\n".join(complaints))
+        raise Mistake("\n".join(f"{path}: {complaint}" for complaint in complaints))
     return found
 
 
-def _level(
-    path: pathlib.Path, table: Mapping[str, object], lead: str, found: Values, skip: Sequence[str] = ()
-) -> list[str]:
+def _levels(tables: Mapping[str, object], found: Values) -> list[str]:
+    """All tables' entries into `found`; returns what is wrong with them."""
+    lost = [name for name in tables if name not in ("general", "datasets")]
+    complaints = [f"{name}: expected [general] and [[datasets]]" for name in lost]
+    complaints += _level(_table(tables, "general"), "data", found)
+    datasets = _tables(tables, "datasets")
+    if not datasets:
+        complaints.append("expected at least one [[datasets]] with a [[datasets.subsets]]")
+    for i, dataset in enumerate(datasets):
+        lead = f"data.datasets.{i}"
+        complaints += _level({k: v for k, v in dataset.items() if k != "subsets"}, lead, found)
+        for j, subset in enumerate(_tables(dataset, "subsets")):
+            complaints += _level(subset, f"{lead}.subsets.{j}", found)
+    return complaints
+
+
+def _table(tables: Mapping[str, object], name: str) -> Mapping[str, object]:
+    table = tables.get(name, {})
+    if not isinstance(table, dict):
+        raise Mistake(f"{name} = {shown(table)}: expected a table, [{name}]")
+    return table
+
+
+def _tables(tables: Mapping[str, object], name: str) -> list[dict[str, object]]:
+    found = tables.get(name, [])
+    if not isinstance(found, list) or not all(isinstance(table, dict) for table in found):
+        raise Mistake(f"{name}: expected tables in double brackets, [[{name}]]")
+    return found
+
+
+def _level(table: Mapping[str, object], lead: str, found: Values) -> list[str]:
     """One table's entries into `found`; returns what is wrong with them."""
     complaints = []
     for name, value in table.items():
-        rule = FOREIGN.get(name)
-        if name in skip:
-            continue
-        if isinstance(rule, Refused) and not off(value):
-            complaints.append(f"{path}: {name} = {shown(value)}: {rule.reason}")
+        rule = FOREIGN.get(name) if name in OF_DATASETS else None
+        if rule is None:
+            found[f"{lead}.{name}"] = value
+        elif isinstance(rule, Refused) and not off(value, rule):
+            complaints.append(f"{name} = {shown(value)}: {rule.reason}")
         elif isinstance(rule, Translated):
             try:
                 rule.into(value)
             except Mistake as e:
-                complaints.append(f"{path}: {e}")
-        elif rule is None:
-            found[f"{lead}.{name}"] = value
+                complaints.append(str(e))
     return complaints

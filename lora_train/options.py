@@ -1,0 +1,212 @@
+"""Words on the command line: the parsers with their help, and what the words of `train` come to."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import re
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+
+from lora_train import compat
+from lora_train.errors import Mistake
+from lora_train.knobs import Setting, general, nearest
+from lora_train.values import either, numeral, shown, unwrapped
+
+FILES = ("config_file", "dataset_config", "from")
+INSTEAD = {"data.train_data_dir": "data.datasets.", "training.max_train_steps": "training.max_train_epochs"}
+FAR = 1e6  # a bound above it is there against slips, and not worth a word
+METAVARS = {int: "N", float: "X", bool: "true|false", pathlib.Path: "PATH"}
+
+
+class Parser(argparse.ArgumentParser):
+    """Argparse, whose errors are Mistakes and whose usage is one line."""
+
+    def __init__(self, prog: str, description: str):
+        super().__init__(
+            prog=prog, usage=f"{prog} [options]", description=description, allow_abbrev=False,
+            argument_default=argparse.SUPPRESS, formatter_class=Formatter)  # fmt: skip
+
+    def error(self, message: str) -> None:
+        alone = re.fullmatch(r"argument --([^/:]+).*: expected (?:one|at least one) argument", message)
+        text = f"{alone[1]}: expected a value after it" if alone else message
+        raise Mistake(f"{text}; {self.prog} --help lists what there is")
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Says what comes after an option once, and not after each of its names."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        default = self._get_default_metavar_for_optional(action)
+        return f"{', '.join(action.option_strings)} {self._format_args(action, default)}".strip()
+
+
+def parse(parser: Parser, words: Sequence[str], known: Iterable[str] = ()) -> dict[str, object]:
+    """Options that were given, and nothing of those that were not.
+
+    Args:
+        known: names that a wrong one may have been meant to be; those of the parser where empty.
+
+    Raises:
+        Mistake: names that there are not, or a value that stands alone.
+    """
+    given, lost = parser.parse_known_args(words)
+    if lost:
+        options = [*known] or [o.lstrip("-") for action in parser._actions for o in action.option_strings]
+        names = [word.lstrip("-").partition("=")[0] for word in lost if word.startswith("--")]
+        lines = [f"{name}: no such setting{nearest(name, options)}" for name in names]
+        raise Mistake("\n".join(lines or [f"{shown(lost)}: expected options, such as --output_name mine"]))
+    return {name: _word(value) for name, value in vars(given).items()}
+
+
+def train_parser(every: Sequence[Setting], words: Sequence[str] = ()) -> Parser:
+    """All settings in their groups, each under sd-scripts' name and under its path; and, unseen, sd-scripts'
+    other options, and of the items that `words` speak of theirs."""
+    parser = Parser(
+        "lora-train train",
+        "Train a LoRA. Options are sd-scripts' where it has them; each also goes by its path.\n"
+        "Precedence: --dataset_config over the command line, over --config_file, over --resume,\n"
+        "over --from, over the default, which stands in [].")  # fmt: skip
+    files = parser.add_argument_group("files of settings")
+    files.add_argument("--config_file", metavar="TOML", help="Settings, by flat name or by path.")
+    files.add_argument("--dataset_config", metavar="TOML", help="Datasets, as sd-scripts describes them.")
+    files.add_argument("--from", metavar="FILE", help="Repeat the job inside a saved .safetensors.")
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    taken = set(FILES)
+    for s in (s for s in every if ".N." not in s.path):
+        if s.group not in groups:
+            groups[s.group] = parser.add_argument_group(s.group)
+        foreign = [name for name in s.aka if name in compat.FOREIGN]  # it is translated, under that name
+        add(groups[s.group], s, [*s.aka, s.path], dest=foreign[0] if foreign else s.path, kinds=few(s, every))
+        taken.update(s.aka)
+    for name in compat.FOREIGN:
+        if name not in taken:
+            parser.add_argument(f"--{name}", nargs="*", help=argparse.SUPPRESS)
+    items = {s.path: s for s in every if ".N." in s.path}
+    for name in dict.fromkeys(word[2:].partition("=")[0] for word in words if word.startswith("--data")):
+        if general(name) in items:
+            add(parser, items[general(name)], [name], dest=name, unseen=True)
+    return parser
+
+
+def train_values(words: Sequence[str], every: Sequence[Setting]) -> tuple[dict[str, object], list[str]]:
+    """The words of `train` -> {path: value}, and what of them has no effect.
+
+    Raises:
+        Mistake: unknown or refused options, or a file of settings that cannot be read.
+    """
+    given = parse(train_parser(every, words), words, [*FILES, *compat.known_names(every)])
+    config: dict[str, object] = {}
+    if "config_file" in given:
+        path = pathlib.Path(str(given.pop("config_file")))
+        config = compat.read_config(path if path.suffix else path.with_suffix(".toml"), every)
+    resume = given.get("place.resume", config.get("resume", config.get("place.resume")))
+    datasets = given.pop("dataset_config", config.pop("dataset_config", None))
+
+    before: dict[str, object] = {}
+    if "from" in given:
+        before.update(_job_inside(pathlib.Path(str(given.pop("from")))))
+    if resume is not None:
+        from lora_train.run.store import State
+
+        before.update(State.read(pathlib.Path(str(resume))).plain["values"])
+    values: dict[str, object] = {}
+    notes: list[str] = []
+    for source in (config, given):
+        said = compat.translate(source, every)
+        values.update(said.values)
+        notes += said.notes
+    if datasets is not None:
+        values.update(compat.read_dataset_config(pathlib.Path(str(datasets))))
+    return {**_kept(before, values, datasets=datasets is not None), **values}, notes
+
+
+def _kept(before: Mapping[str, object], values: Mapping[str, object], *, datasets: bool) -> dict[str, object]:
+    """What of an earlier job stands beside the values now given: not what they stand in place of.
+
+    Args:
+        datasets: all of them are given anew.
+    """
+    gone = [other for now, other in INSTEAD.items() if now in values]
+    gone += ["data.datasets.", "data.train_data_dir"] if datasets else []
+    return {path: value for path, value in before.items() if not path.startswith(tuple(gone))}
+
+
+def _job_inside(path: pathlib.Path) -> dict[str, object]:
+    from lora_train.adapters.file import load
+
+    _, texts = load(path)
+    try:
+        return dict(json.loads(texts["lora_train_job"]))
+    except KeyError:
+        raise Mistake(
+            f"from = {path}: expected a file that lora-train wrote; no job is in this one"
+        ) from None
+    except ValueError:
+        raise Mistake(f"from = {path}: expected a job of settings in its metadata; it is damaged") from None
+
+
+def add(
+    group: argparse._ActionsContainer,
+    s: Setting,
+    names: Sequence[str],
+    *,
+    dest: str,
+    kinds: str = "",
+    unseen: bool = False,
+) -> None:
+    """One setting as an option. A switch is on where nothing comes after it; lists take one word or more.
+
+    Args:
+        dest: what it is called among what was given.
+        kinds: see `few`.
+    """
+    inner, _ = unwrapped(s.type)
+    nargs = {bool: "?", tuple: "+"}.get(typing.get_origin(inner) or inner)
+    action = group.add_argument(
+        *(f"--{name}" for name in names), dest=dest, metavar=_metavar(s), nargs=nargs, help=_help(s, kinds)
+    )
+    if inner is bool:
+        action.const = True
+    if unseen:
+        action.help = argparse.SUPPRESS
+
+
+def _word(value: object) -> object:
+    """What argparse gathered: nothing after a foreign flag is True, one word is itself."""
+    if isinstance(value, list):
+        return True if not value else value[0] if len(value) == 1 else value
+    return value
+
+
+def _metavar(s: Setting) -> str:
+    inner, _ = unwrapped(s.type)
+    if s.choices:
+        return f"{{{','.join(map(str, s.choices))}}}"
+    return METAVARS.get((*typing.get_args(inner), inner)[0], "TEXT")
+
+
+def _help(s: Setting, kinds: str) -> str:
+    """What it does, its bounds, the kinds it belongs to where not all have it, its default."""
+    bounds = ""
+    if s.low is not None:
+        far = s.high is None or s.high >= FAR
+        bounds = f" {numeral(s.low)} {'or more' if far else f'to {numeral(s.high)}'}."
+    default = f" [{usual(s)}]" if usual(s) else ""
+    return f"{s.help}{bounds}{kinds}{default}".replace("%", "%%")
+
+
+def usual(s: Setting) -> str:
+    """The default, in words; "" where it is nothing."""
+    if s.default is None:
+        return ""
+    each = s.default if isinstance(s.default, tuple) else (s.default,)
+    return ", ".join(shown(value).removesuffix(".0") for value in each)
+
+
+def few(s: Setting, every: Iterable[Setting]) -> str:
+    """The words "Only for …" where some kinds of a component have a setting and others have not."""
+    room = s.path.rpartition(".")[0]
+    kinds = next((len(other.choices) for other in every if other.path == f"{room}.kind"), 0)
+    return f" Only for {either(s.kinds)}." if s.name != "kind" and 0 < len(s.kinds) < kinds else ""

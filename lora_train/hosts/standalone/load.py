@@ -56,11 +56,6 @@ def fill(module: nn.Module, part: Part, *, dtype: torch.dtype, device: torch.dev
     module.requires_grad_(False)
 
 
-def release(module: nn.Module) -> None:
-    """Give the weights' memory back; `fill` reads them again. The module itself, and hooks on it, stay."""
-    module.to("meta")
-
-
 def _compare(module: nn.Module, part: Part, word: str) -> None:
     """Raises Mistake: `fill` would not find all it needs."""
     for name, value in module.state_dict().items():

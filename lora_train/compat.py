@@ -15,13 +15,15 @@ Values = dict[str, object]
 
 OFF = ("", "false", "none")
 LATER = "not in this version"
+SLASH = "; in double quotes a backslash begins an escape, so write C:/folder or 'C:\\folder'"
 
 
 @dataclasses.dataclass(frozen=True)
 class Ignored:
-    """Taken without effect; one line says so."""
+    """Taken without effect; one line says so, unless it is given as off or as what is done anyway."""
 
     reason: str
+    off: tuple[str, ...] = ()  # such values, beyond those that mean it everywhere
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Translated:
 
 def pairs(value: object) -> dict[str, str]:
     """`["conv_dim=4", "conv_alpha=1"]` -> {name: text}."""
+    if value is True:  # the flag, and nothing after it
+        return {}
     words = value if isinstance(value, list | tuple) else str(value).split()
     found = {}
     for word in words:
@@ -95,45 +99,63 @@ def _only(name: str, *allowed: str) -> Translated:
     return Translated(into)
 
 
-def _ignored(reason: str, *names: str) -> dict[str, Ignored]:
-    return dict.fromkeys(names, Ignored(reason))
+def _unless_off(path: str) -> Translated:
+    """For options whose 0 is sd-scripts' way to leave them unset."""
+    return Translated(lambda value: {path: None if off(value) else value})
+
+
+def _named(path: str) -> Translated:
+    """For options whose empty name is sd-scripts' default."""
+    return Translated(lambda value: {path: value} if value else {})
+
+
+def _ignored(reason: str, *names: str, off: tuple[str, ...] = ()) -> dict[str, Ignored]:
+    return dict.fromkeys(names, Ignored(reason, off))
 
 
 FOREIGN: dict[str, Ignored | Refused | Translated] = {
     "network_args": Translated(_network_args),
     "network_module": Translated(_network_module),
     "optimizer_args": Translated(_optimizer_args),
+    "optimizer_type": _named("optimizer.kind"),
     "text_encoder_lr": Translated(_text_encoder_lr),
+    "min_snr_gamma": _unless_off("objective.min_snr_gamma"),
+    "scale_weight_norms": _unless_off("network.scale_weight_norms"),
     "dataset_repeats": Translated(lambda value: {"data.num_repeats": value}),
-    "caption_extention": Translated(lambda value: {"data.caption_extension": value}),
+    "caption_extention": _named("data.caption_extension"),
     "save_model_as": _only("save_model_as", "safetensors"),
     "loss_type": _only("loss_type", "l2"),
     "caption_separator": _only("caption_separator", ","),
-    "prior_loss_weight": _only("prior_loss_weight", "1", "1.0"),
-    "token_warmup_min": _only("token_warmup_min", "1"),
-    "lr_scheduler_num_cycles": _only("lr_scheduler_num_cycles", "1"),
-    "lr_scheduler_power": _only("lr_scheduler_power", "1", "1.0"),
+    "noise_offset_type": _only("noise_offset_type", "original"),  # kohya_ss' own
+    **_ignored("max_train_steps or max_train_epochs says how long", "epoch"),  # kohya_ss' own
+    **_ignored("there are no regularisation pictures", "prior_loss_weight", off=("1", "1.0")),
+    **_ignored("there is no warm-up of tokens", "token_warmup_min", off=("1",)),
+    **_ignored(
+        "no schedule here has it", "lr_scheduler_num_cycles", "lr_scheduler_power", "lr_decay_steps",
+        "lr_scheduler_timescale", "lr_scheduler_min_lr_ratio", off=("1", "1.0")),
     **_ignored("attention is torch's scaled_dot_product_attention", "sdpa", "xformers", "mem_eff_attn"),
     **_ignored("the CLIP vocabulary is part of this package", "tokenizer_cache_dir"),
     **_ignored(
         "pictures are cached, or loaded in a thread of their own", "max_data_loader_n_workers",
         "persistent_data_loader_workers", "cache_info"),
     **_ignored("weights are always loaded one by one", "lowram"),
-    **_ignored("caches are kept only where they are needed", "highvram"),
+    **_ignored("caches are kept only where they are needed", "highvram", "lowvram"),
     **_ignored("the autoencoder runs in float32", "no_half_vae"),
     **_ignored("a cached latent is known by all that made it", "skip_cache_check"),
     **_ignored("files are not mapped", "disable_mmap_load_safetensors"),
     **_ignored("the log is on stderr", "console_log_level", "console_log_file", "console_log_simple"),
     **_ignored(
         "one process trains", "ddp_timeout", "ddp_gradient_as_bucket_view", "ddp_static_graph"),
-    **_ignored("blocks are not compiled", "dynamo_backend"),
-    **_ignored("the loss is l2", "huber_schedule", "huber_c", "huber_scale"),
-    **_ignored("there is no multires noise", "multires_noise_discount"),
+    **_ignored("blocks are not compiled", "dynamo_backend", off=("no", "inductor")),
+    **_ignored("the loss is l2", "huber_schedule", "huber_c", "huber_scale", off=("snr", "0.1", "1", "1.0")),
+    **_ignored("there is no multires noise", "multires_noise_discount", off=("0.3",)),
+    **_ignored("nothing is sent to wandb", "wandb_run_name", "wandb_api_key"),
     **_ignored(
         "there is no deepspeed", "zero_stage", "offload_optimizer_device", "offload_optimizer_nvme_path",
         "offload_param_device", "offload_param_nvme_path", "zero3_init_flag", "zero3_save_16bit_model",
-        "fp16_master_weights_and_gradients"),
+        "fp16_master_weights_and_gradients", off=("2",)),
     "v2": Refused("SD 2.x is not in this version"),
+    "sdxl": Refused("SDXL is not in this version"),
     "full_fp16": Refused("adapters train in float32; use mixed_precision"),
     "full_bf16": Refused("adapters train in float32; use mixed_precision"),
     "network_multiplier": Refused(off=("1", "1.0")),
@@ -146,20 +168,20 @@ FOREIGN: dict[str, Ignored | Refused | Translated] = {
             "caption_dropout_every_n_epochs", "token_warmup_step", "noise_offset_random_strength",
             "adaptive_noise_scale", "multires_noise_iterations", "ip_noise_gamma",
             "ip_noise_gamma_random_strength", "zero_terminal_snr", "debiased_estimation_loss",
-            "v_pred_like_loss", "scale_v_pred_loss_like_noise_pred", "lr_scheduler_type", "lr_scheduler_args",
-            "lr_decay_steps", "lr_scheduler_timescale", "lr_scheduler_min_lr_ratio", "torch_compile",
-            "deepspeed", "validation_split", "validation_seed", "validate_every_n_steps",
-            "validate_every_n_epochs", "max_validation_steps", "base_weights", "base_weights_multiplier",
-            "cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk", "blocks_to_swap",
-            "cpu_offload_checkpointing", "dataset_class", "debug_dataset", "initial_epoch", "initial_step",
-            "skip_until_initial_step", "save_n_epoch_ratio", "no_metadata", "metadata_author",
-            "metadata_description", "metadata_license", "metadata_tags", "metadata_title",
-            "metadata_usage_hint", "metadata_thumbnail", "metadata_merged_from", "metadata_trigger_phrase",
-            "metadata_preprocessor", "metadata_is_negative_embedding", "resume_from_huggingface",
-            "huggingface_repo_id", "huggingface_repo_type", "huggingface_path_in_repo", "huggingface_token",
-            "huggingface_repo_visibility", "save_state_to_huggingface", "async_upload", "wandb_api_key",
-            "wandb_run_name", "log_prefix", "log_tracker_name", "log_tracker_config", "log_config",
-            "use_8bit_adam", "use_lion_optimizer", "fused_backward_pass", "output_config",
+            "v_pred_like_loss", "scale_v_pred_loss_like_noise_pred", "lr_scheduler_type",
+            "lr_scheduler_args", "torch_compile", "deepspeed", "validation_split", "validation_seed",
+            "validate_every_n_steps", "validate_every_n_epochs", "max_validation_steps", "base_weights",
+            "base_weights_multiplier", "cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk",
+            "blocks_to_swap", "cpu_offload_checkpointing", "dataset_class", "debug_dataset",
+            "initial_epoch", "initial_step", "skip_until_initial_step", "save_n_epoch_ratio", "no_metadata",
+            "metadata_author", "metadata_description", "metadata_license", "metadata_tags",
+            "metadata_title", "metadata_usage_hint", "metadata_thumbnail", "metadata_merged_from",
+            "metadata_trigger_phrase", "metadata_preprocessor", "metadata_is_negative_embedding",
+            "resume_from_huggingface", "huggingface_repo_id", "huggingface_repo_type",
+            "huggingface_path_in_repo", "huggingface_token", "huggingface_repo_visibility",
+            "save_state_to_huggingface", "async_upload", "log_prefix", "log_tracker_name",
+            "log_tracker_config", "log_config", "use_8bit_adam", "use_lion_optimizer",
+            "fused_backward_pass", "output_config",
         ),
         Refused(),
     ),
@@ -203,7 +225,7 @@ def translate(words: Mapping[str, object], declared: Sequence[Setting]) -> Said:
         elif name in flat:
             values[flat[name]] = value
         elif isinstance(rule, Ignored):
-            notes += [] if off(value) else [f"{name} has no effect here: {rule.reason}"]
+            notes += [] if off(value, rule) else [f"{name} has no effect here: {rule.reason}"]
         elif isinstance(rule, Refused):
             complaints += [] if off(value, rule) else [f"{name} = {shown(value)}: {rule.reason}"]
         else:
@@ -220,7 +242,7 @@ def known_names(declared: Sequence[Setting]) -> list[str]:
     return [*flat, *useful, *(s.path for s in declared)]
 
 
-def off(value: object, rule: Refused | None = None) -> bool:
+def off(value: object, rule: Ignored | Refused | None = None) -> bool:
     """Whether an option that was given is given as switched off, or as a number that changes nothing."""
     if value is None or isinstance(value, list | tuple | dict):
         return not value
@@ -247,13 +269,30 @@ def read_toml(path: pathlib.Path) -> dict[str, object]:
                 f"{path}: reading TOML on Python 3.10 needs the package tomli; pip install tomli"
             ) from e
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as e:
         raise Mistake(f"{path}: expected a TOML file ({e.strerror})") from e
     except UnicodeDecodeError as e:
         raise Mistake(f"{path}: expected UTF-8 text; save it as UTF-8") from e
     except tomllib.TOMLDecodeError as e:
-        raise Mistake(f"{path}: not TOML: {e}") from e
+        hint = SLASH if "\\" in str(e) or "hex" in str(e) or "escape" in str(e) else ""
+        raise Mistake(f"{path}: not TOML: {e}{hint}") from e
+    torn = [f"{path}: {n} = {text!r}{SLASH}" for n, text in _texts(tables, "") if set(text) & set("\t\b\f\r")]
+    if torn:  # the `\t` of "C:\train" was read as a tab
+        raise Mistake("\n".join(torn))
+    return tables
+
+
+def _texts(value: object, name: str) -> Iterator[tuple[str, str]]:
+    """Each text in tables and lists, and what it stands under."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _texts(inner, key)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner, name)
+    elif isinstance(value, str):
+        yield name, value
 
 
 def read_config(path: pathlib.Path, declared: Sequence[Setting]) -> Values:
@@ -314,7 +353,8 @@ def _levels(tables: Mapping[str, object], found: Values) -> list[str]:
     for i, dataset in enumerate(datasets):
         lead = f"data.datasets.{i}"
         complaints += _level({k: v for k, v in dataset.items() if k != "subsets"}, lead, found)
-        for j, subset in enumerate(_tables(dataset, "subsets")):
+        for j, subset in enumerate(_tables(dataset, "subsets") or [{}]):
+            found[f"{lead}.subsets.{j}.image_dir"] = None  # so that an empty one is missed, and not forgotten
             complaints += _level(subset, f"{lead}.subsets.{j}", found)
     return complaints
 

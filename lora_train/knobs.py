@@ -177,7 +177,7 @@ def nearest(path: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(last, [end for _, at, end in ends if at == lead], n=1)
     found = [other for other, at, end in ends if [at, end] == [lead, *near]]
     found += [other for other, _, end in ends if end == last]
-    found += difflib.get_close_matches(path, [other for other, *_ in ends], n=1, cutoff=0.75)
+    found += difflib.get_close_matches(path, [other for other, at, _ in ends if at != lead], n=1, cutoff=0.75)
     if not found:
         return ""
     for place in places:

@@ -187,6 +187,8 @@ FOREIGN: dict[str, Ignored | Refused | Translated] = {
     ),
 }  # fmt: skip
 
+SEVERAL = ("text_encoder_lr",)  # settings of one value that sd-scripts takes more than one for
+
 OF_DATASETS = (  # of them, those that a --dataset_config may hold
     "alpha_mask", "cache_info", "caption_dropout_every_n_epochs", "caption_separator", "color_aug",
     "conditioning_data_dir", "custom_attributes", "enable_wildcard", "face_crop_aug_range", "is_reg",

@@ -77,8 +77,10 @@ def train_parser(every: Sequence[Setting], words: Sequence[str] = ()) -> Parser:
     for s in (s for s in every if ".N." not in s.path):
         if s.group not in groups:
             groups[s.group] = parser.add_argument_group(s.group)
-        foreign = [name for name in s.aka if name in compat.FOREIGN]  # it is translated, under that name
-        add(groups[s.group], s, [*s.aka, s.path], dest=foreign[0] if foreign else s.path, kinds=few(s, every))
+        option = add(groups[s.group], s, [*s.aka, s.path], dest=s.path, kinds=few(s, every))
+        for name in s.aka:
+            if name in compat.FOREIGN:  # it is translated, under that name
+                option.dest, option.nargs = name, "+" if name in compat.SEVERAL else option.nargs
         taken.update(s.aka)
     for name in compat.FOREIGN:
         if name not in taken:
@@ -86,7 +88,7 @@ def train_parser(every: Sequence[Setting], words: Sequence[str] = ()) -> Parser:
     items = {s.path: s for s in every if ".N." in s.path}
     for name in dict.fromkeys(word[2:].partition("=")[0] for word in words if word.startswith("--data")):
         if general(name) in items:
-            add(parser, items[general(name)], [name], dest=name, unseen=True)
+            add(parser, items[general(name)], [name], dest=name).help = argparse.SUPPRESS
     return parser
 
 
@@ -143,19 +145,13 @@ def _job_inside(path: pathlib.Path) -> dict[str, object]:
         raise Mistake(
             f"from = {path}: expected a file that lora-train wrote; no job is in this one"
         ) from None
-    except ValueError:
+    except (TypeError, ValueError):
         raise Mistake(f"from = {path}: expected a job of settings in its metadata; it is damaged") from None
 
 
 def add(
-    group: argparse._ActionsContainer,
-    s: Setting,
-    names: Sequence[str],
-    *,
-    dest: str,
-    kinds: str = "",
-    unseen: bool = False,
-) -> None:
+    group: argparse._ActionsContainer, s: Setting, names: Sequence[str], *, dest: str, kinds: str = ""
+) -> argparse.Action:
     """One setting as an option. A switch is on where nothing comes after it; lists take one word or more.
 
     Args:
@@ -169,8 +165,7 @@ def add(
     )
     if inner is bool:
         action.const = True
-    if unseen:
-        action.help = argparse.SUPPRESS
+    return action
 
 
 def _word(value: object) -> object:

@@ -22,7 +22,8 @@ ONE = """
     --pretrained_model_name_or_path reference/tiny_sd1.safetensors --tokenizer_cache_dir <local>
     --train_data_dir reference/data --resolution 256 --enable_bucket --min_bucket_reso 128
     --max_bucket_reso 512 --bucket_reso_steps 64 --train_batch_size 1 --max_train_steps 10
-    --learning_rate 1e-3 --unet_lr 1e-3 --text_encoder_lr 5e-4 --optimizer_type AdamW --lr_scheduler constant --seed 42 --mixed_precision no
+    --learning_rate 1e-3 --unet_lr 1e-3 --text_encoder_lr 5e-4 --optimizer_type AdamW
+    --lr_scheduler constant --seed 42 --mixed_precision no
     --save_precision float --caption_extension .txt --cache_latents --max_data_loader_n_workers 0
     --save_model_as safetensors --output_dir reference/lora_dim4 --output_name lora_dim4
     --network_module networks.lora --network_dim 4 --network_alpha 1 --sdpa --log_with tensorboard

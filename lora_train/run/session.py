@@ -10,6 +10,7 @@ import pathlib
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -30,6 +31,11 @@ from lora_train.run.watchers import Metrics, Samples, Saves, TensorBoard
 from lora_train.train.events import Progress, Watcher
 from lora_train.train.loop import Learner, scaler, train
 from lora_train.train.recompute import recomputed
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from lora_train.prompts import Prompt
 
 log = logging.getLogger(__name__)
 
@@ -181,11 +187,19 @@ class Session:
     def watchers(self, prompts: Sequence[object]) -> list[Watcher]:
         seen: list[Watcher] = [Metrics(self.store, self.lent.device)]
         if prompts:
-            seen.append(Samples(self.output, self.store, prompts, self.lent.sample))
+            seen.append(Samples(self.output, self.store, prompts, self.draw))
         seen.append(Saves(self.output, self.store, write=self.write, write_state=self.write_state))
         if self.output.log_with == "tensorboard":
             seen.append(TensorBoard(self.output.logging_dir))
         return seen
+
+    def draw(self, prompt: Prompt) -> Image.Image:
+        """A sample of the adapters as they are, without the dropouts of training."""
+        self.network.eval()
+        try:
+            return self.lent.sample(prompt)
+        finally:
+            self.network.train()
 
     def write(self, path: pathlib.Path, progress: Progress) -> None:
         facts = Facts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from lora_train.data.batches import Batch, Batches
     from lora_train.host import Lent
     from lora_train.train.lr import Constant
+
+log = logging.getLogger(__name__)
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -156,6 +159,8 @@ def _step(learner: Learner, lent: Lent, group: Sequence[Batch], training: Traini
             loss = _losses(learner, lent, batch, training).sum() / images
             (loss if scaled is None else scaled.scale(loss)).backward()
         total += loss.item()
+    if p.step == p.first:
+        _tell(learner.network)
 
     if scaled is not None:
         scaled.unscale_(optimizer)
@@ -177,6 +182,14 @@ def _step(learner: Learner, lent: Lent, group: Sequence[Batch], training: Traini
         p.norms = learner.network.max_norm(limit)
     p.saw(total)
     p.step, p.images = p.step + 1, p.images + images
+
+
+def _tell(network: Network) -> None:
+    """Of adapters that learn nothing: after the first backward pass, while the gradients are there."""
+    if silent := network.silent():
+        log.warning(
+            "%d of %d layers got no gradient, the first is %s: the model does not use them as it is set up",
+            len(silent), len(network.adapters), silent[0])  # fmt: skip
 
 
 def _losses(learner: Learner, lent: Lent, batch: Batch, training: Training) -> torch.Tensor:

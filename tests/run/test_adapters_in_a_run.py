@@ -1,0 +1,66 @@
+"""Adapters during a run: samples without dropout, and a word about those that learn nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+from PIL import Image
+
+from lora_train.host import Cond
+from tests.tiny import Tiny
+
+
+class Lender:
+    """A host that lends what it is given."""
+
+    def __init__(self, lent: Tiny):
+        self.lent = lent
+
+    def borrow(self, model, *, device, precision):
+        return contextlib.nullcontext(self.lent)
+
+
+def test_samples_are_drawn_without_dropout(trained, tmp_path):
+    class Twice(Tiny):
+        def sample(self, prompt) -> Image.Image:
+            first, again = super().sample(prompt), super().sample(prompt)
+            assert first.tobytes() == again.tobytes()
+            return first
+
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat --w 64 --h 64 --d 1\n", encoding="utf-8")
+    trained(
+        "a",
+        host=Lender(Twice()),
+        network__dropout=0.5,
+        network__rank_dropout=0.5,
+        network__module_dropout=0.5,
+        output__sample_prompts=prompts,
+        output__sample_every_n_steps=4,
+    )
+    assert len(list((tmp_path / "a" / "sample").iterdir())) == 2
+
+
+def test_layers_that_the_model_does_not_use_are_told_once(trained, caplog):
+    class Short(Tiny):
+        """Its text encoder stops a layer early, as with clip_skip."""
+
+        def encode(self, captions) -> Cond:
+            layers = self.parts["te1"].encoder.layers
+            whole, layers._modules = layers._modules, dict(list(layers._modules.items())[:-1])
+            try:
+                return super().encode(captions)
+            finally:
+                layers._modules = whole
+
+    with caplog.at_level(logging.WARNING):
+        trained("a", host=Lender(Short()))
+    told = [r.getMessage() for r in caplog.records if "got no gradient" in r.getMessage()]
+    assert told == [
+        "6 of 72 layers got no gradient, the first is te1.encoder.layers.1.self_attn.q_proj: "
+        "the model does not use them as it is set up"
+    ]
+    caplog.clear()
+    trained("b")
+    assert "got no gradient" not in caplog.text

@@ -1,4 +1,7 @@
-"""The command line: `lora-train train | sample | plot | settings`."""
+"""The command line: `lora-train train | sample | plot | settings`.
+
+Commands import what they need themselves: torch takes seconds, and neither help nor a wrong word needs it.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lora_train.errors import Mistake
-from lora_train.job import assemble, declared
 from lora_train.knobs import Setting, nearest
 from lora_train.options import Parser, add, few, parse, train_values, usual
 from lora_train.plots.axes import numbers
 from lora_train.prompts import Prompt, parse_prompt, read_prompts, sampler
-from lora_train.run.draw import Worn
-from lora_train.run.draw import strengths as sheet
-from lora_train.run.session import run
-from lora_train.run.store import whole
-from lora_train.run.watchers import Bar
 
 if TYPE_CHECKING:
     from lora_train.host import Lent
@@ -76,6 +73,8 @@ def _command(words: list[str]) -> int:
 
 
 def train(words: list[str]) -> int:
+    from lora_train.job import assemble, declared
+
     every = declared()
     values, notes = train_values(words, every)
     for note in notes:
@@ -83,6 +82,8 @@ def train(words: list[str]) -> int:
     job, output, place = assemble(values)
 
     from lora_train.hosts.standalone.host import StandaloneHost
+    from lora_train.run.session import run
+    from lora_train.run.watchers import Bar
 
     with _interruptible() as stop:
         ended = run(job, output, place, StandaloneHost(), watchers=[Bar()], stop=stop)
@@ -120,6 +121,8 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 
 def _picture_parser(prog: str, text: str) -> Parser:
     """What `sample` and `plot` share: a model, where it draws, prompts."""
+    from lora_train.job import declared
+
     parser = Parser(prog, text)
     group = parser.add_argument_group("model")
     for s in declared():
@@ -150,6 +153,7 @@ def _prompts(given: Mapping[str, object]) -> list[Prompt]:
 
 def _borrowed(given: Mapping[str, object]) -> contextlib.AbstractContextManager[Lent]:
     from lora_train.hosts.standalone.host import StandaloneHost
+    from lora_train.job import assemble
 
     job, _, place = assemble({path: value for path, value in given.items() if "." in path})
     return StandaloneHost().borrow(job.model, device=place.device, precision=job.training.mixed_precision)
@@ -168,6 +172,10 @@ def sample(words: list[str]) -> int:
     if len(strengths) != len(files):
         raise Mistake(f"network_mul: expected {len(files)} numbers, one for each of network_weights")
     prompts, folder = _prompts(given), pathlib.Path(str(given.get("outdir", "output")))
+
+    from lora_train.run.draw import Worn
+    from lora_train.run.store import whole
+
     with _borrowed(given) as lent, Worn(lent, [pathlib.Path(file) for file in files]).at(strengths):
         for i, prompt in enumerate(prompts):
             seed = "" if prompt.seed is None else f"_{prompt.seed}"
@@ -193,6 +201,10 @@ def plot(words: list[str]) -> int:
         raise Mistake("network_weights: expected a LoRA file to plot")
     values, prompts = numbers(str(given.get("strengths", STRENGTHS))), _prompts(given)
     path = pathlib.Path(str(given.get("output", "plot.png")))
+
+    from lora_train.run.draw import strengths as sheet
+    from lora_train.run.store import whole
+
     with _borrowed(given) as lent:
         page = sheet(lent, pathlib.Path(str(given["network_weights"])), values, prompts)
     with whole(path) as part:
@@ -209,6 +221,9 @@ def manual(words: list[str]) -> int:
     parser = Parser("lora-train settings", "All settings, as Markdown.")
     parser.add_argument("--check", metavar="FILE", help="Say whether FILE is up to date.")
     given = parse(parser, words)
+
+    from lora_train.job import declared
+
     text = page(declared())
     if "check" not in given:
         sys.stdout.write(text)

@@ -17,6 +17,7 @@ from lora_train.values import either, numeral, shown, unwrapped
 FILES = ("config_file", "dataset_config", "from")
 INSTEAD = {"data.train_data_dir": "data.datasets.", "training.max_train_steps": "training.max_train_epochs"}
 FAR = 1e6  # a bound above it is there against slips, and not worth a word
+NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)  # argparse's knows no exponent
 METAVARS = {int: "N", float: "X", bool: "true|false", pathlib.Path: "PATH"}
 
 
@@ -27,6 +28,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=prog, usage=f"{prog} [options]", description=description, allow_abbrev=False,
             argument_default=argparse.SUPPRESS, formatter_class=Formatter)  # fmt: skip
+        self._negative_number_matcher = NEGATIVE
 
     def error(self, message: str) -> None:
         alone = re.fullmatch(r"argument --([^/:]+).*: expected (?:one|at least one) argument", message)
@@ -139,14 +141,15 @@ def _job_inside(path: pathlib.Path) -> dict[str, object]:
     from lora_train.adapters.file import load
 
     _, texts = load(path)
+    if "lora_train_job" not in texts:
+        raise Mistake(f"from = {path}: expected a file that lora-train wrote; no job is in this one")
     try:
-        return dict(json.loads(texts["lora_train_job"]))
-    except KeyError:
-        raise Mistake(
-            f"from = {path}: expected a file that lora-train wrote; no job is in this one"
-        ) from None
-    except (TypeError, ValueError):
-        raise Mistake(f"from = {path}: expected a job of settings in its metadata; it is damaged") from None
+        job = json.loads(texts["lora_train_job"])
+    except ValueError:
+        job = None
+    if not isinstance(job, dict):
+        raise Mistake(f"from = {path}: expected a job of settings in its metadata; it is damaged")
+    return job
 
 
 def add(

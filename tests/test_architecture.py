@@ -17,6 +17,7 @@ PLAN = ROOT / "docs" / "architecture.md"
 SETTINGS = ROOT / "docs" / "settings.md"
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 LINES, FUNCTION = 400, 60
+STANDARD = sys.stdlib_module_names | {"tomllib"}  # since Python 3.11
 
 
 def named(path: pathlib.Path) -> str:
@@ -128,7 +129,7 @@ def test_foreign_packages_only_in_their_rooms():
     for path in FILES:
         for module, at_load in imports(path):
             package = module.split(".")[0]
-            if package in sys.stdlib_module_names or package == "lora_train":
+            if package in STANDARD or package == "lora_train":
                 continue
             homes, how = rooms.get(package, ([], ""))
             if not any(fnmatch.fnmatchcase(named(path), glob) for glob in homes):
@@ -140,7 +141,7 @@ def test_foreign_packages_only_in_their_rooms():
 
 @pytest.mark.parametrize("name", ["knobs.py", "values.py", "errors.py"])
 def test_the_declarations_need_only_the_standard_library(name):
-    outside = {m.split(".")[0] for m, _ in imports(PACKAGE / name)} - sys.stdlib_module_names
+    outside = {m.split(".")[0] for m, _ in imports(PACKAGE / name)} - STANDARD
     assert outside <= {"lora_train"}
 
 

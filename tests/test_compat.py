@@ -1,8 +1,8 @@
 """sd-scripts' flags and files mean here what they mean there, or are refused with the reason."""
 
+import importlib.util
 import json
 import pathlib
-import sys
 
 import pytest
 
@@ -16,7 +16,8 @@ from lora_train.options import train_values
 REFERENCE = pathlib.Path(__file__).parents[2] / "shared" / "reference"
 RUNS = sorted(REFERENCE.glob("*/run.json"))
 TOML = pytest.mark.skipif(
-    sys.version_info < (3, 11), reason="reading TOML on Python 3.10 needs tomli, which the WebUI has not"
+    not any(map(importlib.util.find_spec, ("tomllib", "tomli"))),
+    reason="reading TOML on Python 3.10 needs tomli, which the WebUI has not",
 )
 ONE = """
     --pretrained_model_name_or_path reference/tiny_sd1.safetensors --tokenizer_cache_dir <local>

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lora_train.errors import Mistake
-from lora_train.knobs import Setting, nearest
-from lora_train.options import Parser, add, few, parse, train_values, usual
+from lora_train.knobs import nearest
+from lora_train.options import Parser, add, parse, train_values
 from lora_train.plots.axes import numbers
 from lora_train.prompts import Prompt, parse_prompt, read_prompts, sampler
 
@@ -223,6 +223,7 @@ def manual(words: list[str]) -> int:
     given = parse(parser, words)
 
     from lora_train.job import declared
+    from lora_train.manual import page
 
     text = page(declared())
     if "check" not in given:
@@ -232,24 +233,6 @@ def manual(words: list[str]) -> int:
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         raise Mistake(f"{path}: out of date; make it anew with: lora-train settings > {path}")
     return DONE
-
-
-def page(every: Sequence[Setting]) -> str:
-    """docs/settings.md: a table for each group."""
-    lines = ["# Settings", "", "Made by `lora-train settings`; every setting once, where it is declared.", ""]
-    for group in dict.fromkeys(s.group for s in every):
-        lines += [
-            f"## {group}",
-            "",
-            "| path | flag | default | expected | what it does |",
-            "|---|---|---|---|---|",
-        ]
-        for s in (s for s in every if s.group == group):
-            flags = " ".join(f"`--{name}`" for name in s.aka) if ".N." not in s.path else ""
-            default = f"`{usual(s)}`" if usual(s) else ""
-            lines.append(f"| `{s.path}` | {flags} | {default} | {s.expected} | {s.help}{few(s, every)} |")
-        lines.append("")
-    return "\n".join(lines)
 
 
 COMMANDS = {

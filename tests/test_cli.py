@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -13,6 +14,10 @@ from lora_train.cli import main
 from lora_train.errors import Mistake
 from lora_train.job import assemble, declared
 
+TOML = pytest.mark.skipif(
+    not any(map(importlib.util.find_spec, ("tomllib", "tomli"))),
+    reason="reading TOML on Python 3.10 needs tomli",
+)
 TRAIN = ("train", "--pretrained_model_name_or_path", "model.safetensors", "--train_data_dir", "pictures")
 
 
@@ -87,6 +92,7 @@ def test_lists_come_as_words_or_as_one(asked):
     assert asked[2][0].lr.text_encoder_lr == 5e-4
 
 
+@TOML
 def test_the_command_line_goes_before_a_file_of_settings(asked, tmp_path):
     path = tmp_path / "a.toml"
     path.write_text("network_dim = 8\nnetwork_alpha = 2\n[training]\nseed = 5\n", encoding="utf-8")
@@ -114,6 +120,7 @@ def saved(tmp_path):
     return save
 
 
+@TOML
 def test_a_saved_job_is_repeated_and_flags_and_files_go_before_it(asked, saved, tmp_path):
     path = saved({"network.dim": 8, "network.alpha": 2.0, "training.seed": 7})
     config = tmp_path / "c.toml"
@@ -124,6 +131,7 @@ def test_a_saved_job_is_repeated_and_flags_and_files_go_before_it(asked, saved, 
     assert (job.network.dim, job.network.alpha, job.training.seed) == (8, 3.0, 9)
 
 
+@TOML
 def test_other_pictures_take_the_place_of_those_of_a_saved_job(asked, saved, tmp_path):
     path = saved(
         {"data.datasets.0.batch_size": 3, "data.datasets.1.subsets.0.num_repeats": 2, "network.dim": 8}

@@ -472,3 +472,96 @@ def test_every_setting_of_a_job_can_be_said_on_the_command_line():
         words += [f"--{s.path}", *map(str, value)]
     assert asked(words)[:3] == assemble({})
     assert len(words) > len(settings(Job))
+
+
+GUI = """
+bucket_no_upscale = true
+bucket_reso_steps = 64
+cache_latents = true
+caption_extension = ".txt"
+clip_skip = 1
+dynamo_backend = "no"
+enable_bucket = true
+epoch = 10
+gradient_accumulation_steps = 1
+huber_c = 0.1
+huber_scale = 1
+huber_schedule = "snr"
+learning_rate = 0.0001
+loss_type = "l2"
+lr_scheduler = "cosine"
+lr_scheduler_args = []
+lr_scheduler_num_cycles = 10
+lr_scheduler_power = 1
+lr_warmup_steps = 100
+max_bucket_reso = 2048
+max_data_loader_n_workers = 0
+max_grad_norm = 1
+max_timestep = 1000
+max_token_length = 75
+max_train_steps = 1600
+min_bucket_reso = 256
+mixed_precision = "bf16"
+network_alpha = 1
+network_args = []
+network_dim = 8
+network_module = "networks.lora"
+noise_offset_type = "Original"
+optimizer_args = []
+optimizer_type = "AdamW"
+output_dir = "out"
+output_name = "last"
+pretrained_model_name_or_path = "model.safetensors"
+prior_loss_weight = 1
+resolution = "512,512"
+sample_prompts = "out/sample/prompt.txt"
+sample_sampler = "euler_a"
+save_every_n_epochs = 1
+save_model_as = "safetensors"
+save_precision = "fp16"
+text_encoder_lr = [ 0.0001, 0.0001,]
+train_batch_size = 1
+train_data_dir = "img"
+unet_lr = 0.0001
+wandb_run_name = "last"
+xformers = true
+"""
+
+
+@TOML
+def test_the_file_that_kohya_ss_writes_is_taken_and_a_few_lines_say_what_of_it_has_no_effect(toml):
+    job, _, _, notes = asked(["--config_file", toml("config_lora.toml", GUI)])
+    assert (job.network.dim, job.lr.text_encoder_lr, str(job.data.resolution)) == (8, 1e-4, "512")
+    names = [note.partition(" ")[0] for note in notes]
+    assert names == ["epoch", "lr_scheduler_num_cycles", "wandb_run_name", "xformers"]
+
+
+@TOML
+@pytest.mark.parametrize("option", ["--config_file", "--dataset_config"])
+@pytest.mark.parametrize("folder", [r"C:\pictures", r"C:\users", r"C:\train"])
+def test_a_path_whose_backslash_is_an_escape_is_told(toml, option, folder):
+    text = (
+        f'train_data_dir = "{folder}"' if option == "--config_file" else f'{SUBSET}class_tokens = "{folder}"'
+    )
+    assert "write C:/folder or 'C:\\folder'" in refused([option, toml("c.toml", text)])
+
+
+@TOML
+@pytest.mark.parametrize(
+    ("text", "missing"), [("", "0.subsets.0"), ("[[datasets.subsets]]\n" * 2, "0.subsets.1")]
+)
+def test_a_dataset_or_a_subset_that_says_nothing_is_missed_and_not_forgotten(toml, text, missing):
+    from lora_train.data.folder import plan
+
+    job, *_ = asked(["--dataset_config", toml("d.toml", f"[[datasets]]\n{text}")])
+    with pytest.raises(Mistake, match=f"data.datasets.{missing}.image_dir: expected the folder"):
+        plan(job.data)
+
+
+@TOML
+@pytest.mark.parametrize("name", ["min_snr_gamma", "scale_weight_norms"])
+def test_a_zero_leaves_unset_as_in_sd_scripts_and_holds_over_a_file(toml, name):
+    file = toml("c.toml", f"{name} = 5")
+    for zero in ("0", "0.0", "none"):
+        job, *_ = asked(["--config_file", file, f"--{name}", zero])
+        assert job.objective.min_snr_gamma is job.network.scale_weight_norms is None

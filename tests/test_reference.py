@@ -122,7 +122,7 @@ def test_a_replay_as_the_product_computes_is_close(lent, run):
     assert apart(ours, theirs) < run.near
     off, size = (torch.cat([t.flatten() for t in ts]) for ts in
                  ([ours[key] - theirs[key] for key in theirs], theirs.values()))  # fmt: skip
-    assert off.norm() < 1e-5 * size.norm()
+    assert off.norm() < 1e-4 * size.norm()
 
 
 def test_the_schedule_is_diffusers_own():

@@ -82,11 +82,11 @@ def run(
         with session.attached() as learner:
             if resumed:
                 session.restore(learner, resumed)
+            batches = session.batches()  # caching reads every picture to its end, so it comes before writing
             store.write_job(written(job, output, place))
             seen = [*session.watchers(prompts), *watchers]
             blocks = lent.checkpoint_blocks() if place.gradient_checkpointing else []
             with recomputed(blocks):
-                batches = session.batches()
                 train(learner, lent, batches, training=job.training, lr=job.lr, watchers=seen, stop=stop)
         return session.outcome()
 

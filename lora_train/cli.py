@@ -39,7 +39,7 @@ log = logging.getLogger("lora_train")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 done, 1 our fault, 2 a person's mistake, 130 stopped."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)  # of other packages
     logging.getLogger("lora_train").setLevel(logging.INFO)
     words = list(sys.argv[1:] if argv is None else argv)
     try:

@@ -18,6 +18,7 @@ FILES = ("config_file", "dataset_config", "from")
 INSTEAD = {"data.train_data_dir": "data.datasets.", "training.max_train_steps": "training.max_train_epochs"}
 FAR = 1e6  # a bound above it is there against slips, and not worth a word
 NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)  # argparse's knows no exponent
+LONG = 50  # characters; more choices than that stand in the text
 METAVARS = {int: "N", float: "X", bool: "true|false", pathlib.Path: "PATH"}
 
 
@@ -101,10 +102,11 @@ def train_values(words: Sequence[str], every: Sequence[Setting]) -> tuple[dict[s
         Mistake: unknown or refused options, or a file of settings that cannot be read.
     """
     given = parse(train_parser(every, words), words, [*FILES, *compat.known_names(every)])
-    config: dict[str, object] = {}
+    config, file = {}, ""
     if "config_file" in given:
         path = pathlib.Path(str(given.pop("config_file")))
-        config = compat.read_config(path if path.suffix else path.with_suffix(".toml"), every)
+        path = path if path.suffix else path.with_suffix(".toml")
+        config, file = compat.read_config(path, every), f"{path}: "
     resume = given.get("place.resume", config.get("resume", config.get("place.resume")))
     datasets = given.pop("dataset_config", config.pop("dataset_config", None))
 
@@ -115,15 +117,30 @@ def train_values(words: Sequence[str], every: Sequence[Setting]) -> tuple[dict[s
         from lora_train.run.store import State
 
         before.update(State.read(pathlib.Path(str(resume))).plain["values"])
-    values: dict[str, object] = {}
-    notes: list[str] = []
-    for source in (config, given):
-        said = compat.translate(source, every)
-        values.update(said.values)
-        notes += said.notes
+    values, notes = _translated(((config, file), (given, "")), every)
     if datasets is not None:
         values.update(compat.read_dataset_config(pathlib.Path(str(datasets))))
     return {**_kept(before, values, datasets=datasets is not None), **values}, notes
+
+
+def _translated(
+    sources: Iterable[tuple[Mapping[str, object], str]], every: Sequence[Setting]
+) -> tuple[dict[str, object], list[str]]:
+    """Sources of words, each with what complaints about it begin with; the later hold over the earlier."""
+    values: dict[str, object] = {}
+    notes: list[str] = []
+    complaints: list[str] = []
+    for source, lead in sources:
+        try:
+            said = compat.translate(source, every)
+        except Mistake as e:
+            complaints += [lead + line for line in str(e).splitlines()]
+        else:
+            values.update(said.values)
+            notes += said.notes
+    if complaints:
+        raise Mistake("\n".join(complaints))
+    return values, notes
 
 
 def _kept(before: Mapping[str, object], values: Mapping[str, object], *, datasets: bool) -> dict[str, object]:
@@ -163,9 +180,8 @@ def add(
     """
     inner, _ = unwrapped(s.type)
     nargs = {bool: "?", tuple: "+"}.get(typing.get_origin(inner) or inner)
-    action = group.add_argument(
-        *(f"--{name}" for name in names), dest=dest, metavar=_metavar(s), nargs=nargs, help=_help(s, kinds)
-    )
+    flags = [f"--{name}" for name in dict.fromkeys(names)]
+    action = group.add_argument(*flags, dest=dest, metavar=_metavar(s), nargs=nargs, help=_help(s, kinds))
     if inner is bool:
         action.const = True
     return action
@@ -181,13 +197,14 @@ def _word(value: object) -> object:
 def _metavar(s: Setting) -> str:
     inner, _ = unwrapped(s.type)
     if s.choices:
-        return f"{{{','.join(map(str, s.choices))}}}"
+        word = f"{{{','.join(map(str, s.choices))}}}"
+        return word if len(word) <= LONG else "NAME"
     return METAVARS.get((*typing.get_args(inner), inner)[0], "TEXT")
 
 
 def _help(s: Setting, kinds: str) -> str:
     """What it does, its bounds, the kinds it belongs to where not all have it, its default."""
-    bounds = ""
+    bounds = f" {either(s.choices)}." if _metavar(s) == "NAME" else ""
     if s.low is not None:
         far = s.high is None or s.high >= FAR
         bounds = f" {numeral(s.low)} {'or more' if far else f'to {numeral(s.high)}'}."

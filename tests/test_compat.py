@@ -435,15 +435,15 @@ def test_a_config_file_may_name_the_dataset_file(toml):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("network_dimm = 4", "network_dimm: no such setting; did you mean network_dim?"),
-        ("[network]\ndimm = 4", "dimm: no such setting"),
-        ("[[data.datasets]]\nbatch = 4", "data.datasets.0.batch: no such setting; did you mean "
+        ("network_dimm = 4", "{}: network_dimm: no such setting; did you mean network_dim?"),
+        ("[network]\ndimm = 4", "{}: dimm: no such setting"),
+        ("[[data.datasets]]\nbatch = 4", "{}: data.datasets.0.batch: no such setting; did you mean "
          "data.datasets.0.batch_size?"),
         (SUBSET, "{}: describes datasets; give it as --dataset_config"),
-        ("v2 = true", "v2 = true: SD 2.x is not in this version"),
+        ("v2 = true", "{}: v2 = true: SD 2.x is not in this version"),
         ("network_dim = 'four'", "network.dim = four: expected a whole number"),
         ("network_dim = ", "{}: not TOML: "),
-        ("dim = 4", "dim: no such setting; did you mean network.dim?"),
+        ("dim = 4", "{}: dim: no such setting; did you mean network.dim?"),
     ],
 )  # fmt: skip
 def test_a_config_file_is_read_strictly(toml, text, complaint):

@@ -81,7 +81,8 @@ def main() -> int:
             return status
     before, after = before_and_after(output / "sample")
     sys.stdout.write(f"""
-Done. The style is black on white; in training the samples' colourfulness went from {before:.0f} to {after:.0f}.
+Done. The style is black on white; while it was learned, the samples' colourfulness went from {before:.0f}
+to {after:.0f}.
 What you have now:
   {output / "ink.safetensors"}   the LoRA; put it in models/Lora of a WebUI that has the demo checkpoint
   {output / "ink-sheet.png"}     the same prompts at strength 0, 0.5, 0.75 and 1: look at it

@@ -36,13 +36,14 @@ def pictures(tmp_path) -> pathlib.Path:
 
 @pytest.fixture
 def trained(tmp_path, pictures):
-    """trained("a", **values): run a small job into the folder a; values by path, dots as double underscores."""
+    """trained("a", **values): run a small job into the folder a; values by path, dots as two underscores."""
 
     def trained(folder: str, *, host=None, stop=lambda: False, watchers=(), **values) -> Outcome:
         usual = {
             "model.pretrained_model_name_or_path": "tiny.safetensors", "data.train_data_dir": pictures,
-            "data.resolution": 64, "training.max_train_steps": 8, "training.seed": 5, "lr.learning_rate": 0.01,
-            "output.output_dir": tmp_path / folder, "output.output_name": "x", "output.save_precision": "float",
+            "data.resolution": 64, "training.max_train_steps": 8, "training.seed": 5,
+            "lr.learning_rate": 0.01, "output.output_dir": tmp_path / folder, "output.output_name": "x",
+            "output.save_precision": "float",
         }  # fmt: skip
         asked = {path.replace("__", "."): value for path, value in values.items()}
         return run(*assemble({**usual, **asked}), host or TinyHost(), stop=stop, watchers=watchers)

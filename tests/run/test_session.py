@@ -18,7 +18,8 @@ from lora_train.train.events import Watcher
 from tests.tiny import Tiny, TinyHost
 
 LIVELY = {  # everything that is drawn while training
-    "network__conv_dim": 2, "network__dropout": 0.2, "network__rank_dropout": 0.2, "network__module_dropout": 0.1,
+    "network__conv_dim": 2, "network__dropout": 0.2, "network__rank_dropout": 0.2,
+    "network__module_dropout": 0.1,
     "data__shuffle_caption": True, "data__caption_dropout_rate": 0.2, "data__caption_tag_dropout_rate": 0.2,
     "data__flip_aug": True, "objective__noise_offset": 0.1, "training__gradient_accumulation_steps": 2,
     "lr__kind": "cosine", "lr__lr_warmup_steps": 2,
@@ -78,9 +79,11 @@ def test_what_may_be_set_for_data_changes_the_result(trained, option):
     "values",
     [
         {"network__dropout": 0.5}, {"network__conv_dim": 2}, {"objective__noise_offset": 0.5},
-        {"objective__min_snr_gamma": 1.0}, {"objective__max_timestep": 100}, {"training__max_grad_norm": 0.001},
+        {"objective__min_snr_gamma": 1.0}, {"objective__max_timestep": 100},
+        {"training__max_grad_norm": 0.001},
         {"model__v_parameterization": True}, {"lr__unet_lr": 0.5}, {"lr__text_encoder_lr": 0.5},
-        {"optimizer__weight_decay": 5.0}, {"optimizer__betas": "0.5,0.5"}, {"network__scale_weight_norms": 0.001},
+        {"optimizer__weight_decay": 5.0}, {"optimizer__betas": "0.5,0.5"},
+        {"network__scale_weight_norms": 0.001},
         {"network__block_weights": "OUTALL"}, {"lr__kind": "linear"}, {"training__mixed_precision": "bf16"},
         {"training__gradient_accumulation_steps": 2}, {"network__train_unet_only": True},
     ],
@@ -264,11 +267,13 @@ run(*assemble(json.loads(sys.argv[1])), TinyHost(), watchers=[Tell()])
 
 
 def test_killed_at_twenty_moments_nothing_is_half_written_and_it_goes_on(trained, tmp_path, pictures):
-    """Each process goes on from the last state, and is killed in the midst of a step, or of what is written after it."""
+    """Each process goes on from the last state, and is killed in the midst of a step, or of what is written
+    after it."""
     values = {
         "model.pretrained_model_name_or_path": "tiny.safetensors", "data.train_data_dir": str(pictures),
-        "data.resolution": 64, "training.max_train_steps": 4000, "training.seed": 5, "lr.learning_rate": 0.001,
-        "output.output_dir": str(tmp_path / "k"), "output.output_name": "x", "output.save_precision": "float",
+        "data.resolution": 64, "training.max_train_steps": 4000, "training.seed": 5,
+        "lr.learning_rate": 0.001, "output.output_dir": str(tmp_path / "k"), "output.output_name": "x",
+        "output.save_precision": "float",
         "output.save_every_n_steps": 1, "output.save_last_n_steps": 3, "output.save_state": True,
         "data.flip_aug": True, "network.dropout": 0.1,
     }  # fmt: skip

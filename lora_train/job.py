@@ -18,6 +18,7 @@ from lora_train.prompts import SAMPLERS
 from lora_train.train.loop import Training
 from lora_train.train.lr import SCHEDULERS, Constant
 from lora_train.train.optim import OPTIMIZERS, AdamW
+from lora_train.values import shown
 
 FORBIDDEN = '<>:"/\\|?*'  # in a file name, on Windows
 
@@ -88,10 +89,10 @@ class Output:
     training_comment: str | None = knob(None, "Kept in the saved file's metadata.", group="output")
 
     def check(self) -> Iterable[str]:
-        bad = sorted(set(self.output_name) & set(FORBIDDEN))
+        bad = sorted(c for c in set(self.output_name) if c in FORBIDDEN or not c.isprintable())
         if bad or not self.output_name.strip(" ."):
-            lost = " ".join(bad) or "the blanks"
-            yield f"output_name = {self.output_name}: expected a file name; leave out {lost}"
+            lost = " ".join(map(shown, bad)) or "the blanks"
+            yield f"output_name = {shown(self.output_name)}: expected a file name; leave out {lost}"
         if self.log_with and self.logging_dir is None:
             yield "log_with: expected a logging_dir to write to"
         if (

@@ -252,7 +252,7 @@ def off(value: object, rule: Ignored | Refused | None = None) -> bool:
     if word in OFF or (rule and word in rule.off):
         return True
     try:
-        return float(value) == 0
+        return float(word) == 0
     except ValueError:
         return False
 
@@ -276,7 +276,7 @@ def read_toml(path: pathlib.Path) -> dict[str, object]:
         raise Mistake(f"{path}: expected a TOML file ({e.strerror})") from e
     except UnicodeDecodeError as e:
         raise Mistake(f"{path}: expected UTF-8 text; save it as UTF-8") from e
-    except tomllib.TOMLDecodeError as e:
+    except ValueError as e:  # TOMLDecodeError, and int's for thousands of digits
         hint = SLASH if "\\" in str(e) or "hex" in str(e) or "escape" in str(e) else ""
         raise Mistake(f"{path}: not TOML: {e}{hint}") from e
     torn = [f"{path}: {n} = {text!r}{SLASH}" for n, text in _texts(tables, "") if set(text) & set("\t\b\f\r")]

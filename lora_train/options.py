@@ -113,14 +113,14 @@ def train_values(words: Sequence[str], every: Sequence[Setting]) -> tuple[dict[s
     before: dict[str, object] = {}
     if "from" in given:
         before.update(_job_inside(pathlib.Path(str(given.pop("from")))))
-    if resume is not None:
+    if resume:
         from lora_train.run.store import State
 
         before.update(State.read(pathlib.Path(str(resume))).plain["values"])
     values, notes = _translated(((config, file), (given, "")), every)
-    if datasets is not None:
+    if datasets:
         values.update(compat.read_dataset_config(pathlib.Path(str(datasets))))
-    return {**_kept(before, values, datasets=datasets is not None), **values}, notes
+    return {**_kept(before, values, datasets=bool(datasets)), **values}, notes
 
 
 def _translated(

@@ -1,5 +1,7 @@
 """sd-scripts' flags and files mean here what they mean there, or are refused with the reason."""
 
+import contextlib
+import datetime
 import importlib.util
 import json
 import pathlib
@@ -14,7 +16,11 @@ from lora_train.knobs import settings
 from lora_train.options import train_values
 
 REFERENCE = pathlib.Path(__file__).parents[2] / "shared" / "reference"
-RUNS = sorted(REFERENCE.glob("*/run.json"))
+RUNS = sorted(
+    file
+    for file in REFERENCE.glob("*/run.json")
+    if json.loads(file.read_text(encoding="utf-8"))["tool"] == "train_network.py"
+)
 TOML = pytest.mark.skipif(
     not any(map(importlib.util.find_spec, ("tomllib", "tomli"))),
     reason="reading TOML on Python 3.10 needs tomli, which the WebUI has not",
@@ -120,10 +126,7 @@ def test_network_args_and_the_last_of_two_equal_flags_count():
 @pytest.mark.skipif(not RUNS, reason="../shared/reference is not on this machine")
 @pytest.mark.parametrize("file", RUNS, ids=lambda file: file.parent.name)
 def test_the_reference_runs_are_read_or_refused_for_their_network(file):
-    run = json.loads(file.read_text(encoding="utf-8"))
-    if run["tool"] != "train_network.py":
-        pytest.skip(f"{run['tool']} is no training")
-    words = run["arguments"]
+    words = json.loads(file.read_text(encoding="utf-8"))["arguments"]
     if "lycoris.kohya" in words:
         text = refused(words)
         assert text.startswith("network_module = lycoris.kohya: not in this version; expected networks.lora")
@@ -180,6 +183,17 @@ def test_what_has_no_effect_says_so_once():
     said = translate(dict.fromkeys(idle, True), declared())
     assert said.values == {}
     assert said.notes == tuple(f"{name} has no effect here: {reason}" for name, reason in idle.items())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, "", "x", "a=b", 10**400, -0.5, float("nan"), [], [1], [[]], {"a": 1}, datetime.date(2020, 1, 1)],
+    ids=lambda value: repr(value)[:20],
+)
+def test_whatever_an_option_is_given_it_is_taken_or_refused(value):
+    for name in (*FOREIGN, *KNOWN, "data", "data.datasets.0", "network.", ".", ""):
+        with contextlib.suppress(Mistake):
+            assemble(translate({name: value}, declared()).values)
 
 
 def test_no_two_settings_share_a_flat_name():
@@ -425,6 +439,13 @@ def test_a_config_file_may_spell_paths(toml):
 
 
 @TOML
+def test_empty_names_of_files_in_a_config_file_are_none(toml):
+    text = FLAT + "dataset_config = ''\nresume = ''\nvae = ''\nnetwork_weights = ''"
+    job, _, place, _ = asked(["--config_file", toml("c.toml", text)])
+    assert (job.data.datasets, job.model.vae, job.network.weights, place.resume) == ((), None, None, None)
+
+
+@TOML
 def test_a_config_file_may_name_the_dataset_file(toml):
     text = f"dataset_config = '{toml('d.toml', DATASETS)}'\ntrain_batch_size = 8"
     job, *_ = asked(["--config_file", toml("c.toml", text)])
@@ -443,6 +464,7 @@ def test_a_config_file_may_name_the_dataset_file(toml):
         ("v2 = true", "{}: v2 = true: SD 2.x is not in this version"),
         ("network_dim = 'four'", "network.dim = four: expected a whole number"),
         ("network_dim = ", "{}: not TOML: "),
+        ("network_dim = " + "9" * 5000, "{}: not TOML: "),
         ("dim = 4", "{}: dim: no such setting; did you mean network.dim?"),
     ],
 )  # fmt: skip

@@ -1,6 +1,6 @@
 """The demo: teaches the small checkpoint beside this file a new style and shows that it learned it.
 
-    python demo/run.py [--output_dir demo/output] [--max_train_steps 300]
+    python demo/run.py [--output_dir demo/output] [--max_train_steps 900]
 
 Every step is an ordinary command of `lora-train`, printed before it runs.
 """
@@ -43,8 +43,9 @@ def before_and_after(samples: pathlib.Path) -> tuple[float, float]:
 def train_words(output: pathlib.Path, steps: int, prompts: pathlib.Path = HERE / "prompts.txt") -> list[str]:
     words = {
         "pretrained_model_name_or_path": CHECKPOINT, "train_data_dir": HERE / "dataset", "resolution": 64,
-        "output_dir": output, "output_name": "ink", "network_dim": 8, "network_alpha": 8,
-        "learning_rate": 2e-3, "lr_scheduler": "cosine", "lr_warmup_steps": 0.05, "train_batch_size": 4,
+        "output_dir": output, "output_name": "ink", "network_dim": 16, "network_alpha": 16, "conv_dim": 8,
+        "conv_alpha": 8, "learning_rate": 3e-3, "lr_scheduler": "cosine", "lr_warmup_steps": 0.05,
+        "train_batch_size": 4,
         "max_train_steps": steps, "sample_prompts": prompts,
         "sample_every_n_steps": max(1, steps // 3), "seed": 1,
     }  # fmt: skip
@@ -69,7 +70,7 @@ def main() -> int:
 
     ask = argparse.ArgumentParser(description="Train the demo LoRA and draw its sheet.")
     ask.add_argument("--output_dir", type=pathlib.Path, default=HERE / "output")
-    ask.add_argument("--max_train_steps", type=int, default=300)
+    ask.add_argument("--max_train_steps", type=int, default=900)
     told = ask.parse_args()
     output = told.output_dir
     shutil.rmtree(output / "sample", ignore_errors=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import pathlib
 import signal
 import sys
@@ -39,6 +40,9 @@ log = logging.getLogger("lora_train")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 done, 1 our fault, 2 a person's mistake, 130 stopped."""
+    # threads that wait by spinning keep those they wait for from running, where cores are shared with other
+    # work: steps of 30 s in place of 0.1 s were seen. Read when torch is loaded, so it is set before.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)  # of other packages
     logging.getLogger("lora_train").setLevel(logging.INFO)
     words = list(sys.argv[1:] if argv is None else argv)

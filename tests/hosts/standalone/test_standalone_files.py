@@ -7,7 +7,6 @@ import pathlib
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 
 from lora_train import names
@@ -15,6 +14,7 @@ from lora_train.errors import Mistake
 from lora_train.host import Model
 
 pytest.importorskip("diffusers")
+yaml = pytest.importorskip("yaml")
 from lora_train.hosts.standalone.files import Facts, find  # noqa: E402
 from lora_train.hosts.standalone.host import StandaloneHost  # noqa: E402
 from lora_train.hosts.standalone.load import hollow  # noqa: E402

@@ -195,5 +195,6 @@ def _tell(network: Network) -> None:
 def _losses(learner: Learner, lent: Lent, batch: Batch, training: Training) -> torch.Tensor:
     """[B] float32."""
     dtype = DTYPES[training.mixed_precision]
-    with torch.autocast(lent.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+    mixed = dtype is not torch.float32  # which torch 2.1 refuses on a CPU, even where it is off
+    with torch.autocast(lent.device.type, dtype=dtype if mixed else None, enabled=mixed):
         return learner.course.losses(lent, batch, draws(training.seed, batch.ordinals))

@@ -240,7 +240,8 @@ class Loan:
         self.slots[part].park()
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32)
+        mixed = self.dtype is not torch.float32  # which torch 2.1 refuses on a CPU, even where it is off
+        return torch.autocast(self.device.type, dtype=self.dtype if mixed else None, enabled=mixed)
 
 
 def _trunk(text: nn.Module) -> nn.Module:

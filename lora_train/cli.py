@@ -70,7 +70,13 @@ def _command(words: list[str]) -> int:
     if words[0] not in COMMANDS:
         near = nearest(words[0], COMMANDS)
         raise Mistake(f"{words[0]}: no such command{near}; lora-train --help lists what there is")
-    return COMMANDS[words[0]][0](words[1:])
+    try:
+        return COMMANDS[words[0]][0](words[1:])
+    except ModuleNotFoundError as e:
+        if not e.name or e.name.partition(".")[0] == "lora_train":
+            raise
+        missing = f"this needs the package {e.name}"
+        raise Mistake(f"{missing}; in lora-train's folder, pip install '.[standalone]' brings it") from e
 
 
 # ── train ───────────────────────────────────────────────────────────────────────────────────────────────────

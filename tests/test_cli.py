@@ -10,7 +10,7 @@ import types
 
 import pytest
 
-from lora_train.cli import main
+from lora_train.cli import COMMANDS, main
 from lora_train.errors import Mistake
 from lora_train.job import assemble, declared
 
@@ -273,6 +273,18 @@ def test_the_page_of_settings_lists_each_once_and_knows_when_it_is_old(told, cap
     path.write_text(page + "more", encoding="utf-8")
     assert "settings" in told("settings", "--check", str(path))[0]
     assert told("settings", "--check", str(tmp_path / "none.md"))
+
+
+def test_a_package_that_is_not_installed_is_named(told, monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+
+    def lacking(words):
+        import diffusers  # noqa: F401
+
+    monkeypatch.setitem(COMMANDS, "train", (lacking, ""))
+    assert told("train") == [
+        "this needs the package diffusers; in lora-train's folder, pip install '.[standalone]' brings it"
+    ]
 
 
 def test_asking_for_help_loads_no_torch():

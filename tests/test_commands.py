@@ -56,6 +56,7 @@ def words(tmp_path, pictures):
 @pytest.fixture
 def light(monkeypatch):
     """The model is a small one of torch alone, whatever is asked for."""
+    pytest.importorskip("tqdm", reason="the command line's progress bar needs it")
     monkeypatch.setattr("lora_train.hosts.standalone.host.StandaloneHost", TinyHost)
 
 

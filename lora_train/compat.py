@@ -1,11 +1,9 @@
-"""Foreign options: what sd-scripts' flags and files mean here. One table, so that none is silently lost."""
+"""Foreign options: what sd-scripts' flags mean here. One table, so that none is silently lost."""
 
 from __future__ import annotations
 
 import dataclasses
-import pathlib
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from lora_train.errors import Mistake
 from lora_train.knobs import Setting, general, nearest
@@ -15,7 +13,6 @@ Values = dict[str, object]
 
 OFF = ("", "false", "none")
 LATER = "not in this version"
-SLASH = "; in double quotes a backslash begins an escape, so write C:/folder or 'C:\\folder'"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,138 +252,3 @@ def off(value: object, rule: Ignored | Refused | None = None) -> bool:
         return float(word) == 0
     except ValueError:
         return False
-
-
-def read_toml(path: pathlib.Path) -> dict[str, object]:
-    """Raises:
-    Mistake: no such file, not UTF-8, or not TOML; with the line.
-    """
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        try:
-            import tomli as tomllib
-        except ImportError as e:
-            raise Mistake(
-                f"{path}: reading TOML on Python 3.10 needs the package tomli; pip install tomli"
-            ) from e
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as e:
-        raise Mistake(f"{path}: expected a TOML file ({e.strerror})") from e
-    except UnicodeDecodeError as e:
-        raise Mistake(f"{path}: expected UTF-8 text; save it as UTF-8") from e
-    except ValueError as e:  # TOMLDecodeError, and int's for thousands of digits
-        hint = SLASH if "\\" in str(e) or "hex" in str(e) or "escape" in str(e) else ""
-        raise Mistake(f"{path}: not TOML: {e}{hint}") from e
-    torn = [f"{path}: {n} = {text!r}{SLASH}" for n, text in _texts(tables, "") if set(text) & set("\t\b\f\r")]
-    if torn:  # the `\t` of "C:\train" was read as a tab
-        raise Mistake("\n".join(torn))
-    return tables
-
-
-def _texts(value: object, name: str) -> Iterator[tuple[str, str]]:
-    """Each text in tables and lists, and what it stands under."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _texts(inner, key)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts(inner, name)
-    elif isinstance(value, str):
-        yield name, value
-
-
-def read_config(path: pathlib.Path, declared: Sequence[Setting]) -> Values:
-    """sd-scripts' --config_file: flat names, in sections that are headings only; sections that spell a path,
-    such as [network] with dim, are read too.
-
-    Raises:
-        Mistake: it cannot be read, or is a --dataset_config.
-    """
-    table = read_toml(path)
-    if isinstance(table.get("datasets"), list):
-        raise Mistake(f"{path}: describes datasets; give it as --dataset_config")
-    return dict(_entries(table, "", {s.path for s in declared}))
-
-
-def _entries(table: Mapping[str, object], lead: str, paths: set[str]) -> Iterator[tuple[str, object]]:
-    for name, value in table.items():
-        path = f"{lead}{name}"
-        if isinstance(value, dict):
-            yield from _entries(value, f"{path}.", paths)
-        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            for i, item in enumerate(value):
-                yield from _entries(item, f"{path}.{i}.", paths)
-        else:
-            yield (path if general(path) in paths or _item(lead) else name), value
-
-
-def _item(lead: str) -> bool:
-    """Whether a section is an item of something, so that its entries are not flat names."""
-    return any(word.isdecimal() for word in lead.split("."))
-
-
-def read_dataset_config(path: pathlib.Path) -> Values:
-    """sd-scripts' --dataset_config -> paths under `data`.
-
-    Raises:
-        Mistake: it cannot be read, or says what cannot be done; all of it.
-    """
-    found: Values = {}
-    tables = read_toml(path)
-    try:
-        complaints = _levels(tables, found)
-    except Mistake as e:
-        complaints = [str(e)]
-    if complaints:
-        raise Mistake("\n".join(f"{path}: {complaint}" for complaint in complaints))
-    return found
-
-
-def _levels(tables: Mapping[str, object], found: Values) -> list[str]:
-    """All tables' entries into `found`; returns what is wrong with them."""
-    lost = [name for name in tables if name not in ("general", "datasets")]
-    complaints = [f"{name}: expected [general] and [[datasets]]" for name in lost]
-    complaints += _level(_table(tables, "general"), "data", found)
-    datasets = _tables(tables, "datasets")
-    if not datasets:
-        complaints.append("expected at least one [[datasets]] with a [[datasets.subsets]]")
-    for i, dataset in enumerate(datasets):
-        lead = f"data.datasets.{i}"
-        complaints += _level({k: v for k, v in dataset.items() if k != "subsets"}, lead, found)
-        for j, subset in enumerate(_tables(dataset, "subsets") or [{}]):
-            found[f"{lead}.subsets.{j}.image_dir"] = None  # so that an empty one is missed, and not forgotten
-            complaints += _level(subset, f"{lead}.subsets.{j}", found)
-    return complaints
-
-
-def _table(tables: Mapping[str, object], name: str) -> Mapping[str, object]:
-    table = tables.get(name, {})
-    if not isinstance(table, dict):
-        raise Mistake(f"{name} = {shown(table)}: expected a table, [{name}]")
-    return table
-
-
-def _tables(tables: Mapping[str, object], name: str) -> list[dict[str, object]]:
-    found = tables.get(name, [])
-    if not isinstance(found, list) or not all(isinstance(table, dict) for table in found):
-        raise Mistake(f"{name}: expected tables in double brackets, [[{name}]]")
-    return found
-
-
-def _level(table: Mapping[str, object], lead: str, found: Values) -> list[str]:
-    """One table's entries into `found`; returns what is wrong with them."""
-    complaints = []
-    for name, value in table.items():
-        rule = FOREIGN.get(name) if name in OF_DATASETS else None
-        if rule is None:
-            found[f"{lead}.{name}"] = value
-        elif isinstance(rule, Refused) and not off(value, rule):
-            complaints.append(f"{name} = {shown(value)}: {rule.reason}")
-        elif isinstance(rule, Translated):
-            try:
-                rule.into(value)
-            except Mistake as e:
-                complaints.append(str(e))
-    return complaints

@@ -9,7 +9,7 @@ import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 
-from lora_train import compat
+from lora_train import compat, configs
 from lora_train.errors import Mistake
 from lora_train.knobs import Setting, general, nearest
 from lora_train.values import either, numeral, shown, unwrapped
@@ -106,7 +106,7 @@ def train_values(words: Sequence[str], every: Sequence[Setting]) -> tuple[dict[s
     if "config_file" in given:
         path = pathlib.Path(str(given.pop("config_file")))
         path = path if path.suffix else path.with_suffix(".toml")
-        config, file = compat.read_config(path, every), f"{path}: "
+        config, file = configs.read_config(path, every), f"{path}: "
     resume = given.get("place.resume", config.get("resume", config.get("place.resume")))
     datasets = given.pop("dataset_config", config.pop("dataset_config", None))
 
@@ -119,7 +119,7 @@ def train_values(words: Sequence[str], every: Sequence[Setting]) -> tuple[dict[s
         before.update(State.read(pathlib.Path(str(resume))).plain["values"])
     values, notes = _translated(((config, file), (given, "")), every)
     if datasets:
-        values.update(compat.read_dataset_config(pathlib.Path(str(datasets))))
+        values.update(configs.read_dataset_config(pathlib.Path(str(datasets))))
     return {**_kept(before, values, datasets=bool(datasets)), **values}, notes
 
 

@@ -19,14 +19,6 @@ REFERENCE = pathlib.Path(__file__).parents[1].parent / "shared" / "reference"
 MODEL = REFERENCE / "tiny_sd1.safetensors"
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def pictures(tmp_path) -> pathlib.Path:
     """Two pictures of 64 x 64, twice each."""

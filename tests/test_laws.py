@@ -23,15 +23,6 @@ LARGE = {"dim": 4, "alpha": 2.0, "conv_dim": 2, "conv_alpha": 3.0}
 families = pytest.mark.parametrize("family", FAMILIES)
 
 
-@pytest.fixture(autouse=True)
-def _quiet():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def made(family: str, **values):
     """A family with as many of the values as it has settings for."""
     known = {s.path for s in settings(FAMILIES[family])}

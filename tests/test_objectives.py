@@ -17,15 +17,6 @@ from tests.tiny import Tiny
 objectives = pytest.mark.parametrize("objective", OBJECTIVES)
 
 
-@pytest.fixture(autouse=True)
-def _quiet():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def batch(lent: Tiny, count: int, cached: bool = False) -> Batch:
     rng = torch.Generator().manual_seed(5)
     captions = [f"caption {i}" for i in range(count)]

@@ -17,14 +17,6 @@ from lora_train.errors import Mistake
 from tests.tiny import Tiny
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def layers():
     return Tiny().layers()

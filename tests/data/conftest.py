@@ -6,15 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-PHOTOS = pathlib.Path(__file__).parents[3] / "shared" / "reference"
-
-
-@pytest.fixture(scope="session")
-def reference() -> pathlib.Path:
-    if not PHOTOS.is_dir():
-        pytest.skip(f"the reference trainer's files are not at {PHOTOS}")
-    return PHOTOS
-
 
 @pytest.fixture
 def make(tmp_path):

@@ -4,7 +4,6 @@ import pathlib
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from lora_train.job import assemble
@@ -12,14 +11,6 @@ from lora_train.run.session import Outcome, run
 from tests.tiny import TinyHost
 
 STEPS_PER_EPOCH = 6  # of `pictures`, in batches of one
-
-
-@pytest.fixture(autouse=True)
-def _quiet():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -122,11 +122,8 @@ FOREIGN: dict[str, Ignored | Refused | Translated] = {
     "caption_extention": _named("data.caption_extension"),
     "save_model_as": _only("save_model_as", "safetensors"),
     "loss_type": _only("loss_type", "l2"),
-    "caption_separator": _only("caption_separator", ","),
     "noise_offset_type": _only("noise_offset_type", "original"),  # kohya_ss' own
     **_ignored("max_train_steps or max_train_epochs says how long", "epoch"),  # kohya_ss' own
-    **_ignored("there are no regularisation pictures", "prior_loss_weight", off=("1", "1.0")),
-    **_ignored("there is no warm-up of tokens", "token_warmup_min", off=("1",)),
     **_ignored(
         "no schedule here has it", "lr_scheduler_num_cycles", "lr_scheduler_power", "lr_decay_steps",
         "lr_scheduler_timescale", "lr_scheduler_min_lr_ratio", off=("1", "1.0")),
@@ -151,6 +148,7 @@ FOREIGN: dict[str, Ignored | Refused | Translated] = {
         "there is no deepspeed", "zero_stage", "offload_optimizer_device", "offload_optimizer_nvme_path",
         "offload_param_device", "offload_param_nvme_path", "zero3_init_flag", "zero3_save_16bit_model",
         "fp16_master_weights_and_gradients", off=("2",)),
+    "debug_dataset": Refused("lora-train check shows what would be trained on"),
     "v2": Refused("SD 2.x is not in this version"),
     "sdxl": Refused("SDXL is not in this version"),
     "full_fp16": Refused("adapters train in float32; use mixed_precision"),
@@ -158,18 +156,15 @@ FOREIGN: dict[str, Ignored | Refused | Translated] = {
     "network_multiplier": Refused(off=("1", "1.0")),
     **dict.fromkeys(
         (
-            "fp8_base", "fp8_base_unet", "masked_loss", "alpha_mask", "reg_data_dir", "in_json",
-            "metadata_file", "conditioning_data_dir", "is_reg", "custom_attributes", "color_aug",
-            "random_crop", "face_crop_aug_range", "resize_interpolation", "enable_wildcard",
-            "weighted_captions", "keep_tokens_separator", "secondary_separator",
-            "caption_dropout_every_n_epochs", "token_warmup_step", "noise_offset_random_strength",
+            "fp8_base", "fp8_base_unet", "masked_loss", "alpha_mask", "conditioning_data_dir",
+            "custom_attributes", "weighted_captions", "noise_offset_random_strength",
             "adaptive_noise_scale", "multires_noise_iterations", "ip_noise_gamma",
             "ip_noise_gamma_random_strength", "zero_terminal_snr", "debiased_estimation_loss",
             "v_pred_like_loss", "scale_v_pred_loss_like_noise_pred", "lr_scheduler_type",
             "lr_scheduler_args", "torch_compile", "deepspeed", "validation_split", "validation_seed",
             "validate_every_n_steps", "validate_every_n_epochs", "max_validation_steps", "base_weights",
             "base_weights_multiplier", "cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk",
-            "blocks_to_swap", "cpu_offload_checkpointing", "dataset_class", "debug_dataset",
+            "blocks_to_swap", "cpu_offload_checkpointing", "dataset_class",
             "initial_epoch", "initial_step", "skip_until_initial_step", "save_n_epoch_ratio", "no_metadata",
             "metadata_author", "metadata_description", "metadata_license", "metadata_tags",
             "metadata_title", "metadata_usage_hint", "metadata_thumbnail", "metadata_merged_from",
@@ -187,10 +182,8 @@ FOREIGN: dict[str, Ignored | Refused | Translated] = {
 SEVERAL = ("text_encoder_lr",)  # settings of one value that sd-scripts takes more than one for
 
 OF_DATASETS = (  # of them, those that a --dataset_config may hold
-    "alpha_mask", "cache_info", "caption_dropout_every_n_epochs", "caption_separator", "color_aug",
-    "conditioning_data_dir", "custom_attributes", "enable_wildcard", "face_crop_aug_range", "is_reg",
-    "keep_tokens_separator", "metadata_file", "network_multiplier", "random_crop", "resize_interpolation",
-    "secondary_separator", "token_warmup_min", "token_warmup_step", "validation_seed", "validation_split",
+    "alpha_mask", "cache_info", "conditioning_data_dir", "custom_attributes", "network_multiplier",
+    "validation_seed", "validation_split",
 )  # fmt: skip
 
 

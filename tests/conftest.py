@@ -18,6 +18,13 @@ def _quiet():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def _forgetful(tmp_path_factory, monkeypatch):
+    """What is remembered of pictures is not the person's who runs the tests."""
+    for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(name, str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture(scope="session")
 def reference() -> pathlib.Path:
     """Files that the field's reference tools made; see its README."""

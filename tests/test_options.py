@@ -62,7 +62,7 @@ def test_what_comes_after_an_option_is_a_short_word_or_the_choices(shown):
     lists = {f"{word} [{word} ...]" for word in ("N", "X", "TEXT")}
     plain = {"N", "X", "TEXT", "PATH", "NAME", "TOML", "FILE", "[true|false]", *lists}
     assert {word for word in after if not word.startswith("{")} <= plain
-    assert all(re.fullmatch(r"\{[\w+.,]+\}", word) for word in after - plain)
+    assert all(re.fullmatch(r"\{[\w+.,-]+\}", word) for word in after - plain)
 
 
 def test_foreign_options_are_taken_without_a_line_in_the_help(shown):

@@ -10,12 +10,15 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from lora_train.data.cache import Latents, Sample
-from lora_train.data.folder import Item, Planned
+from lora_train.data.captions import Moment
+from lora_train.data.folder import Item, Planned, Source
 from lora_train.draws import key
 from lora_train.host import Cond
+from lora_train.values import numeral
 
 A, B = TypeVar("A"), TypeVar("B")
 
@@ -29,6 +32,15 @@ class Batch:
     conds: Cond | None  # of the captions, where they were computed before
     ordinals: list[int]  # running numbers of the samples in the run
     names: list[str]
+    weights: Tensor | None = None  # [B] float32, of their losses; None: 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """What makes one optimizer step: of its batches, those of this process."""
+
+    batches: list[Batch]
+    images: int  # in the step, of all processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +58,8 @@ def numbers(planned: Planned, accumulation: int = 1) -> Numbers:
     """Exact, and known before a picture is read."""
     counts = collections.Counter()
     for number, source in enumerate(planned.sources):
-        for item in source.items:
-            counts[number, item.fit.bucket] += item.subset.num_repeats
+        for share in source.shares:
+            counts[number, share.bucket] += share.count
     batches = sum(
         math.ceil(count / planned.sources[number].dataset.batch_size) for (number, _), count in counts.items()
     )
@@ -63,9 +75,10 @@ def numbers(planned: Planned, accumulation: int = 1) -> Numbers:
 def arithmetic(planned: Planned, steps: int, accumulation: int = 1) -> str:
     """How the run's `steps` come about, for people."""
     n = numbers(planned, accumulation)
-    repeats = {item.subset.num_repeats for item in planned.items}
+    repeats = {share.count / len(share.items) for source in planned.sources for share in source.shares}
     sizes = {source.dataset.batch_size for source in planned.sources}
-    shown = f" x {_counted(repeats.pop(), 'repeat')}" if len(repeats) == 1 else ", with their repeats"
+    same = len(repeats) == 1 and n.samples == n.pictures * min(repeats)
+    shown = f" x {_counted(numeral(repeats.pop()), 'repeat')}" if same else ", with their repeats"
     of = f" of {max(sizes)}" if n.samples == n.batches * max(sizes) else f" of up to {max(sizes)}"
     grouped = "" if accumulation == 1 else f", {accumulation} to a step"
     epochs, rest = divmod(steps, n.steps)
@@ -77,8 +90,8 @@ def arithmetic(planned: Planned, steps: int, accumulation: int = 1) -> str:
     )
 
 
-def _counted(count: int, of: str) -> str:
-    return f"{count} {of}" if count == 1 else f"{count} {'batche' if of == 'batch' else of}s"
+def _counted(count: int | str, of: str) -> str:
+    return f"{count} {of}" if str(count) == "1" else f"{count} {'batche' if of == 'batch' else of}s"
 
 
 def every_caption(planned: Planned) -> list[str] | None:
@@ -100,9 +113,12 @@ class Batches:
         latents: `cache.Cache` or `cache.Fresh`.
         accumulation: batches to a step.
         conds: caption -> its cond, batch of one; see `every_caption`.
+        steps: of the run; what a share of them is counted from.
+        rank, world: this process's number, and how many there are. A step is made of `accumulation` batches
+            for each; a process may have none at an epoch's end.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (what a sample depends on)
         self,
         planned: Planned,
         latents: Latents,
@@ -110,10 +126,14 @@ class Batches:
         seed: int,
         accumulation: int = 1,
         conds: Mapping[str, Cond] | None = None,
+        steps: int = 0,
+        rank: int = 0,
+        world: int = 1,
     ):
-        self.planned, self.latents, self.seed, self.accumulation, self.conds = (
-            planned, latents, seed, accumulation, conds)  # fmt: skip
-        self.numbers = numbers(planned, accumulation)
+        self.planned, self.latents, self.seed, self.conds = planned, latents, seed, conds
+        self.accumulation, self.rank, self.world = accumulation * world, rank, world
+        self.numbers = numbers(planned, self.accumulation)
+        self.total = steps
 
     @property
     def samples_per_epoch(self) -> int:
@@ -127,7 +147,7 @@ class Batches:
     def steps_per_epoch(self) -> int:
         return self.numbers.steps
 
-    def steps(self, epoch: int, skip: int = 0) -> Iterator[list[Batch]]:
+    def steps(self, epoch: int, skip: int = 0) -> Iterator[Group]:
         """The batches of each step of an epoch (from 0), without its first `skip` steps.
 
         Raises:
@@ -135,17 +155,22 @@ class Batches:
         """
         order, size = self.order(epoch), self.accumulation
         groups = [order[first : first + size] for first in range(skip * size, len(order), size)]
+        images = [sum(map(len, group)) for group in groups]
+        mine = [group[self.rank :: self.world] for group in groups]
         run = ahead if self.latents.slow else map
-        for group, ready in zip(groups, run(self._fetch, groups), strict=True):
-            yield [self._batch(entries, fetched) for entries, fetched in zip(group, ready, strict=True)]
+        ready = run(self._fetch, mine)
+        for step, (group, fetched, count) in enumerate(zip(mine, ready, images, strict=True), skip):
+            moment = Moment(epoch, epoch * self.steps_per_epoch + step, self.total)
+            batches = [self._batch(e, f, moment) for e, f in zip(group, fetched, strict=True)]
+            yield Group(batches, count)
 
     def order(self, epoch: int) -> list[list[tuple[int, Item]]]:
         """The epoch's batches, as ordinals and items."""
         drawn = [
-            (number, item)
+            (number, source.items[i])
             for number, source in enumerate(self.planned.sources)
-            for item in source.items
-            for _ in range(item.subset.num_repeats)
+            for i, times in self._shown(number, source, epoch)
+            for _ in range(times)
         ]
         random.Random(key(self.seed, "order", epoch)).shuffle(drawn)
         waiting = collections.defaultdict(list)
@@ -157,24 +182,46 @@ class Batches:
                 batches.append(waiting.pop((number, item.fit.bucket)))
         return batches + [waiting[left] for left in sorted(waiting)]
 
-    def _sample(self, ordinal: int, item: Item) -> tuple[Sample, str]:
-        """What is drawn for a sample: mirrored or not, and its caption."""
+    def _shown(self, number: int, source: Source, epoch: int) -> Iterator[tuple[int, int]]:
+        """(place of an item, times that it is shown in an epoch), by place."""
+        times = collections.Counter()
+        for which, share in enumerate(source.shares):
+            each, more, first = share.times(epoch)
+            for i in share.items:
+                times[i] += each
+            if more:  # taken in turn, in an order that does not follow the files' names
+                turn = list(share.items)
+                random.Random(key(self.seed, "turn", number, which)).shuffle(turn)
+                times.update((turn + turn)[first : first + more])
+        return iter(sorted(times.items()))
+
+    def _sample(self, ordinal: int, item: Item, moment: Moment) -> tuple[Sample, str]:
+        """What is drawn for a sample: how it looks, and its caption."""
         rng = random.Random(key(self.seed, "look", ordinal))
-        flip = rng.random() < 0.5 and item.subset.flip_aug
-        return Sample(item, flip, ordinal), item.subset.apply(item.caption, rng)
+        look = item.subset.draw(rng)
+        return Sample(item, look, ordinal), item.subset.apply(item.caption, rng, moment)
 
     def _fetch(self, group: Sequence[Sequence[tuple[int, Item]]]) -> list[Tensor]:
-        return [self.latents.fetch([self._sample(*entry)[0] for entry in entries]) for entries in group]
+        return [
+            self.latents.fetch([self._sample(*entry, Moment())[0] for entry in entries]) for entries in group
+        ]
 
-    def _batch(self, entries: Sequence[tuple[int, Item]], fetched: Tensor) -> Batch:
-        samples, captions = zip(*(self._sample(*entry) for entry in entries), strict=True)
+    def _batch(self, entries: Sequence[tuple[int, Item]], fetched: Tensor, moment: Moment) -> Batch:
+        samples, captions = zip(*(self._sample(*entry, moment) for entry in entries), strict=True)
         return Batch(
             latents=self.latents.finish(fetched, samples),
             captions=list(captions),
             conds=None if self.conds is None else Cond.stack([self.conds[c] for c in captions]),
             ordinals=[s.ordinal for s in samples],
             names=[s.picture.name for s in samples],
+            weights=self._weights([item for _, item in entries]),
         )
+
+    def _weights(self, items: Sequence[Item]) -> Tensor | None:
+        prior = self.planned.prior_loss_weight
+        if prior == 1 or not any(item.subset.is_reg for item in items):
+            return None
+        return torch.tensor([prior if item.subset.is_reg else 1.0 for item in items])
 
 
 def ahead(work: Callable[[A], B], over: Iterable[A]) -> Iterator[B]:

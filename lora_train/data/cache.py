@@ -16,11 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lora_train.data import pictures
+from lora_train.data.looks import Look
+from lora_train.data.memory import Memory
 from lora_train.data.pictures import Picture
 from lora_train.draws import drawn
 from lora_train.errors import Mistake
 
-VERSION = 1  # to be raised when decoding, resizing or drawing changes: older files are then not read
+VERSION = 2  # to be raised when decoding, resizing or drawing changes: older files are then not read
 
 Encode = Callable[[Tensor, Sequence[torch.Generator]], Tensor]
 """pixels [B, 3, H, W] in -1..1 and a generator for each -> latents [B, C, h, w], drawn from the posterior."""
@@ -34,7 +36,7 @@ class Sample:
     """One picture, shown once."""
 
     picture: Picture
-    flip: bool
+    look: Look
     ordinal: int  # running number in the run
 
 
@@ -61,7 +63,7 @@ class Fresh:
         self.encode, self.seed = encode, seed
 
     def fetch(self, samples: Sequence[Sample]) -> Tensor:
-        return torch.stack([pixels(s.picture, s.flip) for s in samples])
+        return torch.stack([pictures.load(s.picture, s.look) for s in samples])
 
     def finish(self, fetched: Tensor, samples: Sequence[Sample]) -> Tensor:
         rngs = [drawn(self.seed, "latents", s.ordinal) for s in samples]
@@ -79,12 +81,22 @@ class Cache:
         folder: where to keep them, for other runs too: a file's name stands for all its latent depends on.
             None: in memory.
         batch: pictures encoded at once.
+        memory: where the contents' digests are remembered.
     """
 
     slow = False
 
-    def __init__(self, encode: Encode, vae: str, *, folder: pathlib.Path | None = None, batch: int = 1):
+    def __init__(  # noqa: PLR0913 (what a latent depends on, and where it is kept)
+        self,
+        encode: Encode,
+        vae: str,
+        *,
+        folder: pathlib.Path | None = None,
+        batch: int = 1,
+        memory: Memory | None = None,
+    ):
         self.encode, self.vae, self.folder, self.batch = encode, vae, folder, batch
+        self.memory = memory or Memory()
         self.kept: dict[str, Tensor] = {}
         self.contents: dict[pathlib.Path, str] = {}
 
@@ -104,7 +116,7 @@ class Cache:
         for keys in _chunks(missing, self.batch):
             views = [missing[key] for key in keys]
             try:
-                ready = [] if complaints else [pixels(*view) for view in views]
+                ready = [] if complaints else [_seen(*view) for view in views]
             except Mistake as e:
                 complaints.append(str(e))
             if complaints:  # the run is lost: only look for what else is damaged
@@ -113,10 +125,11 @@ class Cache:
             self._encode(keys, views, torch.stack(ready))
             done += len(keys)
             report(done, len(wanted))
+        self.memory.keep()
         pictures.complain(list(dict.fromkeys(complaints)))
 
     def fetch(self, samples: Sequence[Sample]) -> Tensor:
-        return torch.stack([self._one(s.picture, s.flip) for s in samples])
+        return torch.stack([self._one(s.picture, s.look.flip) for s in samples])
 
     def finish(self, fetched: Tensor, samples: Sequence[Sample]) -> Tensor:
         return fetched
@@ -124,19 +137,20 @@ class Cache:
     def key(self, picture: Picture, flip: bool) -> str:
         """All that a latent depends on, as 40 hex digits."""
         fit = picture.fit
-        words = (VERSION, self.vae, self._content(picture.path), fit.bucket, fit.resized, fit.crop, flip)
+        how = (fit.bucket, fit.resized, fit.crop, picture.background, picture.interpolation, flip)
+        words = (VERSION, self.vae, self._content(picture.path), *how)
         return hashlib.sha256(repr(words).encode()).hexdigest()[:40]
 
     def _content(self, path: pathlib.Path) -> str:
         if path not in self.contents:
-            self.contents[path] = pictures.digest(path)
+            self.contents[path] = self.memory.digest(path)
         return self.contents[path]
 
     def _one(self, picture: Picture, flip: bool) -> Tensor:
         key = self.key(picture, flip)
         latent = self._read(key)
         if latent is None:  # the file was damaged or deleted since
-            self._encode([key], [(picture, flip)], pixels(picture, flip)[None])
+            self._encode([key], [(picture, flip)], _seen(picture, flip)[None])
             latent = self._read(key)
         return latent
 
@@ -178,12 +192,6 @@ class Cache:
         return self.folder / f"{key}.safetensors"
 
 
-def pixels(picture: Picture, flip: bool) -> Tensor:
-    """[3, H, W] in -1..1."""
-    seen = pictures.load(picture)
-    return seen.flip(-1) if flip else seen
-
-
 def encoded(encode: Encode, ready: Tensor, rngs: Sequence[torch.Generator], of: Sequence[Picture]) -> Tensor:
     """Raises Mistake: latents that are not finite."""
     with torch.no_grad():
@@ -195,6 +203,11 @@ def encoded(encode: Encode, ready: Tensor, rngs: Sequence[torch.Generator], of: 
             "let it run in float32 (in a WebUI: --no-half-vae), or give another one with model.vae"
         )
     return latents
+
+
+def _seen(picture: Picture, flip: bool) -> Tensor:
+    """[3, H, W] in -1..1."""
+    return pictures.load(picture, Look(flip=flip))
 
 
 def _chunks(missing: dict[str, View], batch: int) -> Iterator[list[str]]:

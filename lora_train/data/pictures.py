@@ -17,6 +17,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 from lora_train.data.buckets import Fit, Size
+from lora_train.data.looks import Look
 from lora_train.errors import Mistake
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -49,6 +50,8 @@ class Picture:
     name: str  # folder and file, for messages
     size: Size  # upright
     fit: Fit
+    background: tuple[int, int, int] = (255, 255, 255)  # under what is transparent
+    interpolation: str | None = None
 
 
 def size(path: pathlib.Path) -> Size:
@@ -60,6 +63,12 @@ def size(path: pathlib.Path) -> Size:
     with _opened(path) as picture:
         width, height = picture.size
         return (height, width) if _orientation(picture) in (5, 6, 7, 8) else (width, height)
+
+
+def frames(path: pathlib.Path) -> int:
+    """Of an animation; 1 of a picture."""
+    with _opened(path) as picture:
+        return getattr(picture, "n_frames", 1)
 
 
 def verify(path: pathlib.Path) -> None:
@@ -91,7 +100,7 @@ def complain(complaints: Sequence[str]) -> None:
         raise Mistake("\n".join([*complaints[:SHOWN], *([f"... and {more} more"] if more > 0 else [])]))
 
 
-def load(picture: Picture) -> Tensor:
+def load(picture: Picture, look: Look = Look()) -> Tensor:  # noqa: B008
     """The bucket's pixels, [3, H, W] float32 in -1..1: turned upright, transparency on white, resized, cut.
 
     Raises:
@@ -102,6 +111,8 @@ def load(picture: Picture) -> Tensor:
         image = _rgb(image if turn is None else image.transpose(turn))
     left, top, right, bottom = picture.fit.crop
     pixels = _resized(image, picture.fit.resized)[top:bottom, left:right]
+    if look.flip:
+        pixels = pixels[:, ::-1]
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float().div(255).sub(0.5).div(0.5)
 
 

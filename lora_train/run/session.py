@@ -19,7 +19,9 @@ from lora_train.adapters.network import Network
 from lora_train.data import summary
 from lora_train.data.batches import Batches, arithmetic, every_caption, numbers
 from lora_train.data.cache import Cache, Fresh, Latents
-from lora_train.data.folder import Planned, plan
+from lora_train.data.folder import Planned
+from lora_train.data.memory import Memory, usual
+from lora_train.data.plan import plan
 from lora_train.errors import Mistake
 from lora_train.host import Cond, Host, Lent
 from lora_train.job import Job, Output, Place, written
@@ -72,7 +74,8 @@ def run(
     store = RunStore(output.output_dir, output.output_name)
     store.writable()
     prompts = read_prompts(output.sample_prompts, output.sample_sampler) if output.sample_prompts else []
-    planned = plan(job.data, decode=not place.cache_latents)
+    kept = place.cache_latents or place.cache_latents_to_disk
+    planned = plan(job.data, decode=not kept, memory=Memory(usual()))
     count = numbers(planned, job.training.gradient_accumulation_steps)
     steps = job.training.steps(count.steps)
     log.info(arithmetic(planned, steps, job.training.gradient_accumulation_steps))
@@ -101,6 +104,12 @@ def _refuse(job: Job, output: Output, place: Place) -> None:
         complaints.append("place.device = cuda: expected a CUDA device and found none; use cpu or auto")
     if job.training.mixed_precision == "fp16" and (place.device == "cpu" or not cuda):
         complaints.append("training.mixed_precision = fp16: expected a CUDA device; on a CPU use no or bf16")
+    if place.cache_latents or place.cache_latents_to_disk:
+        complaints += [
+            f"{name}: cannot go with cached latents, for a picture is cached once and looks different each "
+            f"time; set place.cache_latents = false, or leave {name} out"
+            for name in job.data.changing()
+        ]
     if output.log_with == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
         complaints.append("output.log_with = tensorboard: expected that package; pip install tensorboard")
     if complaints:
@@ -162,14 +171,19 @@ class Session:
     def batches(self) -> Batches:
         seed, accumulation = self.job.training.seed, self.job.training.gradient_accumulation_steps
         latents, conds = self._latents(seed), self._conds()
-        return Batches(self.planned, latents, seed=seed, accumulation=accumulation, conds=conds)
+        steps = self.progress.steps
+        return Batches(
+            self.planned, latents, seed=seed, accumulation=accumulation, conds=conds, steps=steps
+        )
 
     def _latents(self, seed: int) -> Latents:
         encode = self.lent.encode_images
         if not (self.place.cache_latents or self.place.cache_latents_to_disk):
             return Fresh(encode, seed)
         folder = self.store.folder / "latents" if self.place.cache_latents_to_disk else None
-        cache = Cache(encode, self.lent.vae_id, folder=folder, batch=self.place.vae_batch_size)
+        cache = Cache(
+            encode, self.lent.vae_id, folder=folder, batch=self.place.vae_batch_size, memory=Memory(usual())
+        )
         cache.fill(self.planned.views())
         self.lent.park("vae")
         return cache

@@ -16,7 +16,7 @@ from lora_train.train.events import Progress, Watcher
 
 if TYPE_CHECKING:
     from lora_train.adapters.network import Network
-    from lora_train.data.batches import Batch, Batches
+    from lora_train.data.batches import Batch, Batches, Group
     from lora_train.host import Lent
     from lora_train.train.lr import Constant
 
@@ -150,11 +150,11 @@ def train(  # noqa: PLR0913 (where all of a run meets)
             watcher.finished(p, error)
 
 
-def _step(learner: Learner, lent: Lent, group: Sequence[Batch], training: Training, factor: float) -> None:
+def _step(learner: Learner, lent: Lent, group: Group, training: Training, factor: float) -> None:
     """One optimizer step over the micro-batches of `group`."""
     p, optimizer, scaled = learner.progress, learner.optimizer, learner.scaler
-    total, images = 0.0, sum(len(batch.ordinals) for batch in group)
-    for batch in group:
+    total, images = 0.0, group.images
+    for batch in group.batches:
         with seeded(lent.device, key(training.seed, "adapter", batch.ordinals[0])):
             loss = _losses(learner, lent, batch, training).sum() / images
             (loss if scaled is None else scaled.scale(loss)).backward()
@@ -197,4 +197,5 @@ def _losses(learner: Learner, lent: Lent, batch: Batch, training: Training) -> t
     dtype = DTYPES[training.mixed_precision]
     mixed = dtype is not torch.float32  # which torch 2.1 refuses on a CPU, even where it is off
     with torch.autocast(lent.device.type, dtype=dtype if mixed else None, enabled=mixed):
-        return learner.course.losses(lent, batch, draws(training.seed, batch.ordinals))
+        losses = learner.course.losses(lent, batch, draws(training.seed, batch.ordinals))
+    return losses if batch.weights is None else losses * batch.weights.to(losses)

@@ -1,3 +1,5 @@
+import collections
+import dataclasses
 import itertools
 import threading
 
@@ -7,6 +9,7 @@ import torch
 from lora_train.data.batches import Batches, ahead, arithmetic, every_caption, numbers
 from lora_train.data.buckets import Fit
 from lora_train.data.folder import Dataset, Item, Planned, Source, Subset
+from lora_train.data.plan import balanced, sourced
 from lora_train.host import Cond
 
 
@@ -19,19 +22,22 @@ class Names:
     def fetch(self, samples):
         self.fetched += len(samples)
         self.threads.add(threading.current_thread().name)
-        return torch.tensor([[float(s.ordinal), float(s.flip)] for s in samples])
+        return torch.tensor([[float(s.ordinal), float(s.look.flip)] for s in samples])
 
     def finish(self, fetched, samples):
         return fetched
 
 
-def item(path, name, bucket=(64, 64), **rules) -> Item:
-    return Item(path, name, bucket, Fit(bucket, bucket), caption=f"{name}, x, y, z", subset=Subset(**rules))
+def items(path, count, bucket, lead, subset) -> list[Item]:
+    return [
+        Item(path, f"{lead}{n}", bucket, Fit(bucket, bucket), caption=f"{lead}{n}, x, y, z", subset=subset)
+        for n in range(count)
+    ]
 
 
 def source(path, count, batch=1, bucket=(64, 64), lead="p", **rules) -> Source:
-    items = tuple(item(path, f"{lead}{n}", bucket, **rules) for n in range(count))
-    return Source(Dataset(batch_size=batch), items)
+    subset = Subset(**rules)
+    return sourced(Dataset(batch_size=batch, subsets=(subset,)), items(path, count, bucket, lead, subset))
 
 
 def planned(*sources) -> Planned:
@@ -39,7 +45,13 @@ def planned(*sources) -> Planned:
 
 
 def epoch(batches: Batches, number: int, skip: int = 0) -> list:
-    return list(batches.steps(number, skip))
+    return [group.batches for group in batches.steps(number, skip)]
+
+
+def joined(one: Source, other: Source) -> Source:
+    """Both, as one dataset of two folders."""
+    both = dataclasses.replace(one.dataset, subsets=one.dataset.subsets + other.dataset.subsets)
+    return sourced(both, one.items + other.items)
 
 
 def samples(batches: Batches, number: int) -> list[tuple[int, str]]:
@@ -85,7 +97,7 @@ def test_with_one_bucket_a_batch_of_four_is_the_same_samples_as_four_of_one(tmp_
 
 def test_a_batch_is_of_one_bucket_and_of_one_dataset(tmp_path):
     wide, tall = source(tmp_path, 7, 3, (64, 32), "w"), source(tmp_path, 5, 3, (32, 64), "t")
-    first = Source(wide.dataset, wide.items + tall.items)
+    first = joined(wide, tall)
     second = source(tmp_path, 6, 2, (64, 32), "s")
     groups = epoch(make(planned(first, second)), 0)
     sizes = {}
@@ -99,7 +111,7 @@ def test_a_batch_is_of_one_bucket_and_of_one_dataset(tmp_path):
 
 def test_the_numbers_are_those_of_the_batches(tmp_path):
     wide, tall = source(tmp_path, 7, 3, (64, 32), "w", num_repeats=2), source(tmp_path, 5, 3, (32, 64), "t")
-    plan = planned(Source(wide.dataset, wide.items + tall.items), source(tmp_path, 6, 4))
+    plan = planned(joined(wide, tall), source(tmp_path, 6, 4))
     for accumulation in (1, 2, 3, 4, 50):
         batches = make(plan, accumulation=accumulation)
         groups = epoch(batches, 0)
@@ -208,3 +220,79 @@ def test_an_error_in_the_thread_comes_out_where_the_step_is_due():
 )  # fmt: skip
 def test_the_arithmetic_is_told(tmp_path, plan, steps, accumulation, text):
     assert arithmetic(plan(tmp_path), steps, accumulation) == text
+
+
+def shown(batches: Batches, number: int) -> collections.Counter:
+    return collections.Counter(name for _, name in samples(batches, number))
+
+
+@pytest.mark.parametrize(("repeats", "count"), [(0.5, 5), (0.3, 3), (1.5, 15), (2.25, 23), (0.01, 1)])
+def test_repeats_with_a_fraction_show_each_picture_in_turn(tmp_path, repeats, count):
+    batches = make(planned(source(tmp_path, 10, num_repeats=repeats)))
+    epochs = [shown(batches, number) for number in range(10)]
+    assert [found.total() for found in epochs] == [count] * 10
+    assert all(
+        max(found.values()) - (min(found.values()) if len(found) == 10 else 0) <= 1 for found in epochs
+    )
+    assert set(sum(epochs, collections.Counter()).values()) == {count}  # ten epochs of a tenth each
+
+
+def test_a_folder_makes_as_many_samples_as_are_asked_of_it(tmp_path):
+    plan = planned(source(tmp_path, 7, samples_per_epoch=100, num_repeats=3))
+    assert shown(make(plan), 0).total() == 100
+    assert shown(make(plan), 4).total() == 100
+
+
+def test_every_epoch_has_the_same_batches_whatever_its_share_of_the_pictures(tmp_path):
+    rules = Subset(num_repeats=0.4)
+    mixed = [
+        i
+        for n, b in enumerate([(64, 64), (32, 64), (64, 32)])
+        for i in items(tmp_path, 3 + n, b, f"{n}", rules)
+    ]
+    batches = make(planned(sourced(Dataset(batch_size=2, subsets=(rules,)), mixed)))
+    assert {tuple(sorted(len(b.names) for (b,) in epoch(batches, n))) for n in range(20)} == {(1, 2, 2)}
+    assert len(sum((shown(batches, n) for n in range(20)), collections.Counter())) == len(mixed)
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "wanted"),
+    [
+        ([1, 1, 1], 3, [1, 1, 1]), ([1, 1, 1], 7, [3, 2, 2]), ([2, 2, 2], 3, [2, 2, 0]), ([1] * 4, 2, [1, 1, 0, 0]),
+        ([], 5, []), ([3], 10, [10]),
+    ],
+)  # fmt: skip
+def test_regularisation_is_repeated_until_it_is_as_much_as_the_rest(own, others, wanted):
+    assert balanced(own, others) == wanted
+
+
+def test_regularisation_pictures_weigh_what_is_asked_and_say_which_are_unused(tmp_path):
+    train, reg = source(tmp_path, 2, num_repeats=2), source(tmp_path, 6, lead="r", is_reg=True)
+    both = joined(train, reg)
+    assert [i.name for i in both.unused()] == ["r4", "r5"]
+    batches = make(Planned((both,), folders=False, prior_loss_weight=0.25))
+    assert shown(batches, 3) == {"p0": 2, "p1": 2, "r0": 1, "r1": 1, "r2": 1, "r3": 1}
+    for (batch,) in epoch(batches, 0):
+        weights = [1.0] if batch.weights is None else batch.weights.tolist()
+        assert weights == [0.25 if batch.names[0][0] == "r" else 1.0]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_processes_share_out_the_batches_of_each_step(tmp_path, world, accumulation):
+    plan = planned(source(tmp_path, 7, flip_aug=True, shuffle_caption=True))
+    alone = list(make(plan, accumulation=accumulation * world).steps(2))
+    each = [list(make(plan, accumulation=accumulation, rank=r, world=world).steps(2)) for r in range(world)]
+    for step, groups in zip(alone, zip(*each, strict=True), strict=True):
+        assert {g.images for g in groups} == {step.images}
+        found = [b for g in groups for b in g.batches]
+        assert sorted((b.ordinals[0], b.captions[0]) for b in found) == sorted(
+            (b.ordinals[0], b.captions[0]) for b in step.batches
+        )
+
+
+def test_captions_know_the_step_and_the_epoch_they_are_for(tmp_path):
+    plan = planned(source(tmp_path, 4, token_warmup_step=0.5, caption_dropout_every_n_epochs=2))
+    tags = [len(b.captions[0].split(", ")) for n in (0, 2) for (b,) in epoch(make(plan, steps=24), n)]
+    assert tags == [1, 1, 1, 1, 3, 3, 3, 3]
+    assert {b.captions[0] for (b,) in epoch(make(plan, steps=24), 1)} == {""}

@@ -10,6 +10,7 @@ from torch.nn import functional
 from lora_train.data import cache, pictures
 from lora_train.data.buckets import Fit
 from lora_train.data.cache import Cache, Fresh, Sample
+from lora_train.data.looks import Look
 from lora_train.data.pictures import Picture
 from lora_train.errors import Mistake
 
@@ -37,7 +38,7 @@ def picture(path: pathlib.Path, bucket=(32, 32)) -> Picture:
 
 
 def latents(kept: Cache, of: Picture, flip: bool = False) -> torch.Tensor:
-    samples = [Sample(of, flip, 0)]
+    samples = [Sample(of, Look(flip=flip), 0)]
     return kept.finish(kept.fetch(samples), samples)
 
 
@@ -63,7 +64,7 @@ def test_every_picture_is_encoded_once_in_batches_of_one_size(three, folder):
     assert sorted(tuple(call.shape) for call in encode.calls) == [(1, 3, 32, 64), (2, 3, 32, 32)]
     assert told == [(0, 3), (2, 3), (3, 3)]
 
-    samples = [Sample(three[0], False, 0), Sample(three[2], False, 1)]
+    samples = [Sample(three[0], Look(), 0), Sample(three[2], Look(), 1)]
     found = kept.finish(kept.fetch(samples), samples)
     assert found.shape == (2, 4, 4, 4)
     assert found.dtype == torch.float32
@@ -178,7 +179,7 @@ def test_latents_that_are_not_finite_name_the_picture(three, folder):
     with pytest.raises(Mistake, match=r"a\.png: the autoencoder makes NaN of it.*float32"):
         kept.fill(views(three))
     assert folder is None or not list(folder.glob("*"))
-    fresh, samples = Fresh(Encoder(nan=True), 0), [Sample(three[0], False, 0)]
+    fresh, samples = Fresh(Encoder(nan=True), 0), [Sample(three[0], Look(), 0)]
     with pytest.raises(Mistake, match=r"a\.png: the autoencoder makes NaN"):
         fresh.finish(fresh.fetch(samples), samples)
 
@@ -191,7 +192,7 @@ def test_a_folder_that_cannot_be_written_says_what_to_do(three, tmp_path):
 
 def test_without_a_cache_each_sample_has_a_draw_of_its_own(three):
     def shown(seed, ordinal):
-        fresh, samples = Fresh(Encoder(), seed), [Sample(three[0], False, ordinal)]
+        fresh, samples = Fresh(Encoder(), seed), [Sample(three[0], Look(), ordinal)]
         return fresh.finish(fresh.fetch(samples), samples)
 
     assert torch.equal(shown(1, 5), shown(1, 5))

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from lora_train.data.buckets import Fit, Resolution
-from lora_train.data.folder import Data, Dataset, Subset, plan
+from lora_train.data.folder import Data, Dataset, Subset
+from lora_train.data.plan import plan
 from lora_train.errors import Mistake
 from lora_train.knobs import build, flat
 

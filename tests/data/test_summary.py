@@ -4,7 +4,8 @@ import pytest
 from safetensors import safe_open
 
 from lora_train.data.buckets import Resolution
-from lora_train.data.folder import Data, Dataset, Subset, plan
+from lora_train.data.folder import Data, Dataset, Subset
+from lora_train.data.plan import plan
 from lora_train.data.summary import facts
 
 REFERENCE = {

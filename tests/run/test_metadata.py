@@ -8,7 +8,7 @@ import pathlib
 import pytest
 
 from lora_train.data import summary
-from lora_train.data.folder import plan
+from lora_train.data.plan import plan
 from lora_train.host import Origin
 from lora_train.job import assemble
 from lora_train.run.metadata import Facts, metadata

@@ -1,0 +1,251 @@
+"""Goes through the folders of a dataset, and writes down all there is to say about what lies in them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from PIL import ImageColor
+
+from lora_train.data import captions, pictures
+from lora_train.data.buckets import Fit, Size
+from lora_train.data.folder import Dataset, Item, Subset
+from lora_train.data.memory import Known, Memory
+from lora_train.errors import Mistake
+
+T = TypeVar("T")
+
+# kinds of findings that nothing can be trained with; of `LOOSE` the file may be left out if that is asked for
+FATAL = ("folder", "picture", "caption", "small", "metadata")
+LOOSE = ("picture", "caption")
+
+REMARKS = {  # kind -> what is said of files that do not stop a run
+    "bare": "have no caption file, and train with the class tokens of their folder",
+    "mute": "have neither caption file nor class tokens, and train with an empty caption",
+    "empty": "have an empty caption file, and train with an empty caption",
+    "long": "have more than one line in their caption file, of which the first is read",
+    "still": "are animated, of which the first frame is taken",
+    "orphan": "caption files have no picture",
+    "unnamed": "are not in their metadata file, and left out",
+    "unused": "are regularisation pictures that are not used: the others' samples are fewer",
+    "left": "cannot be read, and are left out",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """Something to say about a file or folder."""
+
+    kind: str  # of FATAL or REMARKS
+    path: pathlib.Path
+    text: str = ""  # the whole complaint, of a fatal one
+
+    @property
+    def fatal(self) -> bool:
+        return self.kind in FATAL
+
+
+class Scan:
+    """One look at a run's folders.
+
+    Args:
+        decode: also read every picture to its end, to find damaged ones now; caching does it anyway.
+        skip: leave out what cannot be read.
+    """
+
+    def __init__(self, *, decode: bool, skip: bool, memory: Memory):
+        self.decode, self.skip, self.memory = decode, skip, memory
+        self.findings: list[Finding] = []
+        self.seen: set[tuple[str, pathlib.Path]] = set()
+
+    def items(self, dataset: Dataset, subset: Subset) -> Iterator[Item]:
+        """The pictures of one folder that nothing is wrong with."""
+        folder = subset.image_dir
+        if folder is None:
+            return
+        if not folder.is_dir():
+            self.found("folder", folder, f"{folder}: no such folder")
+            return
+        entries = self.tried("folder", folder, functools.partial(listing, folder))
+        if entries is None:
+            return
+        of = _Of(self, dataset, subset, entries)
+        if not of.pictures:
+            self.found(
+                "folder", folder, f"{folder}: no pictures in it; expected {' '.join(pictures.ENDINGS)}"
+            )
+        for name in of.pictures:
+            item = of.item(name)
+            if item is not None:
+                yield item
+        of.leftovers()
+
+    def found(self, kind: str, path: pathlib.Path, text: str = "") -> None:
+        """Once for each file, however many datasets look at it."""
+        if kind in LOOSE and self.skip:
+            kind = "left"
+        if (kind, path) not in self.seen:
+            self.seen.add((kind, path))
+            self.findings.append(Finding(kind, path, text))
+
+    def tried(self, kind: str, path: pathlib.Path, look: Callable[[], T]) -> T | None:
+        """None: there was a complaint."""
+        try:
+            return look()
+        except Mistake as e:
+            self.found(kind, path, str(e))
+            return None
+
+
+class _Of:
+    """One folder of one dataset."""
+
+    def __init__(self, scan: Scan, dataset: Dataset, subset: Subset, entries: dict[str, os.DirEntry]):
+        self.scan, self.dataset, self.subset, self.entries = scan, dataset, subset, entries
+        self.folder = subset.image_dir
+        self.title = self.folder.resolve().name
+        self.background = ImageColor.getrgb(subset.transparent_color)[:3]
+        self.endings = tuple(e if e.startswith(".") else f".{e}" for e in subset.caption_extension)
+        self.pictures = [n for n in entries if os.path.splitext(n)[1].lower() in pictures.ENDINGS]  # noqa: PTH122
+        self.said = None
+        if subset.metadata_file is not None:
+            read = functools.partial(said, subset.metadata_file, subset)
+            self.said = scan.tried("metadata", subset.metadata_file, read) or {}
+            self._named()
+
+    def item(self, name: str) -> Item | None:
+        scan, path = self.scan, self.folder / name
+        if self.said is not None and (name not in self.said):
+            scan.found("unnamed", path)
+            return None
+        status = self.entries[name].stat()
+        known = scan.memory.of(self.folder, name, status)
+        caption = scan.tried("caption", path, functools.partial(self._caption, path))
+        size = scan.tried("picture", path, functools.partial(self._size, path, known))
+        fit = size and scan.tried("small", path, functools.partial(self._fit, path, size))
+        if caption is None or fit is None:
+            return None
+        if (known.frames or 1) > 1:
+            scan.found("still", path)
+        return Item(
+            path, f"{self.title}/{name}", size, fit, background=self.background,
+            interpolation=self.subset.resize_interpolation, caption=caption, subset=self.subset)  # fmt: skip
+
+    def leftovers(self) -> None:
+        """Caption files of no picture."""
+        if self.said is not None:
+            return
+        stems = {os.path.splitext(name)[0] for name in self.pictures}  # noqa: PTH122
+        for name in self.entries:
+            stem, ending = os.path.splitext(name)  # noqa: PTH122
+            if ending in self.endings and stem not in stems:
+                self.scan.found("orphan", self.folder / name)
+
+    def _size(self, path: pathlib.Path, known: Known) -> Size:
+        if known.width is None:
+            known.width, known.height = pictures.size(path)
+            known.frames = pictures.frames(path)
+        if self.scan.decode and not known.whole:
+            pictures.verify(path)
+            known.whole = True
+        return known.width, known.height
+
+    def _fit(self, path: pathlib.Path, size: Size) -> Fit:
+        try:
+            return self.dataset.fit(size)
+        except Mistake as e:
+            raise Mistake(f"{path}: {e}") from e
+
+    def _caption(self, path: pathlib.Path) -> str:
+        """All lines where wildcards choose among them, else the first."""
+        subset = self.subset
+        if self.said is not None:
+            lines = self.said[path.name]
+            if not lines:
+                self.scan.found("empty", path)
+            return "\n".join(lines)
+        for ending in self.endings:
+            beside = path.with_suffix(ending)
+            if beside.name in self.entries:
+                lines = captions.read(beside, subset.caption_encoding)
+                if not lines:
+                    self.scan.found("empty", path)
+                if subset.enable_wildcard:
+                    return "\n".join(lines)
+                if len(lines) > 1:
+                    self.scan.found("long", path)
+                return lines[0] if lines else ""
+        self.scan.found("bare" if subset.class_tokens else "mute", path)
+        return subset.class_tokens or ""
+
+    def _named(self) -> None:
+        """Names of a metadata file -> those of the folder's pictures; complains of those that are none."""
+        stems = {os.path.splitext(name)[0]: name for name in self.pictures}  # noqa: PTH122
+        matched, lost = {}, []
+        for key, lines in self.said.items():
+            name = key if key in self.entries else stems.get(key)
+            path = pathlib.Path(key)
+            if name is None and path.is_absolute() and path.parent == self.folder.absolute():
+                name = path.name if path.name in self.entries else stems.get(path.name)
+            if name is None:
+                lost.append(key)
+            else:
+                matched[name] = lines
+        for key in lost:
+            source = self.subset.metadata_file
+            self.scan.found("metadata", source / key, f"{source}: {key}: no such picture in {self.folder}")
+        self.said = matched
+
+
+def listing(folder: pathlib.Path) -> dict[str, os.DirEntry]:
+    """Files that are not hidden, by name, in an order that is the same on every system.
+
+    Raises:
+        Mistake: not a folder that may be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            found = [e for e in entries if not e.name.startswith(".") and e.is_file()]
+    except OSError as e:
+        raise Mistake(f"{folder}: cannot be read: {e.strerror or e}") from e
+    return {e.name: e for e in sorted(found, key=lambda e: e.name)}
+
+
+def said(path: pathlib.Path, subset: Subset) -> dict[str, list[str]]:
+    """Picture's name, as the file has it -> the lines of its caption, tags put to it as sd-scripts does.
+
+    Raises:
+        Mistake: not a metadata file.
+    """
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as e:
+        raise Mistake(f"{path}: expected a JSON file of captions ({e.strerror or e})") from e
+    except (ValueError, RecursionError) as e:
+        raise Mistake(f"{path}: expected a JSON file of captions; not JSON: {e}") from e
+    if not isinstance(entries, dict):
+        raise Mistake(f"{path}: expected {{name: {{caption, tags}}}}, not a {type(entries).__name__}")
+    return {name: _lines(path, name, entry, subset) for name, entry in entries.items()}
+
+
+def _lines(path: pathlib.Path, name: str, entry: object, subset: Subset) -> list[str]:
+    entry = {"caption": entry} if isinstance(entry, str) else entry
+    if not isinstance(entry, dict):
+        raise Mistake(f"{path}: {name}: expected {{caption, tags}}")
+    texts = [entry.get("caption"), entry.get("tags")]
+    if not all(text is None or isinstance(text, str) for text in texts):
+        raise Mistake(f"{path}: {name}: expected caption and tags to be text")
+    caption, tags = (text or "" for text in texts)
+    if not caption:
+        caption, tags = tags, ""
+    lines = [line.strip() for line in caption.split("\n") if line.strip()] or [""]
+    if not subset.enable_wildcard:
+        lines = [" ".join(lines)]
+    tags = tags.replace("\n", subset.caption_separator).strip()
+    lines = [f"{line}{subset.caption_separator} {tags}" if line and tags else line or tags for line in lines]
+    return [line for line in lines if line]

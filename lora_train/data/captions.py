@@ -124,8 +124,13 @@ class CaptionRules:
             text = text.replace(self.secondary_separator, self.caption_separator)
         return text
 
+    @property
+    def call(self) -> str | None:
+        """The trigger word, where captions get one."""
+        return self.trigger_word
+
     def _triggered(self, text: str) -> str:
-        word = self.trigger_word
+        word = self.call
         if SLOT in text:
             text = text.replace(SLOT, word or "").strip()
         if not word or self._holds(text):
@@ -134,7 +139,7 @@ class CaptionRules:
 
     def _holds(self, text: str) -> bool:
         """Whether the trigger word is in it, as a word."""
-        word = self.trigger_word
+        word = self.call
         return bool(word and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE))
 
     def _mixed(self, text: str, rng: random.Random, moment: Moment) -> str:

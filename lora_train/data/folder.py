@@ -53,6 +53,10 @@ class Subset(Rules):
         False, "Regularisation: pictures of the class, shown as often as the others, that keep the model "
         "from forgetting it.", group="regularisation")  # fmt: skip
 
+    @property
+    def call(self) -> str | None:
+        return None if self.is_reg else self.trigger_word
+
     def check(self) -> Iterable[str]:
         yield from super().check()
         if self.is_reg and self.metadata_file:

@@ -69,7 +69,8 @@ def tell(findings: Sequence[Finding], of: int) -> None:
         kinds[finding.kind].append(finding)
     for kind, those in kinds.items():
         if kind in REMARKS:
-            among = "" if kind == "orphan" else f" of {of} pictures"
+            among = " pictures" if kind == "unnamed" else f" of {of} pictures"
+            among = "" if kind in ("orphan", "left") else among
             log.warning("%d%s %s; the first: %s", len(those), among, REMARKS[kind], those[0].path)
     for finding in kinds["left"][: pictures.SHOWN]:
         log.warning("left out: %s", finding.text)

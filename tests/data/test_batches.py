@@ -258,8 +258,8 @@ def test_every_epoch_has_the_same_batches_whatever_its_share_of_the_pictures(tmp
 @pytest.mark.parametrize(
     ("own", "others", "wanted"),
     [
-        ([1, 1, 1], 3, [1, 1, 1]), ([1, 1, 1], 7, [3, 2, 2]), ([2, 2, 2], 3, [2, 2, 0]), ([1] * 4, 2, [1, 1, 0, 0]),
-        ([], 5, []), ([3], 10, [10]),
+        ([1, 1, 1], 3, [1, 1, 1]), ([1, 1, 1], 7, [3, 2, 2]), ([2, 2, 2], 3, [2, 2, 0]),
+        ([1] * 4, 2, [1, 1, 0, 0]), ([], 5, []), ([3], 10, [10]),
     ],
 )  # fmt: skip
 def test_regularisation_is_repeated_until_it_is_as_much_as_the_rest(own, others, wanted):

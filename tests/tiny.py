@@ -15,7 +15,7 @@ from lora_train.adapters.layer import Layer
 from lora_train.host import Cond, Model, Origin
 from lora_train.noise import Schedule
 
-WIDTH, TIME, TEXT, TOKENS = 8, 16, 12, 10  # channels, time embedding, text features, tokens of a caption
+WIDTH, TIME, TEXT, TOKENS = 8, 16, 12, 40  # channels, time embedding, text features, tokens of a caption
 
 
 class Resnet(nn.Module):

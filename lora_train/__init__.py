@@ -1,1 +1,3 @@
 """Trains LoRAs for Stable Diffusion: in a WebUI, or by itself."""
+
+__version__ = "0.1.0"

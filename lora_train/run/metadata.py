@@ -9,12 +9,13 @@ from collections.abc import Mapping
 
 import torch
 
+from lora_train import __version__
 from lora_train.host import Origin
 from lora_train.job import Job, Output, Place
 from lora_train.knobs import flat, kind_of
 from lora_train.train.lr import SCHEDULERS
 
-IMPLEMENTATION = "lora-train/0.1.0"
+IMPLEMENTATION = f"lora-train/{__version__}"
 
 UNUSED = {  # options of sd-scripts that this trainer has not, at the values they have there when not given
     "ss_num_validation_images": 0,
@@ -25,8 +26,6 @@ UNUSED = {  # options of sd-scripts that this trainer has not, at the values the
     "ss_multires_noise_discount": 0.3,
     "ss_adaptive_noise_scale": None,
     "ss_zero_terminal_snr": False,
-    "ss_face_crop_aug_range": None,
-    "ss_prior_loss_weight": 1.0,
     "ss_ip_noise_gamma": None,
     "ss_debiased_estimation": False,
     "ss_noise_offset_random_strength": False,
@@ -42,7 +41,6 @@ UNUSED = {  # options of sd-scripts that this trainer has not, at the values the
     "ss_max_validation_steps": None,
     "ss_validate_every_n_epochs": None,
     "ss_validate_every_n_steps": None,
-    "ss_resize_interpolation": None,
 }
 
 

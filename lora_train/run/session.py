@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import logging
 import pathlib
 import random
@@ -28,6 +27,7 @@ from lora_train.job import Job, Output, Place, written
 from lora_train.knobs import flat
 from lora_train.prompts import read_prompts
 from lora_train.run.metadata import Facts, metadata
+from lora_train.run.refusals import refusals
 from lora_train.run.store import RunStore, State, optimizer_state, restore_optimizer
 from lora_train.run.watchers import Metrics, Samples, Saves, TensorBoard
 from lora_train.train.events import Progress, Watcher
@@ -68,9 +68,10 @@ def run(
     Raises:
         Mistake: the job cannot be done as it stands; the message says why.
     """
-    _refuse(job, output, place)
+    if complaints := refusals(job, output, place):
+        raise Mistake("\n".join(complaints))
     resumed = State.read(place.resume) if place.resume else None
-    job = _settled(job, resumed)
+    job = settled(job, resumed)
     store = RunStore(output.output_dir, output.output_name)
     store.writable()
     prompts = read_prompts(output.sample_prompts, output.sample_sampler) if output.sample_prompts else []
@@ -94,29 +95,7 @@ def run(
         return session.outcome()
 
 
-def _refuse(job: Job, output: Output, place: Place) -> None:
-    """What cannot work on this machine, and what is not there at all."""
-    complaints = []
-    if job.model.pretrained_model_name_or_path is None:
-        complaints.append("model.pretrained_model_name_or_path: expected a checkpoint to train on")
-    cuda = torch.cuda.is_available()
-    if place.device == "cuda" and not cuda:
-        complaints.append("place.device = cuda: expected a CUDA device and found none; use cpu or auto")
-    if job.training.mixed_precision == "fp16" and (place.device == "cpu" or not cuda):
-        complaints.append("training.mixed_precision = fp16: expected a CUDA device; on a CPU use no or bf16")
-    if place.cache_latents or place.cache_latents_to_disk:
-        complaints += [
-            f"{name}: cannot go with cached latents, for a picture is cached once and looks different each "
-            f"time; set place.cache_latents = false, or leave {name} out"
-            for name in job.data.changing()
-        ]
-    if output.log_with == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
-        complaints.append("output.log_with = tensorboard: expected that package; pip install tensorboard")
-    if complaints:
-        raise Mistake("\n".join(complaints))
-
-
-def _settled(job: Job, resumed: State | None) -> Job:
+def settled(job: Job, resumed: State | None) -> Job:
     """The job with the seed it will have; a resumed one has its own, and has to be the same otherwise.
 
     Raises:

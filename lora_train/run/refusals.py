@@ -1,0 +1,30 @@
+"""Refusals: settings that each are right and together cannot work, or not on this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+
+from lora_train.job import Job, Output, Place
+
+
+def refusals(job: Job, output: Output, place: Place) -> list[str]:
+    """What is to be said of them before a run is begun; nothing is touched."""
+    complaints = []
+    if job.model.pretrained_model_name_or_path is None:
+        complaints.append("model.pretrained_model_name_or_path: expected a checkpoint to train on")
+    cuda = torch.cuda.is_available()
+    if place.device == "cuda" and not cuda:
+        complaints.append("place.device = cuda: expected a CUDA device and found none; use cpu or auto")
+    if job.training.mixed_precision == "fp16" and (place.device == "cpu" or not cuda):
+        complaints.append("training.mixed_precision = fp16: expected a CUDA device; on a CPU use no or bf16")
+    if place.cache_latents or place.cache_latents_to_disk:
+        complaints += [
+            f"{name}: cannot go with cached latents, for a picture is cached once and looks different each "
+            f"time; set place.cache_latents = false, or leave {name} out"
+            for name in job.data.changing()
+        ]
+    if output.log_with == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
+        complaints.append("output.log_with = tensorboard: expected that package; pip install tensorboard")
+    return complaints

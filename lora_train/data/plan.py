@@ -47,7 +47,7 @@ def survey(
     scan = Scan(decode=decode, skip=data.skip_unreadable, memory=memory or Memory())
     for gap in _gaps(data):
         scan.found("folder", pathlib.Path(gap), gap)
-    datasets = data.datasets or (_folders(data),)
+    datasets = data.datasets or (_folders(data, scan),)
     sources = []
     for dataset in datasets:
         source = sourced(dataset, [i for subset in dataset.subsets for i in scan.items(dataset, subset)])
@@ -70,7 +70,7 @@ def tell(findings: Sequence[Finding], of: int) -> None:
     for kind, those in kinds.items():
         if kind in REMARKS:
             among = " pictures" if kind == "unnamed" else f" of {of} pictures"
-            among = "" if kind in ("orphan", "left") else among
+            among = "" if kind in ("orphan", "left", "ignored") else among
             log.warning("%d%s %s; the first: %s", len(those), among, REMARKS[kind], those[0].path)
     for finding in kinds["left"][: pictures.SHOWN]:
         log.warning("left out: %s", finding.text)
@@ -94,7 +94,7 @@ def _gaps(data: Data) -> Iterator[str]:
             )
 
 
-def _folders(data: Data) -> Dataset:
+def _folders(data: Data, scan: Scan) -> Dataset:
     """`train_data_dir` and `reg_data_dir` as a dataset.
 
     Raises:
@@ -105,13 +105,13 @@ def _folders(data: Data) -> Dataset:
     if data.in_json is not None:
         subsets = [_inherit(Subset, data, image_dir=data.train_data_dir, metadata_file=data.in_json)]
     else:
-        subsets = _numbered(data, "train_data_dir")
+        subsets = _numbered(data, "train_data_dir", scan)
     if data.reg_data_dir is not None:
-        subsets += _numbered(data, "reg_data_dir")
+        subsets += _numbered(data, "reg_data_dir", scan)
     return _inherit(Dataset, data, subsets=tuple(subsets))
 
 
-def _numbered(data: Data, name: str) -> list[Subset]:
+def _numbered(data: Data, name: str, scan: Scan) -> list[Subset]:
     """A folder's numbered folders, or where there are none itself."""
     root, reg = vars(data)[name], name == "reg_data_dir"
     if not root.is_dir():
@@ -123,11 +123,8 @@ def _numbered(data: Data, name: str) -> list[Subset]:
         if not loose:
             raise Mistake(_lost(f"data.{name} = {root}", folders))
         return [_inherit(Subset, data, image_dir=root, is_reg=reg)]
-    ignored = [p.name for p in folders if not named[p]] + loose
-    if ignored:
-        log.warning(
-            "%s: %s: ignored, because numbered folders are beside it; only those are learned from",
-            root, _some(ignored))  # fmt: skip
+    for path in (*(p for p in folders if not named[p]), *(root / name for name in loose)):
+        scan.found("ignored", path)
     found = []
     for p, m in named.items():
         if m and int(m[1]) > MOST:
@@ -167,10 +164,6 @@ def _inside(folder: pathlib.Path) -> list[pathlib.Path]:
     except OSError as e:
         raise Mistake(f"{folder}: cannot be read: {e.strerror or e}") from e
     return sorted(inside, key=lambda p: p.name)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 # ── how often each is shown ─────────────────────────────────────────────────────────────────────────────────

@@ -33,6 +33,7 @@ REMARKS = {  # kind -> what is said of files that do not stop a run
     "orphan": "caption files have no picture",
     "unnamed": "are not in their metadata file, and left out",
     "unused": "are regularisation pictures that are not used: the others' samples are fewer",
+    "ignored": "folders and pictures are ignored, for they are beside numbered folders",
     "left": "files cannot be read, and are left out",
 }
 

@@ -30,6 +30,7 @@ from lora_train.run.metadata import Facts, metadata
 from lora_train.run.refusals import refusals
 from lora_train.run.store import RunStore, State, optimizer_state, restore_optimizer
 from lora_train.run.watchers import Metrics, Samples, Saves, TensorBoard
+from lora_train.train.arithmetic import quick
 from lora_train.train.events import Progress, Watcher
 from lora_train.train.loop import Learner, scaler, train
 from lora_train.train.recompute import recomputed
@@ -81,7 +82,10 @@ def run(
     steps = job.training.steps(count.steps)
     log.info(arithmetic(planned, steps, job.training.gradient_accumulation_steps))
 
-    with host.borrow(job.model, device=place.device, precision=job.training.mixed_precision) as lent:
+    with (
+        host.borrow(job.model, device=place.device, precision=job.training.mixed_precision) as lent,
+        quick(lent.device),
+    ):
         session = Session(job, output, place, store, lent, planned, Progress(steps, count.steps))
         with session.attached() as learner:
             if resumed:

@@ -133,11 +133,11 @@ class CaptionRules:
         word = self.call
         if SLOT in text:
             text = text.replace(SLOT, word or "").strip()
-        if not word or self._holds(text):
+        if not word or self.holds(text):
             return text
         return f"{word}{self.caption_separator} {text}" if text else word
 
-    def _holds(self, text: str) -> bool:
+    def holds(self, text: str) -> bool:
         """Whether the trigger word is in it, as a word."""
         word = self.call
         return bool(word and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE))
@@ -165,7 +165,7 @@ class CaptionRules:
         else:
             every = tags(text)
             kept, loose, end = every[: self.keep_tokens], every[self.keep_tokens :], []
-        calls = [tag for tag in loose if self._holds(tag)]
+        calls = [tag for tag in loose if self.holds(tag)]
         return [*kept, *calls], [tag for tag in loose if tag not in calls], end
 
     def _warm(self, count: int, moment: Moment) -> int:

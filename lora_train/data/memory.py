@@ -16,10 +16,10 @@ from lora_train.errors import Mistake
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the table; another one begins anew
+VERSION = 2  # of the table; another one begins anew
 TABLE = """CREATE TABLE IF NOT EXISTS known (
     folder TEXT, file TEXT, bytes INTEGER, changed INTEGER,
-    width INTEGER, height INTEGER, frames INTEGER, whole INTEGER, digest TEXT, likeness INTEGER,
+    width INTEGER, height INTEGER, frames INTEGER, whole INTEGER, digest TEXT, likeness INTEGER, traits TEXT,
     PRIMARY KEY (folder, file)
 ) WITHOUT ROWID"""
 
@@ -36,6 +36,7 @@ class Known:
     whole: bool | None = None  # decoded to its end without a fault
     digest: str | None = None  # sha256 of its content
     likeness: int | None = None  # see likeness.py; as a signed number of 64 bits
+    traits: str | None = None  # words; see health.py
 
 
 FIELDS = tuple(f.name for f in dataclasses.fields(Known))

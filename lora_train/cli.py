@@ -1,4 +1,4 @@
-"""The command line: `lora-train train | sample | plot | settings`.
+"""The command line: `lora-train train | check | sample | plot | settings`.
 
 Commands import what they need themselves: torch takes seconds, and neither help nor a wrong word needs it.
 """
@@ -126,6 +126,12 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
+def check(words: list[str]) -> int:
+    from lora_train.checking import command
+
+    return command(words)
+
+
 # ── sample, plot ────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -247,6 +253,7 @@ def manual(words: list[str]) -> int:
 
 COMMANDS = {
     "train": (train, "Train a LoRA."),
+    "check": (check, "Look at pictures, captions and settings before training."),
     "sample": (sample, "Draw pictures, with LoRA files on the model."),
     "plot": (plot, "Draw a labelled sheet of strengths and prompts."),
     "settings": (manual, "List all settings, as Markdown."),

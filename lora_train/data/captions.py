@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from lora_train.errors import Mistake
 from lora_train.knobs import knob
 
+LONGEST = 500_000  # bytes of a caption file; the text encoder would chew on more for minutes
 SLOT = "[trigger]"  # stands for the trigger word in a caption, as in ai-toolkit
 WILDCARD = re.compile(r"\{\{|\}\}|\{([^{}]+)\}")  # {{ and }} are braces themselves
 CODECS = {"utf-8": "utf-8-sig", "shift_jis": "cp932", "cp1252": "cp1252", "utf-16": "utf-16"}
@@ -189,9 +190,12 @@ def read(path: pathlib.Path, encoding: str = "utf-8") -> list[str]:
         Mistake: cannot be read, or is written in something else; the message says what it looks like.
     """
     try:
-        raw = path.read_bytes()
+        size = path.stat().st_size
+        raw = path.read_bytes() if size <= LONGEST else b""
     except OSError as e:
         raise Mistake(f"{path}: cannot be read: {e.strerror or e}") from e
+    if size > LONGEST:
+        raise Mistake(f"{path}: expected a caption, at most {LONGEST:,} bytes; it has {size:,}")
     if encoding == "auto":
         encoding = detected(raw)
     try:

@@ -120,7 +120,7 @@ class Memory:
                 return
             with base:
                 yield base
-        except sqlite3.Error as e:
+        except (sqlite3.Error, UnicodeEncodeError) as e:  # on Linux a file's name may be no text
             log.info("%s: not used (%s); pictures are looked at again", self.path, e)
             self.path = None
         finally:

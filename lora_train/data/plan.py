@@ -70,7 +70,7 @@ def tell(findings: Sequence[Finding], of: int) -> None:
     for kind, those in kinds.items():
         if kind in REMARKS:
             among = " pictures" if kind == "unnamed" else f" of {of} pictures"
-            among = "" if kind in ("orphan", "left", "ignored") else among
+            among = "" if kind in ("orphan", "left", "ignored", "inner") else among
             log.warning("%d%s %s; the first: %s", len(those), among, REMARKS[kind], those[0].path)
     for finding in kinds["left"][: pictures.SHOWN]:
         log.warning("left out: %s", finding.text)

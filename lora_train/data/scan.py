@@ -34,6 +34,7 @@ REMARKS = {  # kind -> what is said of files that do not stop a run
     "unnamed": "are not in their metadata file, and left out",
     "unused": "are regularisation pictures that are not used: the others' samples are fewer",
     "ignored": "folders and pictures are ignored, for they are beside numbered folders",
+    "inner": "folders are inside folders of pictures, and not looked into",
     "left": "files cannot be read, and are left out",
 }
 
@@ -72,10 +73,11 @@ class Scan:
         if not folder.is_dir():
             self.found("folder", folder, f"{folder}: no such folder")
             return
-        entries = self.tried("folder", folder, functools.partial(listing, folder))
-        if entries is None:
+        every = self.tried("folder", folder, functools.partial(_every, folder))
+        if every is None:
             return
-        of = _Of(self, dataset, subset, entries)
+        of = _Of(self, dataset, subset, {e.name: e for e in every if _whole(e)})
+        of.others([e for e in every if e.name not in of.entries])
         if not of.pictures:
             self.found(
                 "folder", folder, f"{folder}: no pictures in it; expected {' '.join(pictures.ENDINGS)}"
@@ -136,6 +138,21 @@ class _Of:
         return Item(
             path, f"{self.title}/{name}", size, fit, background=self.background,
             interpolation=self.subset.resize_interpolation, caption=caption, subset=self.subset)  # fmt: skip
+
+    def others(self, entries: list[os.DirEntry]) -> None:
+        """What is no file, and may be named like one that is wanted."""
+        for entry in entries:
+            path, ending = self.folder / entry.name, os.path.splitext(entry.name)[1]  # noqa: PTH122
+            like = "picture" if ending.lower() in pictures.ENDINGS else "caption"
+            if like == "picture" or ending in self.endings:
+                what = (
+                    "a folder" if path.is_dir() else "a link to nothing" if path.is_symlink() else "no file"
+                )
+                self.scan.found(
+                    like, path, f"{path}: {what}, named like a {like}; rename it or take it out of the folder"
+                )
+            elif path.is_dir():
+                self.scan.found("inner", path)
 
     def leftovers(self) -> None:
         """Caption files of no picture."""
@@ -209,12 +226,28 @@ def listing(folder: pathlib.Path) -> dict[str, os.DirEntry]:
     Raises:
         Mistake: not a folder that may be read.
     """
+    return {e.name: e for e in _every(folder) if _whole(e)}
+
+
+def _every(folder: pathlib.Path) -> list[os.DirEntry]:
+    """All that is not hidden.
+
+    Raises:
+        Mistake: not a folder that may be read.
+    """
     try:
         with os.scandir(folder) as entries:
-            found = [e for e in entries if not e.name.startswith(".") and e.is_file()]
+            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
     except OSError as e:
         raise Mistake(f"{folder}: cannot be read: {e.strerror or e}") from e
-    return {e.name: e for e in sorted(found, key=lambda e: e.name)}
+
+
+def _whole(entry: os.DirEntry) -> bool:
+    """Whether it is a file, be it by a link."""
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def said(path: pathlib.Path, subset: Subset) -> dict[str, list[str]]:

@@ -147,7 +147,7 @@ def words(kind: str) -> str:
     """What is said of findings of a kind, after their number."""
     if kind in SEEN:
         return SEEN[kind]
-    noun = "" if kind in ("orphan", "left", "ignored") else "pictures "
+    noun = "" if kind in ("orphan", "left", "ignored", "inner") else "pictures "
     return noun + REMARKS[kind]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import math
+import importlib
 import pathlib
 import struct
 import zlib
@@ -16,11 +16,23 @@ import torch
 from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
+from lora_train.data import pixels
 from lora_train.data.buckets import Fit, Size
 from lora_train.data.looks import Look
 from lora_train.errors import Mistake
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl", ".gif", ".tif", ".tiff")
+
+PLUGINS = {".avif": ("pillow_avif", "pillow-avif-plugin"), ".jxl": ("pillow_jxl", "pillow-jxl-plugin")}
+MOVING = (
+    ".gif",
+    ".webp",
+    ".png",
+    ".avif",
+    ".jxl",
+    ".tif",
+    ".tiff",
+)  # files that may hold more than one picture
 
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, from 5 on the sides are swapped
 
@@ -51,7 +63,7 @@ class Picture:
     size: Size  # upright
     fit: Fit
     background: tuple[int, int, int] = (255, 255, 255)  # under what is transparent
-    interpolation: str | None = None
+    interpolation: str | None = None  # a name in looks.INTERPOLATIONS; None: see pixels.resized
 
 
 def size(path: pathlib.Path) -> Size:
@@ -66,7 +78,13 @@ def size(path: pathlib.Path) -> Size:
 
 
 def frames(path: pathlib.Path) -> int:
-    """Of an animation; 1 of a picture."""
+    """Of an animation; 1 of a picture.
+
+    Raises:
+        Mistake: not a picture that can be read.
+    """
+    if path.suffix.lower() not in MOVING:
+        return 1
     with _opened(path) as picture:
         return getattr(picture, "n_frames", 1)
 
@@ -100,20 +118,35 @@ def complain(complaints: Sequence[str]) -> None:
         raise Mistake("\n".join([*complaints[:SHOWN], *([f"... and {more} more"] if more > 0 else [])]))
 
 
-def load(picture: Picture, look: Look = Look()) -> Tensor:  # noqa: B008
-    """The bucket's pixels, [3, H, W] float32 in -1..1: turned upright, transparency on white, resized, cut.
+def upright(path: pathlib.Path, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
+    """The whole picture as it is seen, in RGB; of an animation the first frame.
 
     Raises:
         Mistake: damaged or cut off.
     """
-    with _opened(picture.path) as image:
+    with _opened(path) as image:
         turn = TURNS.get(_orientation(image))
-        image = _rgb(image if turn is None else image.transpose(turn))
-    left, top, right, bottom = picture.fit.crop
-    pixels = _resized(image, picture.fit.resized)[top:bottom, left:right]
-    if look.flip:
-        pixels = pixels[:, ::-1]
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float().div(255).sub(0.5).div(0.5)
+        return pixels.rgb(image if turn is None else image.transpose(turn), background)
+
+
+def load(picture: Picture, look: Look = Look()) -> Tensor:  # noqa: B008
+    """The bucket's pixels, [3, H, W] float32 in -1..1, as this look has them.
+
+    Raises:
+        Mistake: damaged or cut off.
+    """
+    image = upright(picture.path, picture.background)
+    seen = pixels.shown(image, picture.fit, look, picture.interpolation, face(picture.path))
+    return torch.from_numpy(np.array(seen, order="C")).permute(2, 0, 1).float().div(255).sub(0.5).div(0.5)
+
+
+def face(path: pathlib.Path) -> tuple[int, int, int, int] | None:
+    """Middle and size of a face, in pixels, where the file's name ends in them: name_x_y_width_height."""
+    numbers = path.stem.split("_")[-4:]
+    if len(path.stem.split("_")) < 5 or not all(n.isdecimal() for n in numbers):
+        return None
+    x, y, width, height = map(int, numbers)
+    return (x, y, width, height) if width and height else None
 
 
 @contextlib.contextmanager
@@ -122,6 +155,7 @@ def _opened(path: pathlib.Path) -> Iterator[Image.Image]:
 
     A host may have told Pillow to fill what is missing of a picture with grey; here it is told not to.
     """
+    _plugged(path)
     before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
         with Image.open(path) as picture:
@@ -130,6 +164,20 @@ def _opened(path: pathlib.Path) -> Iterator[Image.Image]:
         raise Mistake(f"{path}: {_reason(path, e)}; replace it or take it out of the folder") from e
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def _plugged(path: pathlib.Path) -> None:
+    """Raises Mistake: Pillow cannot read this kind of file, and no plug-in for it is installed."""
+    ending = path.suffix.lower()
+    if ending not in PLUGINS or ending in Image.registered_extensions():
+        return
+    module, package = PLUGINS[ending]
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        raise Mistake(
+            f"{path}: this Pillow cannot read {ending} files; save it as PNG, or pip install {package}"
+        ) from None
 
 
 def _reason(path: pathlib.Path, e: Exception) -> str:
@@ -155,40 +203,3 @@ def _orientation(picture: Image.Image) -> int:
         return picture.getexif().get(ORIENTATION, 1)
     except BROKEN:  # EXIF data that cannot be read turn nothing
         return 1
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Three channels of 8 bits; what is transparent is laid on white: colours under it are not for seeing."""
-    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut at 255
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
-    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def _resized(image: Image.Image, to: Size) -> np.ndarray:
-    """[H, W, 3] uint8. Means over areas to make it smaller, Lanczos to make it larger, as sd-scripts has it.
-
-    Not Pillow's BOX for the areas: it counts a pixel wholly or not at all, and at three quarters of the size
-    that is off by up to 90 of 255 on photographs; this is within 1 of OpenCV's INTER_AREA.
-    """
-    if image.width < to[0] or image.height < to[1]:
-        return np.array(image.resize(to, Image.Resampling.LANCZOS))
-    rows = _averaged(np.asarray(image), to[1])
-    return np.rint(_averaged(rows.swapaxes(0, 1), to[0]).swapaxes(0, 1)).astype(np.uint8)
-
-
-def _averaged(pixels: np.ndarray, length: int) -> np.ndarray:
-    """The first axis brought to `length`, not above its own; a new row is the mean of what it covers."""
-    if len(pixels) == length:
-        return pixels.astype(np.float32)
-    scale = len(pixels) / length
-    edges = np.arange(length + 1) * scale
-    start = np.floor(edges[:-1]).astype(np.int64)
-    total = np.zeros((length, *pixels.shape[1:]), np.float32)
-    for row in range(math.ceil(scale) + 1):
-        at = start + row
-        covered = np.clip(np.minimum(edges[1:], at + 1) - np.maximum(edges[:-1], at), 0, None) / scale
-        total += covered.astype(np.float32)[:, None, None] * pixels[np.minimum(at, len(pixels) - 1)]
-    return total

@@ -1,5 +1,8 @@
 import contextlib
 import pathlib
+import struct
+import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -227,3 +230,45 @@ def test_complaints_beyond_ten_are_counted():
     with pytest.raises(Mistake) as e:
         pictures.complain([f"c{i}" for i in range(12)])
     assert str(e.value).splitlines() == [*(f"c{i}" for i in range(10)), "... and 2 more"]
+
+
+def test_transparency_is_laid_on_the_colour_that_is_asked(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGBA", (64, 64), (255, 0, 0, 0)).save(path)
+    seen = pictures.load(Picture(path, "a", (64, 64), Fit((64, 64), (64, 64)), background=(32, 64, 96)))
+    assert ((seen[:, 0, 0] + 1) * 127.5).round().tolist() == [32, 64, 96]
+
+
+def test_of_an_animation_the_first_frame_is_taken_and_the_frames_are_counted(tmp_path):
+    red, blue = (Image.new("RGB", (64, 64), c) for c in ("#ff0000", "#0000ff"))
+    for ending, how in (("gif", {}), ("webp", {"lossless": True}), ("png", {})):
+        path = tmp_path / f"a.{ending}"
+        red.save(path, save_all=True, append_images=[blue, red], **how)
+        assert pictures.frames(path) == 3
+        assert np.asarray(pictures.upright(path))[5, 5].tolist() == [255, 0, 0]
+    red.save(tmp_path / "b.jpg")
+    assert pictures.frames(tmp_path / "b.jpg") == 1
+
+
+def test_sixteen_bits_a_channel_and_floats_keep_their_range(tmp_path):
+    Image.fromarray(np.linspace(0, 3, 64 * 64, dtype=np.float32).reshape(64, 64)).save(tmp_path / "f.tif")
+    seen = np.asarray(pictures.upright(tmp_path / "f.tif"))[..., 0]
+    assert (seen.min(), seen.max()) == (0, 255)
+    wide = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)  # a PNG of 2 x 1 pixels, 16 bits a channel
+    rows = zlib.compress(b"\0" + struct.pack(">6H", 0, 32768, 65535, 257, 514, 771))
+    chunks = [(b"IHDR", wide), (b"IDAT", rows), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
+    (tmp_path / "w.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    assert np.asarray(pictures.upright(tmp_path / "w.png"))[0].tolist() == [[0, 128, 255], [1, 2, 3]]
+
+
+def test_avif_is_read_where_pillow_has_it_and_else_says_what_to_do(tmp_path, monkeypatch):
+    path = tmp_path / "a.avif"
+    if ".avif" in Image.registered_extensions():
+        Image.new("RGB", (64, 64), "#4080c0").save(path, quality=100)
+        assert np.asarray(pictures.upright(path))[9, 9].tolist() == pytest.approx([64, 128, 192], abs=4)
+    path.write_bytes(b"of some kind")
+    monkeypatch.setattr(Image, "registered_extensions", dict)
+    monkeypatch.setitem(sys.modules, "pillow_avif", None)
+    with pytest.raises(Mistake, match=r"a\.avif: this Pillow cannot read.*install pillow-avif-plugin"):
+        pictures.size(path)

@@ -60,10 +60,19 @@ class Icons:
         return torch.from_numpy(numpy.stack(drawn)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+LEADS = ("a", "an", "the", "one", "my", "a picture of a", "a drawing of a", "a photo of a", "an icon of a")
+
+
 def caption(label: str, tags: list[str], draw: random.Random) -> str:
-    """The label, then up to five of its tags in any order."""
+    """The label, then up to five of its tags in any order. In four of ten what people say before it, and in
+    some a tag: a label that is always the first word is only known there."""
     tags = [tag for tag in tags if tag not in label.split()]
     draw.shuffle(tags)
+    told = draw.random()
+    if told < 0.4:
+        label = f"{draw.choice(LEADS)} {label}"
+    elif told < 0.5 and tags:
+        label = f"{tags.pop()}, {label}"
     return ", ".join([label, *tags[: draw.randint(0, 5)]])
 
 

@@ -45,11 +45,18 @@ def command(words: Sequence[str]) -> int:
     own, rest = parser.parse_known_args(words)
     report = reported(rest, every)
     for line in lines(report, shown=None if own.all else SHOWN):
-        sys.stdout.write(f"{line}\n")
+        sys.stdout.write(f"{_shown(line)}\n")
     if "json" in own:
         with whole(pathlib.Path(own.json)) as part:
-            part.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            text = json.dumps(report, indent=1, ensure_ascii=False)
+            part.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")  # names of files
     return 0 if report["ready"] else 2
+
+
+def _shown(line: str) -> str:
+    """In one line, in letters that the terminal has."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return line.replace("\n", "\\n").encode(encoding, "backslashreplace").decode(encoding)
 
 
 def reported(words: Sequence[str], every: Sequence[Setting]) -> Report:

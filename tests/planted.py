@@ -182,7 +182,7 @@ def _aside(g: Garden) -> None:
     inner = root / "4_a" / "more"
     inner.mkdir()
     g.image().save(inner / "a.png")
-    g.planted.put("nested", inner)
+    g.planted.put("inner", inner)
     for name in ("sketch.psd", "notes.doc"):
         (root / "4_a" / name).write_bytes(b"something")
         g.planted.put("other", root / "4_a" / name)

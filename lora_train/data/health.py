@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import os
@@ -13,7 +14,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from lora_train.data import captions, pictures
+from lora_train.data import captions, likeness, pictures
 from lora_train.data.folder import Dataset, Item, Planned, Subset
 from lora_train.data.memory import Known, Memory
 from lora_train.data.scan import listing
@@ -36,7 +37,6 @@ REMARKS = {  # kind -> what is said of pictures, files or groups of them, after 
     "over": "captions have more tokens than are read",
     "uncalled": "pictures have a caption without the trigger word, which is put to it",
     "encoding": "caption files are not in UTF-8",
-    "nested": "folders lie inside folders of pictures, and are not looked into",
     "other": "files are neither pictures nor captions, and not read",
 }
 GROUPS = ("same", "differing", "near", "stem")
@@ -69,8 +69,8 @@ def health(planned: Planned, memory: Memory, tokens: Tokens | None, limit: int) 
         tokens: None: they are not counted.
         limit: tokens of a caption that are read.
     """
-    once = [*{item.path: item for item in planned.items}.values()]
-    known = {item.path: remembered(memory, item.path) for item in once}
+    known = {item.path: of for item in planned.items if (of := remembered(memory, item.path))}
+    once = [*{item.path: item for item in planned.items if item.path in known}.values()]
     found = [
         *stretched(planned),
         *peculiar(known),
@@ -89,8 +89,10 @@ def health(planned: Planned, memory: Memory, tokens: Tokens | None, limit: int) 
 # ── pictures ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def remembered(memory: Memory, path: pathlib.Path) -> Known:
-    return memory.of(path.parent, path.name, path.stat())
+def remembered(memory: Memory, path: pathlib.Path) -> Known | None:
+    """None: it has gone since."""
+    with contextlib.suppress(OSError):
+        return memory.of(path.parent, path.name, path.stat())
 
 
 def scale(item: Item) -> float:
@@ -173,7 +175,8 @@ def alike(items: Sequence[Item], known: Mapping[pathlib.Path, Known]) -> Iterato
     for item in items:
         of = known[item.path]
         if sizes[of.bytes] > 1 and of.digest is None:
-            of.digest = pictures.digest(item.path)
+            with contextlib.suppress(Mistake):  # has gone since
+                of.digest = pictures.digest(item.path)
         contents[of.digest or str(item.path)].append(item)
     for group in contents.values():
         if len(group) > 1:
@@ -185,16 +188,14 @@ def alike(items: Sequence[Item], known: Mapping[pathlib.Path, Known]) -> Iterato
 
 
 def near(paths: Iterable[pathlib.Path], known: Mapping[pathlib.Path, Known]) -> Iterator[Found]:
-    try:
-        from lora_train.data import likeness
-    except ImportError:
-        return
+    """Those that look alike, of pictures with different contents."""
     hashes = {}
     for path in paths:
         of = known[path]
-        if of.likeness is None:
-            of.likeness = likeness.likeness(path)
-        hashes[path] = of.likeness
+        with contextlib.suppress(Mistake):  # has gone since
+            if of.likeness is None:
+                of.likeness = likeness.likeness(path)
+            hashes[path] = of.likeness
     for group in likeness.groups(hashes):
         yield Found("near", tuple(group))
 
@@ -304,23 +305,15 @@ def tags(planned: Planned) -> list[tuple[str, int]]:
 def aside(datasets: Sequence[Dataset]) -> Iterator[Found]:
     """What lies in the folders of pictures and is not read."""
     subsets = {subset.image_dir: subset for dataset in datasets for subset in dataset.subsets}
-    folders = [folder for folder in subsets if folder is not None and folder.is_dir()]
-    for folder in folders:
-        try:
-            yield from _aside(folder, subsets[folder], folders)
-        except (OSError, Mistake):  # planning complains
-            continue
+    for folder, subset in subsets.items():
+        with contextlib.suppress(Mistake):  # planning complains
+            yield from _aside(folder, subset)
 
 
-def _aside(folder: pathlib.Path, subset: Subset, used: Sequence[pathlib.Path]) -> Iterator[Found]:
+def _aside(folder: pathlib.Path, subset: Subset) -> Iterator[Found]:
     own = {path for path in (subset.metadata_file,) if path is not None}
     endings = {e if e.startswith(".") else f".{e}" for e in subset.caption_extension}
     for name in listing(folder):
         ending = os.path.splitext(name)[1]  # noqa: PTH122 (of 100,000 names)
         if ending.lower() not in pictures.ENDINGS and ending not in endings and folder / name not in own:
             yield Found("other", (folder / name,))
-    with os.scandir(folder) as entries:
-        inner = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
-    for name in inner:
-        if not any(other.is_relative_to(folder / name) for other in used):
-            yield Found("nested", (folder / name,))

@@ -5,13 +5,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import pathlib
 import sys
 
 import pytest
 
 from lora_train.cli import main
+from lora_train.data.health import REMARKS as SEEN
+from lora_train.data.scan import FATAL, REMARKS
 from tests.planted import Garden, garden
 
+PAGE = pathlib.Path(__file__).parents[1] / "docs" / "check.md"
 NEEDS = {"over": "lora_train.hosts.standalone.tokens", "near": "lora_train.data.likeness"}
 BLIND = [kind for kind, module in NEEDS.items() if importlib.util.find_spec(module) is None]
 SETTINGS = ("--resolution", "64", "--enable_bucket", "--min_bucket_reso", "32", "--max_bucket_reso", "128",
@@ -270,3 +274,11 @@ def test_help_names_the_options_of_train_and_its_own(capsys):
     text = capsys.readouterr().out
     assert "--json FILE" in text
     assert "--train_data_dir" in text
+
+
+def test_the_page_says_what_a_report_holds(garden_of, tmp_path, check):
+    garden_of("p/a.png")
+    _, report, _ = check("--train_data_dir", tmp_path / "p")
+    page = PAGE.read_text(encoding="utf-8")
+    kinds = [*SEEN, *REMARKS, *FATAL]
+    assert not [name for name in (*report, *report["steps"], *kinds) if f"`{name}`" not in page]

@@ -121,7 +121,8 @@ def coloured(seen: np.ndarray, colour: Colour) -> np.ndarray:
         hsv = np.array(Image.fromarray(seen).convert("HSV"))
         hsv[..., 0] += np.uint8(round(colour.hue / 360 * 256) % 256)
         hsv[..., 1] = (hsv[..., 1] * colour.saturation).clip(0, 255).round()
-        seen = np.asarray(Image.fromarray(hsv, "HSV").convert("RGB"))
+        bands = [Image.fromarray(hsv[..., i]) for i in range(3)]
+        seen = np.asarray(Image.merge("HSV", bands).convert("RGB"))
     if colour.brightness == colour.gamma == 1:
         return seen
     values = (np.arange(256) / 255 * colour.brightness).clip(0, 1) ** colour.gamma

@@ -24,16 +24,18 @@ from lora_train.data.plan import plan
 from lora_train.errors import Mistake
 from lora_train.host import Cond, Host, Lent
 from lora_train.job import Job, Output, Place, written
-from lora_train.knobs import flat
+from lora_train.knobs import flat, settings
 from lora_train.prompts import read_prompts
 from lora_train.run.metadata import Facts, metadata
 from lora_train.run.refusals import refusals
 from lora_train.run.store import RunStore, State, optimizer_state, restore_optimizer
-from lora_train.run.watchers import Metrics, Samples, Saves, TensorBoard
+from lora_train.run.trackers import trackers
+from lora_train.run.watchers import Metrics, Samples, Saves
 from lora_train.train.arithmetic import quick
 from lora_train.train.events import Progress, Watcher
 from lora_train.train.loop import Learner, scaler, train
 from lora_train.train.recompute import recomputed
+from lora_train.values import plain
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -109,9 +111,13 @@ def settled(job: Job, resumed: State | None) -> Job:
         before = resumed.plain["job"]["training.seed"] if resumed else random.SystemRandom().randrange(2**32)
         job = dataclasses.replace(job, training=dataclasses.replace(job.training, seed=before))
     if resumed:
-        now, then = flat(job, places=False), resumed.plain["job"]
+        # settings that came later are missing in an older state: they were as they are by default
+        now, then = flat(job, places=False), {s.path: plain(s.default) for s in settings(Job)}
+        then.update(resumed.plain["job"])
         changed = [
-            p for p in sorted(now.keys() | then.keys()) if p not in LONGER and now.get(p) != then.get(p)
+            p
+            for p in sorted(now.keys() | resumed.plain["job"].keys())
+            if p not in LONGER and now.get(p) != then.get(p)
         ]
         if changed:
             lines = [f"{p} = {now.get(p)}: the state was saved with {then.get(p)}" for p in changed]
@@ -155,9 +161,7 @@ class Session:
         seed, accumulation = self.job.training.seed, self.job.training.gradient_accumulation_steps
         latents, conds = self._latents(seed), self._conds()
         steps = self.progress.steps
-        return Batches(
-            self.planned, latents, seed=seed, accumulation=accumulation, conds=conds, steps=steps
-        )
+        return Batches(self.planned, latents, seed=seed, accumulation=accumulation, conds=conds, steps=steps)
 
     def _latents(self, seed: int) -> Latents:
         encode = self.lent.encode_images
@@ -183,12 +187,12 @@ class Session:
 
     def watchers(self, prompts: Sequence[object]) -> list[Watcher]:
         seen: list[Watcher] = [Metrics(self.store, self.lent.device)]
+        settings = flat(self.job, places=False) | flat(self.output, places=False) | flat(self.place, places=False)
+        logged = trackers(self.output, self.store.records, settings)
         if prompts:
-            seen.append(Samples(self.output, self.store, prompts, self.draw))
+            seen.append(Samples(self.output, self.store, prompts, self.draw, logged))
         seen.append(Saves(self.output, self.store, write=self.write, write_state=self.write_state))
-        if self.output.log_with == "tensorboard":
-            seen.append(TensorBoard(self.output.logging_dir))
-        return seen
+        return [*seen, *logged]
 
     def draw(self, prompt: Prompt) -> Image.Image:
         """A sample of the adapters as they are, without the dropouts of training."""

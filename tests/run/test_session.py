@@ -308,3 +308,14 @@ def test_killed_at_twenty_moments_nothing_is_half_written_and_it_goes_on(trained
     never = trained("n", **same_settings)
     assert same(on, never)
     assert lines(on) == lines(never)
+
+
+def test_a_state_from_before_a_setting_was_there_goes_on_with_its_default(trained):
+    stopped = trained("a", stop=iter([False, True]).__next__)
+    state = State.read(stopped.state)
+    for path in ("data.trigger_word", "data.keep_tokens", "data.rotate_aug"):
+        del state.plain["job"][path]
+    state.write(stopped.state)
+    assert trained("a", place__resume=stopped.state).progress.step == 8
+    with pytest.raises(Mistake, match=r"data\.keep_tokens = 2: the state was saved with 0"):
+        trained("a", place__resume=stopped.state, data__keep_tokens=2)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 STRENGTHS = "0, 0.5-1.0:0.25"
 
 DONE, FAULT, MISTAKE, STOPPED = 0, 1, 2, 130
+FAULTY = "This is a fault of lora-train. Please report it, with the lines below."
 HELP = """usage: lora-train COMMAND [options]
 
 Train LoRAs for Stable Diffusion, and see what they do.
@@ -56,8 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return STOPPED
     except SystemExit as e:  # argparse's, after --help
         return DONE if e.code is None else int(e.code)
+    except OSError as e:
+        if e.filename is None or isinstance(e.filename, int):
+            log.exception(FAULTY)
+            return FAULT
+        sys.stderr.write(f"{e.filename}: {e.strerror}; check the path and its rights\n")
+        return MISTAKE
     except Exception:
-        log.exception("This is a fault of lora-train. Please report it, with the lines below.")
+        log.exception(FAULTY)
         return FAULT
 
 

@@ -8,6 +8,7 @@ import decimal
 import difflib
 import functools
 import math
+import os
 import pathlib
 import types
 import typing
@@ -17,6 +18,7 @@ from lora_train.errors import Mistake
 
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 NOTHING = "none"  # a word for None where the type is not free text
+LONGEST_NAME, LONGEST_PATH = 255, 4000  # bytes of a file's name and of a path, about as systems have it
 LONGEST = 200  # characters of a value that a complaint repeats
 
 
@@ -185,6 +187,12 @@ def _str(value: object) -> str:
 def _path(value: object) -> pathlib.Path:
     if not isinstance(value, str | pathlib.Path) or not str(value) or "\0" in str(value):
         raise ValueError("expected a path")
+    try:
+        names = [len(os.fsencode(name)) for name in pathlib.Path(value).parts]
+    except UnicodeEncodeError:  # JSON can hold what no system has in a name
+        raise ValueError("expected a path") from None
+    if max(names, default=0) > LONGEST_NAME or sum(names) > LONGEST_PATH:
+        raise ValueError("expected a path; this one is too long for a file system")
     try:
         return pathlib.Path(value).expanduser()
     except RuntimeError:  # ~name of a person who is not here

@@ -263,7 +263,7 @@ def said(path: pathlib.Path, subset: Subset) -> dict[str, list[str]]:
     except (ValueError, RecursionError) as e:
         raise Mistake(f"{path}: expected a JSON file of captions; not JSON: {e}") from e
     if not isinstance(entries, dict):
-        raise Mistake(f"{path}: expected {{name: {{caption, tags}}}}, not a {type(entries).__name__}")
+        raise Mistake(f"{path}: expected names and captions in braces, {{name: {{caption, tags}}}}")
     return {name: _lines(path, name, entry, subset) for name, entry in entries.items()}
 
 

@@ -39,6 +39,10 @@ class Model:
     max_token_length: int = knob(
         75, "Tokens of a caption that are read; more than 75 go through the text encoder in chunks.",
         group="model", choices=(75, 150, 225))  # fmt: skip
+    weighted_captions: bool = knob(
+        False, "Read (tag:1.2), (tag), [tag] and BREAK in captions as the WebUI does in prompts; brackets "
+        "that belong to a tag are then written \\( and \\). Where tags are shuffled, no comma may stand "
+        "between brackets.", group="model")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +87,20 @@ class Lent(Protocol):
         """x_t: [B, 4, h, w]; t: [B] long -> what the model predicts, shaped like x_t."""
         ...
 
-    def encode(self, captions: Sequence[str]) -> Cond:
-        """With gradient where adapters on the text encoder train and gradients are on."""
+    def encode(self, captions: Sequence[str], *, weighted: bool | None = None) -> Cond:
+        """With gradient where adapters on the text encoder train and gradients are on.
+
+        Args:
+            weighted: whether (x:1.2) and the like is emphasis; None: as `Model.weighted_captions` says.
+        """
         ...
 
     def tokens(self, caption: str) -> int:
         """How many tokens a caption has, start and end not counted."""
+        ...
+
+    def cut(self, caption: str) -> tuple[str, str]:
+        """(what of a caption is read, what is over the limit)."""
         ...
 
     def encode_images(self, pixels: Tensor, draws: Sequence[torch.Generator] | None = None) -> Tensor:

@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import hashlib
 import logging
-import pathlib
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -20,14 +19,13 @@ from lora_train.adapters.layer import Layer
 from lora_train.errors import Mistake
 from lora_train.host import Cond, Model, Origin
 from lora_train.hosts.standalone.files import CHECKPOINT, Found, Part, find
+from lora_train.hosts.standalone.tokens import Chunk, Tokens
 from lora_train.noise import Schedule
 from lora_train.prompts import Prompt
 from lora_train.weights import hashes
 
 log = logging.getLogger(__name__)
 
-VOCABULARY = pathlib.Path(__file__).with_name("clip")
-CHUNK = 75  # tokens of a caption that CLIP takes at once, beside start and end
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -105,8 +103,6 @@ class Loan:
                 f"outside a WebUI, models are run by diffusers and transformers ({e}); "
                 "pip install 'sd-webui-lora-train[standalone]'"
             ) from e
-        from transformers import CLIPTokenizer
-
         self.device, self.dtype = device, dtype
         self.found, self.model, self.facts = found, model, found.facts
         self.slots = {
@@ -116,7 +112,7 @@ class Loan:
         self.schedule = Schedule.scaled_linear(
             self.facts.start, self.facts.end, self.facts.steps, self.facts.prediction
         )
-        self.tokenizer = CLIPTokenizer.from_pretrained(str(VOCABULARY), local_files_only=True)
+        self.words = Tokens(weighted=model.weighted_captions)
         depth = len(_trunk(self.slots["te1"].module).encoder.layers)
         if (model.clip_skip or 1) > depth:
             raise Mistake(f"model.clip_skip = {model.clip_skip}: the text encoder has {depth} layers")
@@ -158,32 +154,42 @@ class Loan:
         with self._autocast():
             return unet(x_t, t.to(x_t.device), cond.to(x_t).context, return_dict=False)[0]
 
-    def encode(self, captions: Sequence[str]) -> Cond:
+    def encode(self, captions: Sequence[str], *, weighted: bool | None = None) -> Cond:
         """[B, max_token_length + 2, D], as sd-scripts: every 75 tokens go through the text encoder with a
-        start and an end of their own, of which the first start and the last end are kept."""
+        start and an end of their own, of which the first start and the last end are kept; weights multiply
+        what comes of their tokens, and nothing else."""
+        rows = [self.words.caption(text, self.model.max_token_length, weighted=weighted) for text in captions]
+        hidden, weights = self._hidden(rows)
+        inner = (hidden[:, :, 1:-1] * weights[:, :, 1:-1]).flatten(1, 2)
+        return Cond(torch.cat([hidden[:, 0, :1], inner, hidden[:, -1, -1:]], 1))
+
+    def encode_prompts(self, *prompts: str) -> Cond:
+        """[B, 77 * chunks, D], as the WebUI: with emphasis, after which a chunk has the mean it had before
+        (its "Original" way), and in as many chunks as the longest needs."""
+        hidden, weights = self._hidden(self.words.prompts(*prompts))
+        stressed = hidden * weights
+        before, after = (x.float().mean((2, 3), keepdim=True) for x in (hidden, stressed))
+        ratio = torch.where((weights == 1).all(2, keepdim=True), 1.0, before / after)
+        return Cond((stressed * ratio.to(stressed)).flatten(1, 2))
+
+    def _hidden(self, rows: Sequence[Sequence[Chunk]]) -> tuple[Tensor, Tensor]:
+        """What the text encoder makes of them, [B, chunks, 77, D], and their weights, [B, chunks, 77, 1]."""
+        start, end = self.words.start, self.words.end
+        ids = torch.tensor([[[start, *chunk.ids, end] for chunk in row] for row in rows])
+        weights = torch.tensor([[[1.0, *chunk.weights, 1.0] for chunk in row] for row in rows])
         text, skip = self.slots["te1"].use(), self.model.clip_skip or 1
-        ids = self._ids(captions).to(self.device)
         with self._autocast():
-            out = text(ids.flatten(0, 1), output_hidden_states=skip > 1)
+            out = text(ids.flatten(0, 1).to(self.device), output_hidden_states=skip > 1)
             hidden = out.last_hidden_state
             if skip > 1:
                 hidden = _trunk(text).final_layer_norm(out.hidden_states[-skip])
-        chunks = hidden.unflatten(0, ids.shape[:2])  # [B, chunks, 77, D]
-        inner = chunks[:, :, 1:-1].flatten(1, 2)
-        return Cond(torch.cat([chunks[:, 0, :1], inner, chunks[:, -1, -1:]], 1))
-
-    def _ids(self, captions: Sequence[str]) -> Tensor:
-        """[B, chunks, 77]."""
-        length = self.model.max_token_length
-        ids = self.tokenizer(
-            list(captions), padding="max_length", truncation=True, max_length=length + 2, return_tensors="pt"
-        ).input_ids
-        inner = ids[:, 1:-1].unflatten(1, (length // CHUNK, CHUNK))
-        start, end = (ids[:, i, None, None].expand(-1, inner.shape[1], 1) for i in (0, -1))
-        return torch.cat([start, inner, end], 2)
+        return hidden.unflatten(0, ids.shape[:2]), weights[..., None].to(hidden)
 
     def tokens(self, caption: str) -> int:
-        return len(self.tokenizer(caption, add_special_tokens=False, verbose=False).input_ids)
+        return self.words.count(caption)
+
+    def cut(self, caption: str) -> tuple[str, str]:
+        return self.words.cut(caption, self.model.max_token_length)
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor, draws: Sequence[torch.Generator] | None = None) -> Tensor:
@@ -218,7 +224,7 @@ class Loan:
         from lora_train.hosts.standalone.sample import sample
 
         with self.slots["te1"].visit(), self.slots["vae"].visit():
-            return sample(self, prompt, facts=self.facts, decode=self.decode)
+            return sample(self, prompt, encode=self.encode_prompts, facts=self.facts, decode=self.decode)
 
     def layers(self) -> list[Layer]:
         found = []

@@ -5,26 +5,79 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    KDPM2AncestralDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+    PNDMScheduler,
 )
 from PIL import Image
 from torch import Tensor
 
-from lora_train.host import Lent
+from lora_train.host import Cond, Lent
 from lora_train.hosts.standalone.files import Facts
 from lora_train.prompts import Prompt
 
+ORDER = 4  # of the linear multistep method
+
+
+class Linear(EulerDiscreteScheduler):
+    """The linear multistep method (k-diffusion's LMS) over Euler's steps. diffusers' own needs scipy, to
+    integrate polynomials."""
+
+    slopes: list[Tensor]
+
+    def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
+        super().set_timesteps(*args, **kwargs)
+        self.slopes = []
+
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor) -> Any:
+        if self.step_index is None:
+            self._init_step_index(timestep)
+        at = self.step_index
+        out = super().step(model_output, timestep, sample)  # goes on by one, and tells the clean picture
+        self.slopes = [(sample - out.pred_original_sample) / self.sigmas[at], *self.slopes][:ORDER]
+        shares = [_share(self.sigmas.double().cpu().numpy(), at, len(self.slopes), j)
+                  for j in range(len(self.slopes))]  # fmt: skip
+        out.prev_sample = sample + sum(
+            share * slope for share, slope in zip(shares, self.slopes, strict=True)
+        )
+        return out
+
+
+def _share(sigmas: np.ndarray, at: int, order: int, j: int) -> float:
+    """How far the slope of j steps ago carries: the integral, over the step, of the polynomial that is 1 at
+    its sigma and 0 at those of the others."""
+    others = [sigmas[at - k] for k in range(order) if k != j]
+    curve = np.polynomial.Polynomial.fromroots(others) if others else np.polynomial.Polynomial([1.0])
+    whole = (curve / curve(sigmas[at - j])).integ()
+    return float(whole(sigmas[at + 1]) - whole(sigmas[at]))
+
+
 SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {  # a row for each value of prompts.SAMPLERS
     "ddim": (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}),
+    "pndm": (PNDMScheduler, {"skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1}),
+    "lms": (Linear, {}),
     "euler": (EulerDiscreteScheduler, {}),
     "euler_a": (EulerAncestralDiscreteScheduler, {}),
+    "heun": (HeunDiscreteScheduler, {}),
+    "dpm_2": (KDPM2DiscreteScheduler, {}),
+    "dpm_2_a": (KDPM2AncestralDiscreteScheduler, {}),
+    "dpmsolver": (
+        DPMSolverMultistepScheduler,
+        {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
+    ),
     "dpm++_2m": (DPMSolverMultistepScheduler, {}),
+    "dpmsingle": (DPMSolverSinglestepScheduler, {}),
 }
+ANCESTRAL = ("euler_a", "dpm_2_a")  # draw noise at each step
 
 
 def scheduler(name: str, facts: Facts, prediction: str) -> Any:
@@ -41,12 +94,19 @@ def scheduler(name: str, facts: Facts, prediction: str) -> Any:
 
 
 @torch.no_grad()
-def sample(lent: Lent, prompt: Prompt, *, facts: Facts, decode: Callable[[Tensor], Tensor]) -> Image.Image:
-    """The picture that diffusers' StableDiffusionPipeline draws with the same scheduler and CPU generator.
-
-    Takes no random number from torch's global generators.
+def sample(
+    lent: Lent,
+    prompt: Prompt,
+    *,
+    encode: Callable[..., Cond],
+    facts: Facts,
+    decode: Callable[[Tensor], Tensor],
+) -> Image.Image:
+    """The picture that diffusers' StableDiffusionPipeline draws with the same scheduler and CPU generator,
+    of a prompt without emphasis. Takes no random number from torch's global generators.
 
     Args:
+        encode: prompts -> their Cond.
         decode: scaled latents [1, 4, h, w] -> pixels [1, 3, 8h, 8w] in -1..1.
     """
     rng = torch.Generator()
@@ -55,12 +115,12 @@ def sample(lent: Lent, prompt: Prompt, *, facts: Facts, decode: Callable[[Tensor
     else:
         rng.manual_seed(prompt.seed)
     guided = prompt.scale > 1
-    cond = lent.encode([prompt.negative_prompt, prompt.prompt] if guided else [prompt.prompt])
+    cond = encode(*[prompt.negative_prompt] * guided, prompt.prompt)
     steps = scheduler(prompt.sample_sampler, facts, lent.schedule.prediction)
     steps.set_timesteps(prompt.sample_steps, device=lent.device)
     x = torch.randn(1, 4, prompt.height // 8, prompt.width // 8, generator=rng).to(lent.device)
     x = x * steps.init_noise_sigma
-    random = {"generator": rng} if prompt.sample_sampler == "euler_a" else {}
+    random = {"generator": rng} if prompt.sample_sampler in ANCESTRAL else {}
     for t in steps.timesteps:
         many = steps.scale_model_input(torch.cat([x] * len(cond.context)), t)
         guess = lent.denoise(many, t.expand(len(many)), cond).float()

@@ -15,17 +15,29 @@ from lora_train.prompts import SAMPLERS, Prompt
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
-from lora_train.hosts.standalone.host import VOCABULARY, StandaloneHost  # noqa: E402
+from lora_train.hosts.standalone.host import StandaloneHost  # noqa: E402
 from lora_train.hosts.standalone.sample import SCHEDULERS, picture  # noqa: E402
+from lora_train.hosts.standalone.tokens import VOCABULARY  # noqa: E402
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 THEIRS = {
     "ddim": lambda **k: diffusers.DDIMScheduler(
         clip_sample=False, set_alpha_to_one=False, steps_offset=1, **BETAS, **k
     ),
+    "pndm": lambda **k: diffusers.PNDMScheduler(
+        skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1, **BETAS, **k
+    ),
+    "lms": lambda **k: diffusers.LMSDiscreteScheduler(**BETAS, **k),
     "euler": lambda **k: diffusers.EulerDiscreteScheduler(**BETAS, **k),
     "euler_a": lambda **k: diffusers.EulerAncestralDiscreteScheduler(**BETAS, **k),
+    "heun": lambda **k: diffusers.HeunDiscreteScheduler(**BETAS, **k),
+    "dpm_2": lambda **k: diffusers.KDPM2DiscreteScheduler(**BETAS, **k),
+    "dpm_2_a": lambda **k: diffusers.KDPM2AncestralDiscreteScheduler(**BETAS, **k),
+    "dpmsolver": lambda **k: diffusers.DPMSolverMultistepScheduler(
+        algorithm_type="dpmsolver", final_sigmas_type="sigma_min", **BETAS, **k
+    ),
     "dpm++_2m": lambda **k: diffusers.DPMSolverMultistepScheduler(**BETAS, **k),
+    "dpmsingle": lambda **k: diffusers.DPMSolverSinglestepScheduler(**BETAS, **k),
 }
 
 
@@ -107,6 +119,8 @@ def test_every_sampler_of_the_grammar_is_there():
 @pytest.mark.parametrize("sampler", THEIRS)
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
 def test_a_picture_is_that_of_diffusers_pipeline(lents, pipeline, sampler, prediction):
+    if sampler == "lms":
+        pytest.importorskip("scipy", reason="diffusers' own LMS needs it; ours does not")
     prompt = Prompt("a cat, sitting", "blurry", 64, 128, 5, 5, 7.5, sampler)
     ours = drawn(lents[prediction], prompt)
     expected = theirs(pipeline, prompt, prediction_type="v_prediction" if prediction == "v" else "epsilon")

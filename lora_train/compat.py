@@ -85,6 +85,15 @@ def _text_encoder_lr(value: object) -> Values:
     return {"lr.text_encoder_lr": rates[0]}
 
 
+def _key(value: object) -> Values:
+    """A key in a file; its value is never shown."""
+    if off(value):
+        return {}
+    raise Mistake(
+        "wandb_api_key: a file is easily passed on; give it on the command line, or as WANDB_API_KEY"
+    )
+
+
 def _only(name: str, *allowed: str) -> Translated:
     """For options of which only a value that changes nothing is there yet."""
 
@@ -143,7 +152,7 @@ FOREIGN: dict[str, Ignored | Refused | Translated] = {
     **_ignored("blocks are not compiled", "dynamo_backend", off=("no", "inductor")),
     **_ignored("the loss is l2", "huber_schedule", "huber_c", "huber_scale", off=("snr", "0.1", "1", "1.0")),
     **_ignored("there is no multires noise", "multires_noise_discount", off=("0.3",)),
-    **_ignored("nothing is sent to wandb", "wandb_run_name", "wandb_api_key"),
+    "wandb_api_key": Translated(_key),
     **_ignored(
         "there is no deepspeed", "zero_stage", "offload_optimizer_device", "offload_optimizer_nvme_path",
         "offload_param_device", "offload_param_nvme_path", "zero3_init_flag", "zero3_save_16bit_model",
@@ -157,7 +166,7 @@ FOREIGN: dict[str, Ignored | Refused | Translated] = {
     **dict.fromkeys(
         (
             "fp8_base", "fp8_base_unet", "masked_loss", "alpha_mask", "conditioning_data_dir",
-            "custom_attributes", "weighted_captions", "noise_offset_random_strength",
+            "custom_attributes", "noise_offset_random_strength",
             "adaptive_noise_scale", "multires_noise_iterations", "ip_noise_gamma",
             "ip_noise_gamma_random_strength", "zero_terminal_snr", "debiased_estimation_loss",
             "v_pred_like_loss", "scale_v_pred_loss_like_noise_pred", "lr_scheduler_type",
@@ -171,8 +180,7 @@ FOREIGN: dict[str, Ignored | Refused | Translated] = {
             "metadata_trigger_phrase", "metadata_preprocessor", "metadata_is_negative_embedding",
             "resume_from_huggingface", "huggingface_repo_id", "huggingface_repo_type",
             "huggingface_path_in_repo", "huggingface_token", "huggingface_repo_visibility",
-            "save_state_to_huggingface", "async_upload", "log_prefix", "log_tracker_name",
-            "log_tracker_config", "log_config", "use_8bit_adam", "use_lion_optimizer",
+            "save_state_to_huggingface", "async_upload", "use_8bit_adam", "use_lion_optimizer",
             "fused_backward_pass", "output_config",
         ),
         Refused(),

@@ -3,68 +3,40 @@
 from __future__ import annotations
 
 import pathlib
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 from lora_train.compat import FOREIGN, OF_DATASETS, Refused, Translated, Values, off
 from lora_train.errors import Mistake
 from lora_train.knobs import Setting, general
+from lora_train.records import is_record, read_json, unpacked
+from lora_train.toml import read_toml
 from lora_train.values import shown
-
-SLASH = "; in double quotes a backslash begins an escape, so write C:/folder or 'C:\\folder'"
-
-
-def read_toml(path: pathlib.Path) -> dict[str, object]:
-    """Raises:
-    Mistake: no such file, not UTF-8, or not TOML; with the line.
-    """
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        try:
-            import tomli as tomllib
-        except ImportError as e:
-            raise Mistake(
-                f"{path}: reading TOML on Python 3.10 needs the package tomli; pip install tomli"
-            ) from e
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as e:
-        raise Mistake(f"{path}: expected a TOML file ({e.strerror})") from e
-    except UnicodeDecodeError as e:
-        raise Mistake(f"{path}: expected UTF-8 text; save it as UTF-8") from e
-    except ValueError as e:  # TOMLDecodeError, and int's for thousands of digits
-        hint = SLASH if "\\" in str(e) or "hex" in str(e) or "escape" in str(e) else ""
-        raise Mistake(f"{path}: not TOML: {e}{hint}") from e
-    torn = [f"{path}: {n} = {text!r}{SLASH}" for n, text in _texts(tables, "") if set(text) & set("\t\b\f\r")]
-    if torn:  # the `\t` of "C:\train" was read as a tab
-        raise Mistake("\n".join(torn))
-    return tables
-
-
-def _texts(value: object, name: str) -> Iterator[tuple[str, str]]:
-    """Each text in tables and lists, and what it stands under."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _texts(inner, key)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts(inner, name)
-    elif isinstance(value, str):
-        yield name, value
 
 
 def read_config(path: pathlib.Path, declared: Sequence[Setting]) -> Values:
     """sd-scripts' --config_file: flat names, in sections that are headings only; sections that spell a path,
-    such as [network] with dim, are read too.
+    such as [network] with dim, are read too. A .json is a job or preset.
 
     Raises:
         Mistake: it cannot be read, or is a --dataset_config.
     """
+    if path.suffix.lower() == ".json":
+        return _read_record(path)
     table = read_toml(path)
     if isinstance(table.get("datasets"), list):
         raise Mistake(f"{path}: describes datasets; give it as --dataset_config")
     return dict(_entries(table, "", {s.path for s in declared}))
+
+
+def _read_record(path: pathlib.Path) -> Values:
+    """A job or preset of ours."""
+    found = read_json(path)
+    if not is_record(found):
+        raise Mistake(
+            f"{path}: expected a job or preset of lora-train, with a schema; of kohya_ss give the .toml "
+            "that it writes when it trains"
+        )
+    return unpacked(found, path)
 
 
 def _entries(table: Mapping[str, object], lead: str, paths: set[str]) -> Iterator[tuple[str, object]]:

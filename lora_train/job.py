@@ -20,6 +20,7 @@ from lora_train.train.lr import SCHEDULERS, Constant
 from lora_train.train.optim import OPTIMIZERS, AdamW
 from lora_train.values import shown
 
+LONGEST = 200  # bytes of a name, which gets a step and endings behind it
 FORBIDDEN = '<>:"/\\|?*'  # in a file name, on Windows
 
 
@@ -81,20 +82,42 @@ class Output:
         "ddim", "Sampler of prompts that name none.", group="samples", choices=tuple(SAMPLERS)
     )
     logging_dir: pathlib.Path | None = knob(
-        None, "Folder for TensorBoard's files.", group="output", place=True
-    )
+        None, "Folder for trackers' files; each run makes one in it, log_prefix and the time.", group="log",
+        place=True)  # fmt: skip
     log_with: str | None = knob(
-        None, "Also log to this tracker; metrics.jsonl is always written.", group="output",
-        choices=("tensorboard",))  # fmt: skip
+        None, "Also log to this tracker, or all of them; metrics.jsonl is always written.", group="log",
+        choices=("tensorboard", "wandb", "all"))  # fmt: skip
+    log_prefix: str | None = knob(None, "What the name of a run's folder of logs begins with.", group="log")
+    log_tracker_name: str | None = knob(
+        None, "Name of the project within the tracker. Empty: network_train.", group="log"
+    )
+    wandb_run_name: str | None = knob(
+        None, "Name of the run in wandb. Empty: wandb makes one up.", group="log"
+    )
+    log_tracker_config: pathlib.Path | None = knob(
+        None, "TOML file of what a tracker is to be opened with, in tables [tensorboard] and [wandb].",
+        group="log", place=True)  # fmt: skip
+    log_config: bool = knob(
+        False, "Also give the tracker the settings of the run, without folders and keys.", group="log"
+    )
     training_comment: str | None = knob(None, "Kept in the saved file's metadata.", group="output")
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        return ("tensorboard", "wandb") if self.log_with == "all" else (self.log_with,) * bool(self.log_with)
 
     def check(self) -> Iterable[str]:
         bad = sorted(c for c in set(self.output_name) if c in FORBIDDEN or not c.isprintable())
         if bad or not self.output_name.strip(" ."):
             lost = " ".join(map(shown, bad)) or "the blanks"
             yield f"output_name = {shown(self.output_name)}: expected a file name; leave out {lost}"
-        if self.log_with and self.logging_dir is None:
-            yield "log_with: expected a logging_dir to write to"
+        if len(self.output_name.encode(errors="replace")) > LONGEST:
+            yield f"output_name = {shown(self.output_name)}: expected a file name of at most {LONGEST} bytes"
+        if self.log_with in ("tensorboard", "all") and self.logging_dir is None:
+            yield f"log_with = {self.log_with}: expected a logging_dir to write to"
+        lead = self.log_prefix or ""
+        if any(c in FORBIDDEN or not c.isprintable() for c in lead):
+            yield f"log_prefix = {shown(lead)}: expected what can stand in a folder's name"
         if (
             self.sample_every_n_steps or self.sample_every_n_epochs or self.sample_at_first
         ) and not self.sample_prompts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pathlib
 import re
 import typing
@@ -15,6 +16,7 @@ from lora_train.knobs import Setting, general, nearest
 from lora_train.values import either, numeral, shown, unwrapped
 
 FILES = ("config_file", "dataset_config", "from")
+KEY = "wandb_api_key"
 INSTEAD = {"data.train_data_dir": "data.datasets.", "training.max_train_steps": "training.max_train_epochs"}
 FAR = 1e6  # a bound above it is there against slips, and not worth a word
 NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)  # argparse's knows no exponent
@@ -58,7 +60,7 @@ def parse(parser: Parser, words: Sequence[str], known: Iterable[str] = ()) -> di
     if lost:
         options = [*known] or [o.lstrip("-") for action in parser._actions for o in action.option_strings]
         names = [word.lstrip("-").partition("=")[0] for word in lost if word.startswith("--")]
-        lines = [f"{name}: no such setting{nearest(name, options)}" for name in names]
+        lines = [f"{shown(name)}: no such setting{nearest(name, options)}" for name in names if name]
         raise Mistake("\n".join(lines or [f"{shown(lost)}: expected options, such as --output_name mine"]))
     return {name: _word(value) for name, value in vars(given).items()}
 
@@ -72,11 +74,13 @@ def train_parser(every: Sequence[Setting], words: Sequence[str] = ()) -> Parser:
         "Precedence: --dataset_config over the command line, over --config_file, over --resume,\n"
         "over --from, over the default, which stands in [].")  # fmt: skip
     files = parser.add_argument_group("files of settings")
-    files.add_argument("--config_file", metavar="TOML", help="Settings, by flat name or by path.")
+    files.add_argument(
+        "--config_file", metavar="TOML", help="Settings, by flat name or by path; or a job.json or preset."
+    )
     files.add_argument("--dataset_config", metavar="TOML", help="Datasets, as sd-scripts describes them.")
     files.add_argument("--from", metavar="FILE", help="Repeat the job inside a saved .safetensors.")
     groups: dict[str, argparse._ArgumentGroup] = {}
-    taken = set(FILES)
+    taken = {*FILES, KEY}
     for s in (s for s in every if ".N." not in s.path):
         if s.group not in groups:
             groups[s.group] = parser.add_argument_group(s.group)
@@ -85,6 +89,7 @@ def train_parser(every: Sequence[Setting], words: Sequence[str] = ()) -> Parser:
             if name in compat.FOREIGN:  # it is translated, under that name
                 option.dest, option.nargs = name, "+" if name in compat.SEVERAL else option.nargs
         taken.update(s.aka)
+    groups.get("log", files).add_argument(f"--{KEY}", metavar="TEXT", help="wandb's key; written nowhere.")
     for name in compat.FOREIGN:
         if name not in taken:
             parser.add_argument(f"--{name}", nargs="*", help=argparse.SUPPRESS)
@@ -103,6 +108,8 @@ def train_values(words: Sequence[str], every: Sequence[Setting]) -> tuple[dict[s
     """
     given = parse(train_parser(every, words), words, [*FILES, *compat.known_names(every)])
     config, file = {}, ""
+    if key := given.pop(KEY, None):
+        os.environ["WANDB_API_KEY"] = str(key)  # where wandb looks for it; it goes no other way
     if "config_file" in given:
         path = pathlib.Path(str(given.pop("config_file")))
         path = path if path.suffix else path.with_suffix(".toml")

@@ -248,7 +248,6 @@ def test_words_come_to_values(words, values):
         ("--multires_noise_iterations 6", "multires_noise_iterations = 6: not in this version"),
         ("--optimizer_type Prodigy", "optimizer.kind = Prodigy: expected adamw"),
         ("--optimizer_args decouple=True", "optimizer.decouple: no such setting"),
-        ("--log_with wandb", "output.log_with = wandb: expected tensorboard"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_refused_with_the_reason(words, text):
@@ -553,7 +552,7 @@ def test_the_file_that_kohya_ss_writes_is_taken_and_a_few_lines_say_what_of_it_h
     job, _, _, notes = asked(["--config_file", toml("config_lora.toml", GUI)])
     assert (job.network.dim, job.lr.text_encoder_lr, str(job.data.resolution)) == (8, 1e-4, "512")
     names = [note.partition(" ")[0] for note in notes]
-    assert names == ["epoch", "lr_scheduler_num_cycles", "wandb_run_name", "xformers"]
+    assert names == ["epoch", "lr_scheduler_num_cycles", "xformers"]
 
 
 @TOML

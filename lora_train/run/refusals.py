@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import torch
 
 from lora_train.job import Job, Output, Place
+from lora_train.run.trackers import unready
 
 
 def refusals(job: Job, output: Output, place: Place) -> list[str]:
@@ -25,6 +24,4 @@ def refusals(job: Job, output: Output, place: Place) -> list[str]:
             f"time; set place.cache_latents = false, or leave {name} out"
             for name in job.data.changing()
         ]
-    if output.log_with == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
-        complaints.append("output.log_with = tensorboard: expected that package; pip install tensorboard")
-    return complaints
+    return complaints + unready(output)

@@ -142,7 +142,8 @@ class Session:
     ):
         self.job, self.output, self.place, self.store = job, output, place, store
         self.lent, self.planned, self.progress = lent, planned, progress
-        self.began, self.wrote, self.state = time.time(), store.result, None
+        self.began, self.clock = time.time(), time.monotonic()  # the one may be set while the run goes on
+        self.wrote, self.state = store.result, None
         self.network = _network(job, lent)
         self.session = random.SystemRandom().randrange(2**32)
 
@@ -187,7 +188,8 @@ class Session:
 
     def watchers(self, prompts: Sequence[object]) -> list[Watcher]:
         seen: list[Watcher] = [Metrics(self.store, self.lent.device)]
-        settings = flat(self.job, places=False) | flat(self.output, places=False) | flat(self.place, places=False)
+        parts = (self.job, self.output, self.place)
+        settings = {path: value for part in parts for path, value in flat(part, places=False).items()}
         logged = trackers(self.output, self.store.records, settings)
         if prompts:
             seen.append(Samples(self.output, self.store, prompts, self.draw, logged))
@@ -206,7 +208,7 @@ class Session:
         facts = Facts(
             session=self.session,
             started=self.began,
-            finished=time.time(),
+            finished=self.began + time.monotonic() - self.clock,
             steps=progress.step,
             epoch=progress.epoch,
             max_steps=progress.steps,

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -15,8 +16,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lora_train.errors import Mistake
+from lora_train.records import packed
 
 SCHEMA = 1  # of a state; a reader refuses a newer one
+
+
+class Unwritable(Mistake):
+    """A file that could not be written; what was there before is as it was."""
+
+    def __init__(self, path: pathlib.Path, error: Exception):
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        super().__init__(
+            f"{path}: cannot be written ({reason}); check the folder, its rights and the disk's space"
+        )
 
 
 @contextlib.contextmanager
@@ -24,18 +36,15 @@ def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A path to write to; it becomes `path` when the block ends well, and is gone when it does not.
 
     Raises:
-        Mistake: the folder cannot be written to, or the disk is full.
+        Unwritable: the folder cannot be written to, or the disk is full.
     """
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         part.replace(path)
-    except OSError as e:
-        raise Mistake(
-            f"{path}: cannot be written ({e.strerror or e}); check the folder, its rights and the disk's "
-            "space"
-        ) from e
+    except (OSError, SafetensorError) as e:  # safetensors has an error of its own for a full disk
+        raise Unwritable(path, e) from e
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
@@ -46,6 +55,7 @@ class RunStore:
 
     def __init__(self, folder: pathlib.Path, name: str):
         self.folder, self.name = folder, name
+        self.other: pathlib.Path | None = None
 
     @property
     def result(self) -> pathlib.Path:
@@ -74,6 +84,12 @@ class RunStore:
     def samples(self) -> pathlib.Path:
         return self.folder / "sample"
 
+    def elsewhere(self) -> pathlib.Path:
+        """A new folder among the system's temporary ones, for what cannot be written where it belongs."""
+        if self.other is None:
+            self.other = pathlib.Path(tempfile.mkdtemp(prefix=f"lora-train-{self.name}-"))
+        return self.other
+
     def writable(self) -> None:
         """Raises:
         Mistake: nothing can be written to the folder.
@@ -90,7 +106,7 @@ class RunStore:
 
     def write_job(self, values: Mapping[str, object]) -> None:
         with whole(self.records / "job.json") as part:
-            part.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
+            part.write_text(packed(values), encoding="utf-8")
 
     def cut_metrics(self, step: int) -> None:
         """Forget the lines of steps after `step`: a resumed run writes them again."""

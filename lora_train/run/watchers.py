@@ -1,9 +1,11 @@
-"""Who watches a run: saves, states, samples, the metrics file, the tracker, the progress bar."""
+"""Who watches a run: saves, states, samples, the metrics file, the progress bar."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import logging
 import pathlib
 import sys
 import time
@@ -12,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lora_train.run.store import RunStore
+from lora_train.errors import Mistake
+from lora_train.run.store import RunStore, Unwritable, whole
 from lora_train.train.events import Progress, Watcher
 
 if TYPE_CHECKING:
@@ -20,6 +23,11 @@ if TYPE_CHECKING:
 
     from lora_train.job import Output
     from lora_train.prompts import Prompt
+    from lora_train.run.trackers import Tracker
+
+log = logging.getLogger(__name__)
+
+PATIENCE, PAUSE = 600.0, 5.0  # seconds: how long the last file waits for its folder; between two tries
 
 Write = Callable[[pathlib.Path, Progress], None]
 
@@ -47,6 +55,7 @@ class Saves(Watcher):
 
     def __init__(self, output: Output, store: RunStore, *, write: Write, write_state: Write):
         self.output, self.store, self.write, self.write_state = output, store, write, write_state
+        self.missed, self.patience = 0, PATIENCE
         o = output
         self.clocks = (
             Every(
@@ -69,10 +78,24 @@ class Saves(Watcher):
             if now is None:
                 continue
             path = self.store.at_epoch if clock.unit == "epoch" else self.store.at_step
-            self.write(path(now), progress)
+            if self._saved(path(now), progress):
+                self._forget(path, now, clock)
+
+    def _saved(self, path: pathlib.Path, progress: Progress) -> bool:
+        """Whether a file of a run that is still going on could be written; it goes on without one."""
+        try:
+            self.write(path, progress)
             if self.output.save_state:
-                self.write_state(self.store.state_of(path(now)), progress)
-            self._forget(path, now, clock)
+                self.write_state(self.store.state_of(path), progress)
+        except Unwritable as e:
+            if not self.missed:
+                log.warning("%s. The run goes on; the file saved before this one is kept", e)
+            self.missed += 1
+            return False
+        if self.missed:
+            log.info("%s is saved; %d saves before it failed", path, self.missed)
+            self.missed = 0
+        return True
 
     def _forget(self, path: Callable[[int], pathlib.Path], now: int, clock: Every) -> None:
         """As sd-scripts: what lies `keep` or more behind goes, back to the first save."""
@@ -85,29 +108,64 @@ class Saves(Watcher):
     def finished(self, progress: Progress, error: BaseException | None) -> None:
         if error is not None:
             return
-        if progress.stopped:
-            at = self.store.at_step(progress.step)
-            self.write(at, progress)
-            self.write_state(self.store.state_of(at), progress)
-            return
-        self.write(self.store.result, progress)
-        if self.output.save_state or self.output.save_state_on_train_end:
-            self.write_state(self.store.state_of(self.store.result), progress)
+        path = self.store.at_step(progress.step) if progress.stopped else self.store.result
+        self._insist(self.write, path, progress)
+        if progress.stopped or self.output.save_state or self.output.save_state_on_train_end:
+            self._insist(self.write_state, self.store.state_of(path), progress)
+
+    def _insist(self, write: Write, path: pathlib.Path, progress: Progress) -> None:
+        """Write what a run must not end without: wait for its folder, and at last take another one."""
+        end, told = time.monotonic() + self.patience, False
+        while True:
+            try:
+                write(path, progress)
+                return
+            except Unwritable as e:
+                reason = e
+            if time.monotonic() >= end or not self._waited(reason, told):
+                break
+            told = True
+        self.patience = 0.0  # what else is to be saved does not wait again
+        self._elsewhere(write, path, progress, reason)
+
+    def _waited(self, reason: Unwritable, told: bool) -> bool:
+        """False: a person does not want to wait."""
+        if not told:
+            log.warning(
+                "%s. Trying again for %.0f minutes; Ctrl-C, twice if need be, saves it elsewhere",
+                reason, self.patience / 60)  # fmt: skip
+        try:
+            time.sleep(PAUSE)
+        except KeyboardInterrupt:
+            return False
+        return True
+
+    def _elsewhere(self, write: Write, path: pathlib.Path, progress: Progress, reason: Unwritable) -> None:
+        try:
+            other = self.store.elsewhere() / path.name
+            write(other, progress)
+        except (OSError, Unwritable) as e:
+            raise Mistake(f"{reason}\n{e}\nall that is left of the run is what was saved before") from e
+        log.warning("%s could not be written; saved as %s, move it to where it belongs", path, other)
 
 
 class Metrics(Watcher):
-    """One line of JSON for every step. Time and memory in it differ from run to run; the rest does not."""
+    """One line of JSON for every step. Time and memory in it differ from run to run; the rest does not.
+
+    Lines that cannot be written are held until they can be: a full disk costs none, if there is room again.
+    """
 
     def __init__(self, store: RunStore, device: torch.device):
-        self.store, self.device, self.file = store, device, None
-        self.last = 0.0
+        self.store, self.device = store, device
+        self.last, self.size, self.told = 0.0, 0, False
+        self.held: list[str] = []
 
     def started(self, progress: Progress) -> None:
-        self.store.records.mkdir(parents=True, exist_ok=True)
         if progress.step:
             self.store.cut_metrics(progress.step)
-        self.file = self.store.metrics.open("a" if progress.step else "w", encoding="utf-8", buffering=1)
         self.last, self.images = time.monotonic(), progress.images
+        with contextlib.suppress(OSError):
+            self.size = self.store.metrics.stat().st_size if progress.step else 0
 
     def stepped(self, progress: Progress) -> None:
         now = time.monotonic()
@@ -122,12 +180,31 @@ class Metrics(Watcher):
             "images_per_second": round((progress.images - self.images) / max(now - self.last, 1e-9), 3),
             "megabytes": memory(self.device),
         }
-        self.file.write(json.dumps(line) + "\n")
+        self.held.append(json.dumps(line) + "\n")
         self.last, self.images = now, progress.images
+        try:
+            self._write()
+        except OSError as e:
+            if not self.told:
+                log.warning(
+                    "%s: cannot be written (%s); the run goes on, and its lines are kept until they can be",
+                    self.store.metrics, e.strerror or e)  # fmt: skip
+            self.told = True
 
-    def finished(self, progress: Progress, error: BaseException | None) -> None:
-        if self.file is not None:
-            self.file.close()
+    def _write(self) -> None:
+        """The lines held, behind the last whole one: half a line of a full disk is written over."""
+        path = self.store.metrics
+        if self.size and not path.exists():
+            log.warning("%s: gone in the midst of the run; it begins anew", path)
+            self.size = 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = "".join(self.held).encode()
+        with path.open("r+b" if self.size else "wb") as file:
+            file.seek(self.size)
+            file.truncate()
+            file.write(data)
+        self.size += len(data)
+        self.held.clear()
 
 
 def memory(device: torch.device) -> float:
@@ -151,29 +228,39 @@ class Samples(Watcher):
         store: RunStore,
         prompts: Sequence[Prompt],
         draw: Callable[[Prompt], Image.Image],
+        trackers: Sequence[Tracker] = (),
     ):
         self.output, self.store, self.prompts, self.draw = output, store, prompts, draw
+        self.trackers, self.told = trackers, False
 
     def started(self, progress: Progress) -> None:
         if self.output.sample_at_first and progress.step == 0:
-            self._sample("000000")
+            self._sample("000000", progress)
 
     def stepped(self, progress: Progress) -> None:
         steps, epochs = self.output.sample_every_n_steps, self.output.sample_every_n_epochs
         if epochs is not None:  # as sd-scripts: epochs win over steps
             if progress.ends_epoch and progress.epoch % epochs == 0:
-                self._sample(f"e{progress.epoch:06d}")
+                self._sample(f"e{progress.epoch:06d}", progress)
         elif steps is not None and progress.step % steps == 0:
-            self._sample(f"{progress.step:06d}")
+            self._sample(f"{progress.step:06d}", progress)
 
-    def _sample(self, moment: str) -> None:
-        self.store.samples.mkdir(parents=True, exist_ok=True)
+    def _sample(self, moment: str, progress: Progress) -> None:
         for i, prompt in enumerate(self.prompts):
             stamp = time.strftime("%Y%m%d%H%M%S")
             seed = "" if prompt.seed is None else f"_{prompt.seed}"
-            self.draw(prompt).save(
-                self.store.samples / f"{self.store.name}_{moment}_{i:02d}_{stamp}{seed}.png"
-            )
+            image = self.draw(prompt)
+            for tracker in self.trackers:
+                tracker.pictured(progress, i, prompt.prompt, image)
+            try:
+                with whole(
+                    self.store.samples / f"{self.store.name}_{moment}_{i:02d}_{stamp}{seed}.png"
+                ) as part:
+                    image.save(part, "PNG")
+            except Unwritable as e:
+                if not self.told:
+                    log.warning("%s. The run goes on without this sample", e)
+                self.told = True
 
 
 class Bar(Watcher):
@@ -192,23 +279,3 @@ class Bar(Watcher):
 
     def finished(self, progress: Progress, error: BaseException | None) -> None:
         self.bar.close()
-
-
-class TensorBoard(Watcher):
-    """Loss and rates for TensorBoard, under the names sd-scripts gives them."""
-
-    def __init__(self, folder: pathlib.Path):
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(folder / time.strftime("%Y%m%d%H%M%S") / "network_train"))
-
-    def stepped(self, progress: Progress) -> None:
-        self.writer.add_scalar("loss/current", progress.loss, progress.step)
-        self.writer.add_scalar("loss/average", progress.average, progress.step)
-        for part, rate in progress.rates.items():
-            self.writer.add_scalar(
-                f"lr/{'textencoder' if part.startswith('te') else part}", rate, progress.step
-            )
-
-    def finished(self, progress: Progress, error: BaseException | None) -> None:
-        self.writer.close()

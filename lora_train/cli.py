@@ -155,8 +155,11 @@ def _picture_parser(prog: str, text: str) -> Parser:
     group.add_argument("--prompt", nargs="+", metavar="TEXT", help="Prompts, with the flags of --from_file.")
     group.add_argument(
         "--from_file", metavar="FILE", help="Prompts, one a line: text --n negative --w 512 --h 512 --d seed "
-        "--s steps --l cfg --ss sampler.")  # fmt: skip
+        "--s steps --l cfg --ss sampler; or a .toml or .json of sd-scripts.")  # fmt: skip
     group.add_argument("--sampler", metavar="NAME", help="Sampler of prompts that name none. [ddim]")
+    group.add_argument(
+        "--lora_dir", metavar="FOLDER", help="Where LoRAs are that prompts name, as in <lora:name:0.8>. [the "
+        "folders of --network_weights, else output]")  # fmt: skip
     return parser
 
 
@@ -172,6 +175,14 @@ def _prompts(given: Mapping[str, object]) -> list[Prompt]:
     if not found:
         raise Mistake("prompt: expected --prompt or --from_file")
     return found
+
+
+def _wardrobes(given: Mapping[str, object]) -> list[pathlib.Path]:
+    """Folders of what prompts name."""
+    if "lora_dir" in given:
+        return [pathlib.Path(str(given["lora_dir"]))]
+    files = [pathlib.Path(file) for file in _several(given, "network_weights")]
+    return list(dict.fromkeys(file.parent for file in files)) or [pathlib.Path("output")]
 
 
 def _borrowed(given: Mapping[str, object]) -> contextlib.AbstractContextManager[Lent]:
@@ -191,20 +202,23 @@ def sample(words: list[str]) -> int:
     parser.add_argument("--outdir", metavar="FOLDER", help="Where pictures go. [output]")
     given = parse(parser, words)
     files = _several(given, "network_weights")
-    strengths = numbers(",".join(_several(given, "network_mul") or ["1"] * len(files))) if files else []
+    given_strengths = _several(given, "network_mul") or ["1"] * len(files)
+    strengths = numbers(",".join(given_strengths)) if given_strengths else []
     if len(strengths) != len(files):
         raise Mistake(f"network_mul: expected {len(files)} numbers, one for each of network_weights")
     prompts, folder = _prompts(given), pathlib.Path(str(given.get("outdir", "output")))
 
-    from lora_train.run.draw import Worn
+    from lora_train.run.draw import Wardrobe, Worn
     from lora_train.run.store import whole
 
-    with _borrowed(given) as lent, Worn(lent, [pathlib.Path(file) for file in files]).at(strengths):
+    with _borrowed(given) as lent, Worn(lent, [pathlib.Path(file) for file in files]).at(strengths) as worn:
+        wardrobe = Wardrobe(lent, _wardrobes(given))
+        wardrobe.read(prompts, list(worn))
         for i, prompt in enumerate(prompts):
             seed = "" if prompt.seed is None else f"_{prompt.seed}"
             path = folder / f"{i:03d}{seed}.png"
             with whole(path) as part:
-                lent.sample(prompt).save(part, "PNG")
+                wardrobe.sample(prompt, worn).save(part, "PNG")
             log.info("Saved %s", path)
     return DONE
 
@@ -229,7 +243,9 @@ def plot(words: list[str]) -> int:
     from lora_train.run.store import whole
 
     with _borrowed(given) as lent:
-        page = sheet(lent, pathlib.Path(str(given["network_weights"])), values, prompts)
+        page = sheet(
+            lent, pathlib.Path(str(given["network_weights"])), values, prompts, _wardrobes(given)
+        )
     with whole(path) as part:
         page.save(part, "PNG")
     log.info("Saved %s", path)
@@ -253,7 +269,7 @@ def manual(words: list[str]) -> int:
         sys.stdout.write(text)
         return DONE
     path = pathlib.Path(str(given["check"]))
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
         raise Mistake(f"{path}: out of date; make it anew with: lora-train settings > {path}")
     return DONE
 

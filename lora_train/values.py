@@ -181,6 +181,8 @@ def _int(value: object) -> int:
 def _str(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float | pathlib.Path):
         raise ValueError("expected text")
+    if not str(value).isascii() and any("\ud800" <= letter <= "\udfff" for letter in str(value)):
+        raise ValueError("expected text; a part of it is none in any encoding")
     return str(value)
 
 
@@ -191,7 +193,7 @@ def _path(value: object) -> pathlib.Path:
         names = [len(os.fsencode(name)) for name in pathlib.Path(value).parts]
     except UnicodeEncodeError:  # JSON can hold what no system has in a name
         raise ValueError("expected a path") from None
-    if max(names, default=0) > LONGEST_NAME or sum(names) > LONGEST_PATH:
+    if max(names, default=0) > LONGEST_NAME or sum(names) + len(names) > LONGEST_PATH:
         raise ValueError("expected a path; this one is too long for a file system")
     try:
         return pathlib.Path(value).expanduser()

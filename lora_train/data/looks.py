@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from PIL import ImageColor
 
 from lora_train.knobs import knob
+from lora_train.values import shown
 
 CHANCE = 1 / 3  # of each change of colours; sd-scripts' 0.33
 HUE, SATURATION, BRIGHTNESS, GAMMA = 16.0, 0.1, 0.05, 0.05  # degrees, and shares: the most of each
@@ -77,11 +78,12 @@ class LookRules:
         try:
             ImageColor.getrgb(self.transparent_color)
         except ValueError:
-            yield f"transparent_color = {self.transparent_color}: expected a colour, such as grey or #808080"
+            given = shown(self.transparent_color)
+            yield f"transparent_color = {given}: expected a colour, such as grey or #808080"
         span = self.face_crop_aug_range
         if span is not None and (len(span) != 2 or span[0] > span[1]):
-            shown = ",".join(map(str, span))
-            yield f"face_crop_aug_range = {shown}: expected two numbers, the smaller first, such as 1.0,3.0"
+            given = ",".join(map(str, span))
+            yield f"face_crop_aug_range = {given}: expected two numbers, the smaller first, such as 1.0,3.0"
         if span is not None and self.rotate_aug:
             yield "rotate_aug: expected none beside face_crop_aug_range, which needs faces where names say"
 

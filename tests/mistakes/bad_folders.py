@@ -172,7 +172,8 @@ def output(make: Callable[[Ground], object], **others: object) -> Plant:
 
 
 NAMES = {
-    "with a slash": "a/b", "that goes up": "../x", "that is a dot": ".", "that is two": "..", "of blanks": "  ",
+    "with a slash": "a/b", "that goes up": "../x", "that is a dot": ".", "that is two": "..",
+    "of blanks": "  ",
     "with a zero": "a\0b", "with a colon": "a:b", "with a star": "a*", "with a line break": "a\nb",
     "with a backslash": "a\\b", "with an escape": "a\x1b[31m", "with half a letter": "a\udcff",
     "longer than a file's": "a" * 300, "longer than with its step": "a" * 240,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from PIL import Image, features
 
-from tests.mistakes.harness import EITHER, REFUSED, TAKEN, Case, Ground, chance, picture
+from tests.mistakes.harness import EITHER, TAKEN, Case, Ground, chance, picture
 
 POSIX = os.name == "posix"
 MODES = {  # name -> ending, mode, how Pillow saves it
@@ -155,7 +155,8 @@ OTHERS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "a PNG of an unknown colour": ("b.png", lambda: png(64, 64, colour=5)),
     "a PNG without pixels": ("b.png", lambda: png(64, 64, data=b"")),
     "a PNG whose rows are no zlib": ("b.png", lambda: png(64, 64, data=b"none of it" * 30)),
-    "a PNG whose head is too short": ("b.png", lambda: png(64, 64).replace(b"\0\0\0\x0dIHDR", b"\0\0\0\x08IHDR")),
+    "a PNG whose head is too short": (
+        "b.png", lambda: png(64, 64).replace(b"\0\0\0\x0dIHDR", b"\0\0\0\x08IHDR")),
     "a PNG whose head is wrong": ("b.png", lambda: png(64, 64).replace(b"IHDR\0\0\0\x40", b"IHDR\0\0\0\x41")),
     "a PNG whose ending is .jpg, cut": ("b.jpg", lambda: saved("png")[:900]),
     "an empty .JPEG": ("b.JPEG", lambda: b""),
@@ -225,9 +226,7 @@ PLACES = {
 
 def named(name: str | bytes, content: bytes) -> Callable[[Ground], None]:
     def plant(ground: Ground) -> None:
-        path = os.path.join(
-            os.fsencode(ground.pictures), name if isinstance(name, bytes) else os.fsencode(name)
-        )  # noqa: PTH118
+        path = os.fsencode(ground.pictures) + b"/" + os.fsencode(name)
         with open(path, "wb") as file:  # noqa: PTH123
             file.write(content)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import operator
 import os
 import pathlib
 import sqlite3
@@ -40,6 +41,7 @@ class Known:
 
 
 FIELDS = tuple(f.name for f in dataclasses.fields(Known))
+VALUES = operator.attrgetter(*FIELDS)
 
 
 def usual() -> pathlib.Path:
@@ -65,10 +67,14 @@ class Memory:
     def __init__(self, path: pathlib.Path | None = None):
         self.path = path
         self.folders: dict[str, dict[str, Known]] = {}
+        self.written: dict[str, dict[str, int]] = {}  # hashes of what the file holds
+        self.last: tuple[pathlib.Path | None, dict[str, Known]] = (None, {})  # folder that was asked about
 
     def of(self, folder: pathlib.Path, file: str, status: os.stat_result) -> Known:
         """What is known of a file as it is now; the caller writes into it what it finds out."""
-        files = self._files(os.path.abspath(folder))  # noqa: PTH100 (resolve() would ask the disk)
+        if folder is not self.last[0]:
+            self.last = folder, self._files(os.path.abspath(folder))  # noqa: PTH100 (resolve() asks the disk)
+        files = self.last[1]
         known = files.get(file)
         if known is None or (known.bytes, known.changed) != (status.st_size, status.st_mtime_ns):
             known = files[file] = Known(status.st_size, status.st_mtime_ns)
@@ -89,12 +95,17 @@ class Memory:
         return known.digest
 
     def keep(self) -> None:
-        """Write it all down."""
-        rows = [
-            (folder, file, *(getattr(known, name) for name in FIELDS))
-            for folder, files in self.folders.items()
-            for file, known in files.items()
-        ]
+        """Write down what is new."""
+        rows = []
+        for folder, files in self.folders.items():
+            written = self.written[folder]
+            for file, known in files.items():
+                values = VALUES(known)
+                if written.get(file) != hash(values):
+                    written[file] = hash(values)
+                    rows.append((folder, file, *values))
+        if not rows:
+            return
         places = ",".join("?" * (len(FIELDS) + 2))
         with self._opened() as base:
             if base is not None:
@@ -108,6 +119,7 @@ class Memory:
                     query = f"SELECT file, {','.join(FIELDS)} FROM known WHERE folder = ?"
                     rows = base.execute(query, (folder,)).fetchall()
             self.folders[folder] = {file: Known(*values) for file, *values in rows}
+            self.written[folder] = {file: hash(VALUES(known)) for file, known in self.folders[folder].items()}
         return self.folders[folder]
 
     @contextlib.contextmanager

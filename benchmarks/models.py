@@ -1,4 +1,4 @@
-"""The two that are compared: our training step, and that of diffusers with peft, on the same frozen weights."""
+"""What is compared: our training step, and that of diffusers with peft, on the same frozen weights."""
 
 from __future__ import annotations
 

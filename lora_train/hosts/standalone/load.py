@@ -12,6 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from lora_train import names
 from lora_train.errors import Mistake
+from lora_train.hosts.standalone.attention import Processor
 from lora_train.hosts.standalone.files import WORDS, Facts, Found, Part
 
 TOKENS = 49408  # of CLIP's vocabulary
@@ -91,7 +92,7 @@ def _unet(part: Part, facts: Facts) -> nn.Module:
         heads = [width // facts.head_width for width in widths]
     for width, count in zip(widths, heads if isinstance(heads, list) else [heads] * levels, strict=True):
         _divides(count, width)
-    return UNet2DConditionModel(
+    unet = UNet2DConditionModel(
         sample_size=64,  # older pipelines want one
         in_channels=part.shape("conv_in.weight")[1],
         out_channels=part.shape("conv_out.weight")[0],
@@ -101,6 +102,8 @@ def _unet(part: Part, facts: Facts) -> nn.Module:
         ],
         attention_head_dim=heads,  # the number of heads, in spite of its name
     )
+    unet.set_attn_processor(Processor())
+    return unet
 
 
 def _vae(part: Part, facts: Facts) -> nn.Module:

@@ -189,7 +189,7 @@ class Tiny:
     def denoise(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         return self.parts["unet"](x_t.to(self.dtype), t, cond.context.to(self.dtype))
 
-    def encode(self, captions: Sequence[str]) -> Cond:
+    def encode(self, captions: Sequence[str], *, weighted: bool | None = None) -> Cond:
         return Cond(self.parts["te1"](torch.tensor([self._ids(caption) for caption in captions])))
 
     def _ids(self, caption: str) -> list[int]:
@@ -197,6 +197,9 @@ class Tiny:
 
     def tokens(self, caption: str) -> int:
         return len(caption.encode())
+
+    def cut(self, caption: str) -> tuple[str, str]:
+        return caption[:TOKENS], caption[TOKENS:]
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor, draws: Sequence[torch.Generator] | None = None) -> Tensor:

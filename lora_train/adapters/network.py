@@ -59,6 +59,11 @@ class Network(nn.Module):
         for adapter in self.adapters.values():
             adapter.strength = value
 
+    def weigh(self, te: float, unet: float) -> None:
+        """Strengths on the text encoders and on the UNet."""
+        for key, adapter in self.adapters.items():
+            adapter.strength = unet if self.layers[key].part == "unet" else te
+
     @contextlib.contextmanager
     def attached(self) -> Iterator[Network]:
         """Hooks, because a hook leaves the host's classes, attributes and state-dict keys alone, and comes

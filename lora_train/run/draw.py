@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import dataclasses
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lora_train.adapters.file import load, network_of
 from lora_train.adapters.network import Network
+from lora_train.emphasis import Named, loras
+from lora_train.errors import Mistake
+from lora_train.knobs import nearest
 from lora_train.plots.grid import sheet
 
 if TYPE_CHECKING:
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
     from lora_train.prompts import Prompt
 
 ENLARGED = 128  # pixels; cells of a smaller side are blown up to about this
+TOLD = 20  # names that are listed where one is not found
 
 
 class Worn:
@@ -29,31 +35,126 @@ class Worn:
 
     def __init__(self, lent: Lent, files: Sequence[pathlib.Path]):
         layers = lent.layers()
+        self.names = [file.stem for file in files]
         self.networks: list[Network] = []
         for file in files:
             network = network_of(load(file)[0], layers, name=str(file))
             self.networks.append(network.requires_grad_(False))
 
     @contextlib.contextmanager
-    def at(self, strengths: Sequence[float]) -> Iterator[None]:
-        """At strength 0 a file is not on at all, so the picture is the bare model's to the bit."""
+    def at(self, strengths: Sequence[float]) -> Iterator[dict[str, Network]]:
+        """At strength 0 a file is not on at all, so the picture is the bare model's to the bit.
+
+        Yields:
+            All of them, by name.
+        """
         with contextlib.ExitStack() as on:
             for network, strength in zip(self.networks, strengths, strict=True):
+                network.strength = strength
                 if strength:
-                    network.strength = strength
                     on.enter_context(network.attached())
+            yield dict(zip(self.names, self.networks, strict=True))
+
+
+class Wardrobe:
+    """LoRAs that prompts name, found in folders by the names of their files, and worn for one picture."""
+
+    def __init__(self, lent: Lent, folders: Sequence[pathlib.Path]):
+        self.lent, self.folders = lent, folders
+        self.networks: dict[str, Network] = {}
+
+    def read(self, prompts: Sequence[Prompt], worn: Sequence[str] = ()) -> None:
+        """Load what prompts name, so that nothing is missed later.
+
+        Args:
+            worn: names of what will be on anyway.
+
+        Raises:
+            Mistake: no such file, or not a LoRA of this model.
+        """
+        wanted = [named.name for prompt in prompts for named in loras(prompt.prompt)[1]]
+        missing = [name for name in dict.fromkeys(wanted) if name not in (*self.networks, *worn)]
+        if not missing:
+            return
+        files = self._files()
+        if lost := [self._lost(name, [*files, *worn]) for name in missing if name not in files]:
+            raise Mistake("\n".join(lost))
+        layers = self.lent.layers()
+        for name in missing:
+            network = network_of(load(files[name])[0], layers, name=str(files[name]))
+            self.networks[name] = network.requires_grad_(False)
+
+    def sample(self, prompt: Prompt, worn: Mapping[str, Network] | None = None) -> Image.Image:
+        """The picture of a prompt, with the LoRAs it names.
+
+        Args:
+            worn: what is on already, by name; for one that the prompt names, its strengths there multiply
+                what it is worn at.
+        """
+        worn = worn or {}
+        self.read([prompt], list(worn))
+        text, named = loras(prompt.prompt)
+        with contextlib.ExitStack() as on:
+            for name, (te, unet) in _summed(named).items():
+                on.enter_context(self._on(worn.get(name), self.networks.get(name), te, unet))
+            return self.lent.sample(dataclasses.replace(prompt, prompt=text))
+
+    @contextlib.contextmanager
+    def _on(self, worn: Network | None, other: Network | None, te: float, unet: float) -> Iterator[None]:
+        if worn is not None:
+            before = worn.strength
+            worn.weigh(te * before, unet * before)
+            try:
+                yield
+            finally:
+                worn.strength = before
+        elif te or unet:
+            other.weigh(te, unet)
+            with other.attached():
+                yield
+        else:
             yield
+
+    def _files(self) -> dict[str, pathlib.Path]:
+        """Name -> file; of those with one name, that which lies least deep."""
+        found = [path for folder in self.folders for path in folder.rglob("*.safetensors") if path.is_file()]
+        return {path.stem: path for path in sorted(found, key=lambda path: (-len(path.parts), path))}
+
+    def _lost(self, name: str, there: Sequence[str]) -> str:
+        folders = ", ".join(map(str, dict.fromkeys(self.folders)))
+        known = sorted(set(there))
+        more = f" and {len(known) - TOLD} more" if len(known) > TOLD else ""
+        listed = f"; there: {', '.join(known[:TOLD])}{more}" if known else ", nor any other LoRA"
+        return f"<lora:{name}>: no {name}.safetensors in {folders}{nearest(name, known)}{listed}"
+
+
+def _summed(named: Sequence[Named]) -> dict[str, tuple[float, float]]:
+    """Strengths of one that is named twice add up."""
+    te, unet = collections.Counter(), collections.Counter()
+    for lora in named:
+        te[lora.name] += lora.te
+        unet[lora.name] += lora.unet
+    return {name: (te[name], unet[name]) for name in te}
 
 
 def strengths(
-    lent: Lent, file: pathlib.Path, values: Sequence[float], prompts: Sequence[Prompt]
+    lent: Lent,
+    file: pathlib.Path,
+    values: Sequence[float],
+    prompts: Sequence[Prompt],
+    folders: Sequence[pathlib.Path] = (),
 ) -> Image.Image:
-    """One row a prompt, one column a strength; the same seed along a row."""
-    worn = Worn(lent, [file])
+    """One row a prompt, one column a strength; the same seed along a row.
+
+    Args:
+        folders: where LoRAs lie that prompts name.
+    """
+    worn, wardrobe = Worn(lent, [file]), Wardrobe(lent, folders)
+    wardrobe.read(prompts, worn.names)
 
     def cell(row: int, column: int) -> Image.Image:
-        with worn.at([values[column]]):
-            return lent.sample(prompts[row])
+        with worn.at([values[column]]) as on:
+            return wardrobe.sample(prompts[row], on)
 
     side = min(min(p.width, p.height) for p in prompts)
     return sheet(

@@ -26,6 +26,7 @@ from lora_train.host import Cond, Host, Lent
 from lora_train.job import Job, Output, Place, written
 from lora_train.knobs import flat, settings
 from lora_train.prompts import read_prompts
+from lora_train.run.draw import Wardrobe
 from lora_train.run.metadata import Facts, metadata
 from lora_train.run.refusals import refusals
 from lora_train.run.store import RunStore, State, optimizer_state, restore_optimizer
@@ -90,6 +91,7 @@ def run(
     ):
         session = Session(job, output, place, store, lent, planned, Progress(steps, count.steps))
         with session.attached() as learner:
+            session.wardrobe.read(prompts, [output.output_name])
             if resumed:
                 session.restore(learner, resumed)
             batches = session.batches()  # caching reads every picture to its end, so it comes before writing
@@ -145,6 +147,7 @@ class Session:
         self.began, self.clock = time.time(), time.monotonic()  # the one may be set while the run goes on
         self.wrote, self.state = store.result, None
         self.network = _network(job, lent)
+        self.wardrobe = Wardrobe(lent, [output.output_dir])
         self.session = random.SystemRandom().randrange(2**32)
 
     @contextlib.contextmanager
@@ -197,10 +200,11 @@ class Session:
         return [*seen, *logged]
 
     def draw(self, prompt: Prompt) -> Image.Image:
-        """A sample of the adapters as they are, without the dropouts of training."""
+        """A sample of the adapters as they are, without the dropouts of training, and of what else the prompt
+        names."""
         self.network.eval()
         try:
-            return self.lent.sample(prompt)
+            return self.wardrobe.sample(prompt, {self.output.output_name: self.network})
         finally:
             self.network.train()
 

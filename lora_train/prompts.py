@@ -53,6 +53,8 @@ FOREIGN = {  # sd-scripts' for other models and its own use; taken without effec
     "enum": "enum",
 }
 
+WIDEST = 8192  # pixels of a side; more is a slip of the hand
+
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
@@ -162,6 +164,8 @@ def _parsed(field: str, value: object, name: str) -> object:
     if field in ("prompt", "negative_prompt", "sample_sampler"):
         if not isinstance(value, str):
             raise ValueError(f"{said}: expected text")
+        if any("\ud800" <= letter <= "\udfff" for letter in value):  # from JSON's escapes
+            raise ValueError(f"{said}: expected text; a part of it is none in any encoding")
         return sampler(value) if field == "sample_sampler" else value
     expected = "a number" if field == "scale" else "a whole number"
     try:
@@ -171,6 +175,8 @@ def _parsed(field: str, value: object, name: str) -> object:
     if not 0 <= number < 2**63:  # nan neither
         raise ValueError(f"{said}: expected 0 or more")
     if field in ("width", "height"):
+        if number > WIDEST:
+            raise ValueError(f"{said}: expected at most {WIDEST}")
         return _side(number)
     return max(1, min(1000, number)) if field == "sample_steps" else number
 

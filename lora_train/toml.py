@@ -32,7 +32,8 @@ def read_toml(path: pathlib.Path) -> dict[str, object]:
         raise Mistake(f"{path}: expected UTF-8 text; save it as UTF-8") from e
     except (ValueError, RecursionError) as e:  # TOMLDecodeError, and int's for thousands of digits
         hint = SLASH if "\\" in str(e) or "hex" in str(e) or "escape" in str(e) else ""
-        raise Mistake(f"{path}: not TOML: {e}{hint}") from e
+        reason = str(e).replace("Invalid", "unreadable")
+        raise Mistake(f"{path}: not TOML: {reason}{hint}") from e
     torn = [f"{path}: {n} = {text!r}{SLASH}" for n, text in _texts(tables, "") if set(text) & set("\t\b\f\r")]
     if torn:  # the `\t` of "C:\train" was read as a tab
         raise Mistake("\n".join(torn))

@@ -106,7 +106,8 @@ class RunStore:
 
     def write_job(self, values: Mapping[str, object]) -> None:
         with whole(self.records / "job.json") as part:
-            part.write_text(packed(values), encoding="utf-8")
+            # what of a folder's name is no text becomes an escape of JSON's
+            part.write_text(packed(values), encoding="utf-8", errors="backslashreplace")
 
     def cut_metrics(self, step: int) -> None:
         """Forget the lines of steps after `step`: a resumed run writes them again."""

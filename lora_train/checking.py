@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import collections
+import importlib.util
 import json
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lora_train.errors import Mistake
@@ -104,14 +105,13 @@ def _models(job: Job) -> None:
     find(job.model.pretrained_model_name_or_path, job.model.vae)
 
 
-def _tokens() -> tuple[Tokens | None, list[str]]:
+def _tokens() -> tuple[Callable[[bool], Tokens] | None, list[str]]:
     """And what is to be said where tokens cannot be told."""
-    try:
-        from lora_train.hosts.standalone.tokens import Tokens
+    from lora_train.hosts.standalone.tokens import Tokens
 
-        return Tokens(), []
-    except ImportError as e:
-        return None, [f"tokens are not counted: that needs transformers ({e})"]
+    if importlib.util.find_spec("transformers") is None:
+        return None, ["tokens are not counted: that needs the package transformers"]
+    return (lambda weighted: Tokens(weighted=weighted)), []
 
 
 # ── text ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -246,8 +246,8 @@ def over(items: Iterable[Item], tokens: Tokens, limit: int) -> Iterator[Found]:
     counted: dict[str, int] = {}
     for item in items:
         for text in texts(item):
-            # no token is shorter than a byte
-            if text not in counted and len(text.encode()) > limit:
+            # no token is shorter than a byte, but BREAK fills up what is before it
+            if text not in counted and (len(text.encode()) > limit or "BREAK" in text):
                 counted[text] = tokens.count(text)
             if counted.get(text, 0) > limit:
                 read, gone = tokens.cut(text, limit)

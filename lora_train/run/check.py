@@ -19,6 +19,7 @@ from lora_train.data.health import Found, Tokens, cut_at, health, lost, scale, t
 from lora_train.data.memory import Memory
 from lora_train.data.plan import survey
 from lora_train.data.scan import REMARKS, Finding
+from lora_train.emphasis import loras
 from lora_train.errors import Mistake
 from lora_train.job import Job, Output, Place
 from lora_train.prompts import read_prompts
@@ -38,14 +39,15 @@ def check(  # noqa: PLR0913 (what a run is made of, and what to look at it with)
     place: Place,
     *,
     memory: Memory,
-    tokens: Tokens | None = None,
+    tokens: Callable[[bool], Tokens] | None = None,
     complaints: Sequence[str] = (),
     models: Callable[[Job], None] = lambda job: None,
 ) -> Report:
     """Look at everything. Loads no model, and writes nothing but into `memory`.
 
     Args:
-        tokens: None: tokens are not counted.
+        tokens: makes what counts them, given whether brackets and weights are read as emphasis and so are
+            no tokens. None: tokens are not counted.
         complaints: what is known to be wrong before.
         models: raises Mistake where the job's files of weights are not what they should be.
     """
@@ -55,7 +57,10 @@ def check(  # noqa: PLR0913 (what a run is made of, and what to look at it with)
     resumed = _tried(complaints, lambda: State.read(place.resume)) if place.resume else None
     _tried(complaints, lambda: settled(job, resumed))
     _tried(complaints, lambda: _writable(output.output_dir))
-    report = {"schema": SCHEMA, "prompts": _prompts(complaints, job, output, tokens)}
+    limit = job.model.max_token_length
+    report = {
+        "schema": SCHEMA, "prompts": _prompts(complaints, output, tokens and tokens(True), limit)
+    }  # fmt: skip
     planned = None
     try:
         planned, findings = survey(job.data, decode=True, memory=memory)
@@ -71,8 +76,8 @@ def check(  # noqa: PLR0913 (what a run is made of, and what to look at it with)
                 f"place.resume = {place.resume}: the state was saved with {before} samples an epoch, and now "
                 f"there are {now}; put the pictures back, or start anew with network_weights"
             )
-        limit = job.model.max_token_length
-        report["findings"] += [_found(found) for found in health(planned, memory, tokens, limit)]
+        words = tokens and tokens(job.model.weighted_captions)
+        report["findings"] += [_found(found) for found in health(planned, memory, words, limit)]
         report |= _pictures(planned, findings) | _course(planned, job, output, place)
     every = list(dict.fromkeys(complaints))
     return {**report, "ready": not every, "complaints": every, "tokens_counted": tokens is not None}
@@ -110,18 +115,19 @@ def _writable(folder: pathlib.Path) -> None:
         )
 
 
-def _prompts(complaints: list[str], job: Job, output: Output, tokens: Tokens | None) -> list[Report]:
+def _prompts(complaints: list[str], output: Output, tokens: Tokens | None, limit: int) -> list[Report]:
     """Each sample prompt with its tokens, and where it is longer than the captions that are trained."""
     if output.sample_prompts is None:
         return []
     found = _tried(complaints, lambda: read_prompts(output.sample_prompts, output.sample_sampler)) or []
-    limit, rows = job.model.max_token_length, []
+    rows = []
     for number, prompt in enumerate(found, 1):
         row = {"number": number, "prompt": prompt.prompt}
         if tokens is not None:
-            row["tokens"] = tokens.count(prompt.prompt)
+            text, _ = loras(prompt.prompt)
+            row["tokens"] = tokens.count(text)
             if row["tokens"] > limit:
-                read, gone = tokens.cut(prompt.prompt, limit)
+                read, gone = tokens.cut(text, limit)
                 row |= {"lost": gone, "text": cut_at(row["tokens"], read, gone)}
         rows.append(row)
     return rows
@@ -234,8 +240,11 @@ def _course(planned: Planned, job: Job, output: Output, place: Place) -> Report:
     n = numbers(planned, accumulation)
     steps = job.training.steps(n.steps)
     o = output
-    saves = [s for s in moments(o.save_every_n_epochs, o.save_every_n_steps, n.steps, steps) if s < steps]
-    draws = moments(o.sample_every_n_epochs, o.sample_every_n_steps, n.steps, steps)
+    saves = {*moments(o.save_every_n_epochs, n.steps, steps), *moments(o.save_every_n_steps, 1, steps), steps}
+    if o.sample_every_n_epochs is not None:  # which win over steps
+        draws = moments(o.sample_every_n_epochs, n.steps, steps)
+    else:
+        draws = moments(o.sample_every_n_steps, 1, steps)
     return {
         "steps": {
             "text": arithmetic(planned, steps, accumulation),
@@ -247,16 +256,19 @@ def _course(planned: Planned, job: Job, output: Output, place: Place) -> Report:
             "in_all": steps,
             "epochs": round(steps / n.steps, 3),
         },
-        "saves": [*saves, steps],
-        "draws": [0] * o.sample_at_first + draws,
+        "saves": sorted(saves),
+        "draws": [*[0] * o.sample_at_first, *draws],
         "latents": _latents(planned, place),
     }
 
 
-def moments(epochs: int | None, steps: int | None, an_epoch: int, last: int) -> list[int]:
-    """Steps after which something is done that is done every so many epochs, or else steps."""
-    every = epochs * an_epoch if epochs is not None else steps
-    return [] if every is None else [*range(every, last + 1, every)]
+def moments(every: int | None, steps: int, last: int) -> range:
+    """Steps up to the `last` after which something is done that is done every so often.
+
+    Args:
+        steps: of an epoch where epochs are counted, else 1.
+    """
+    return range(0) if every is None else range(every * steps, last + 1, every * steps)
 
 
 def _latents(planned: Planned, place: Place) -> Report:

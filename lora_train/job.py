@@ -180,9 +180,13 @@ def assemble(values: Mapping[str, object], *, tolerant: bool = False) -> tuple[J
     return built[0], built[1], built[2]
 
 
-def written(job: Job, output: Output, place: Place) -> dict[str, object]:
-    """`assemble`'s inverse."""
-    values = flat(job)
+def written(job: Job, output: Output, place: Place, *, places: bool = True) -> dict[str, object]:
+    """`assemble`'s inverse.
+
+    Args:
+        places: False leaves out what only means something on this machine.
+    """
+    values = flat(job, places=places)
     for room, value in (("output", output), ("place", place)):
-        values.update({f"{room}.{path}": v for path, v in flat(value).items()})
+        values.update({f"{room}.{path}": v for path, v in flat(value, places=places).items()})
     return values

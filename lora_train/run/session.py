@@ -191,8 +191,7 @@ class Session:
 
     def watchers(self, prompts: Sequence[object]) -> list[Watcher]:
         seen: list[Watcher] = [Metrics(self.store, self.lent.device)]
-        parts = (self.job, self.output, self.place)
-        settings = {path: value for part in parts for path, value in flat(part, places=False).items()}
+        settings = written(self.job, self.output, self.place, places=False)
         logged = trackers(self.output, self.store.records, settings)
         if prompts:
             seen.append(Samples(self.output, self.store, prompts, self.draw, logged))

@@ -98,6 +98,10 @@ class Wandb(Tracker):
         self.run.finish(exit_code=0 if error is None else 1)
 
 
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 TRACKERS = {"tensorboard": TensorBoard, "wandb": Wandb}
 
 
@@ -219,7 +223,7 @@ def trackers(output: Output, records: pathlib.Path, config: Mapping[str, object]
     stamp = f"{output.log_prefix or ''}{time.strftime('%Y%m%d%H%M%S')}"
     folder = records if output.logging_dir is None else output.logging_dir / stamp
     tables = tables_of(output)
-    kept = {k: v if isinstance(v, (bool, int, float, str)) else json.dumps(v) for k, v in config.items()}
+    kept = {k: json.dumps(v) if isinstance(v, (list, tuple, dict)) else v for k, v in config.items()}
     found = []
     for kind in output.trackers:
         more = dict(tables.get(kind, {}))
@@ -230,7 +234,7 @@ def trackers(output: Output, records: pathlib.Path, config: Mapping[str, object]
             inner = TRACKERS[kind](folder, project, kept if output.log_config else {}, more)
         except Exception as e:  # noqa: BLE001 (whatever their code raises, it is in place of a start)
             raise Mistake(
-                f"output.log_with = {output.log_with}: {kind} cannot be opened ({e}); look at "
+                f"output.log_with = {output.log_with}: {kind} cannot be opened ({_line(e)}); look at "
                 "log_tracker_config and the network, or leave it out"
             ) from e
         found.append(Lenient(kind, inner))

@@ -73,8 +73,8 @@ class Output:
         None, "Of the states saved by step, keep those of the last n steps. Empty: as save_last_n_steps.",
         group="output", low=1)  # fmt: skip
     sample_prompts: pathlib.Path | None = knob(
-        None, "Text file of prompts, one a line, sampled while training.", group="samples", place=True
-    )
+        None, "Prompts to sample while training: a text file with one a line, or a .toml or .json of "
+        "sd-scripts. Empty: the trigger word and two captions.", group="samples", place=True)  # fmt: skip
     sample_every_n_steps: int | None = knob(None, "Sample after every n-th step.", group="samples", low=1)
     sample_every_n_epochs: int | None = knob(None, "Sample after every n-th epoch.", group="samples", low=1)
     sample_at_first: bool = knob(False, "Sample before the first step.", group="samples")
@@ -118,10 +118,6 @@ class Output:
         lead = self.log_prefix or ""
         if any(c in FORBIDDEN or not c.isprintable() for c in lead):
             yield f"log_prefix = {shown(lead)}: expected what can stand in a folder's name"
-        if (
-            self.sample_every_n_steps or self.sample_every_n_epochs or self.sample_at_first
-        ) and not self.sample_prompts:
-            yield "sample_prompts: expected a text file of prompts, since samples are asked for"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -153,6 +153,22 @@ class Contract:
         assert lent.tokens("") == 0
         assert lent.tokens("cat " * 100) == 100
 
+    def test_a_caption_is_cut_where_it_is_no_longer_read(self, lent):
+        assert lent.cut("a cat") == ("a cat", "")
+        read, lost = lent.cut("cat " * 100)
+        assert read + lost == "cat " * 100
+        assert (lent.tokens(read), lent.tokens(lost)) == (75, 25)
+
+    def test_emphasis_changes_a_caption_only_where_it_is_read(self, lent):
+        with torch.no_grad():
+            plain, loud, text = (
+                lent.encode([caption], weighted=weighted).context
+                for caption, weighted in (("a cat", True), ("a (cat:1.5)", True), ("a (cat:1.5)", False))
+            )
+            assert torch.equal(plain, lent.encode(["a cat"], weighted=False).context)
+        assert (loud != plain).any(2).nonzero().tolist() == [[0, 2]]
+        assert not torch.equal(text, loud)
+
     def test_an_autoencoder_has_an_id(self, lent):
         assert lent.vae_id == lent.vae_id != ""
 

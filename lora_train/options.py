@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from lora_train import compat, configs
 from lora_train.errors import Mistake
 from lora_train.knobs import Setting, general, nearest
+from lora_train.records import unpacked
 from lora_train.values import either, numeral, shown, unwrapped
 
 FILES = ("config_file", "dataset_config", "from")
@@ -173,7 +174,8 @@ def _job_inside(path: pathlib.Path) -> dict[str, object]:
         job = None
     if not isinstance(job, dict):
         raise Mistake(f"from = {path}: expected a job of settings in its metadata; it is damaged")
-    return job
+    schema = texts.get("lora_train_schema", "1")
+    return unpacked({"schema": int(schema) if schema.isdecimal() else schema, "values": job}, path)
 
 
 def add(

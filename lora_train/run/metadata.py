@@ -13,6 +13,7 @@ from lora_train import __version__
 from lora_train.host import Origin
 from lora_train.job import Job, Output, Place
 from lora_train.knobs import flat, kind_of
+from lora_train.records import SCHEMA
 from lora_train.train.lr import SCHEDULERS
 
 IMPLEMENTATION = f"lora-train/{__version__}"
@@ -73,6 +74,7 @@ def metadata(job: Job, output: Output, place: Place, facts: Facts) -> dict[str, 
         **facts.data,
         **_modelspec(job, output, facts),
         "lora_train_job": json.dumps(flat(job, places=False)),
+        "lora_train_schema": SCHEMA,
     }
     return {key: str(value) for key, value in found.items()}
 

@@ -31,7 +31,7 @@ ORIGIN = Origin(
     old_hash="2e583d6e",
     new_hash="d53413e43ee74ab3cc67bea7b8f59bb782621cc2d71a9024fee605c1e2e4a855",
 )
-OWN = {"lora_train_job"}  # beside what sd-scripts writes
+OWN = {"lora_train_job", "lora_train_schema"}  # beside what sd-scripts writes
 ADDED = {"sshs_model_hash", "sshs_legacy_hash"}  # by `file.save`, with modelspec.hash_sha256 beside them
 VARIES = {
     "ss_session_id", "ss_training_started_at", "ss_training_finished_at", "ss_sd_scripts_commit_hash",

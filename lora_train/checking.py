@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import importlib.util
 import json
+import logging
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from lora_train.job import Job, Output, Place
     from lora_train.knobs import Setting
     from lora_train.run.check import Report
+
+log = logging.getLogger(__name__)
 
 SHOWN = 5  # of each kind, before the others are counted
 TAGS = 20
@@ -73,6 +76,7 @@ def reported(words: Sequence[str], every: Sequence[Setting]) -> Report:
     if parts is None:
         return {**refused(complaints), "notes": notes}
     tokens, missing = _tokens()
+    log.info("Reading every picture; those that were read before, and are as they were, are remembered.")
     report = check(
         *parts, memory=Memory(usual()), tokens=tokens, complaints=complaints, models=_models
     )  # fmt: skip

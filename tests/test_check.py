@@ -305,3 +305,36 @@ def test_a_bad_model_file_is_complained_of(garden_of, tmp_path, check, monkeypat
     status, report, _ = check("--train_data_dir", tmp_path / "p")
     assert status == 2
     assert "model.safetensors" in report["complaints"][0]
+
+
+def test_a_folder_inside_another_may_be_one_to_learn_from(garden_of, tmp_path, check):
+    garden_of("p/a.png"), garden_of("p/more/deep/b.png"), garden_of("p/else/c.png")
+    words = []
+    for n, folder in enumerate(("p", "p/more/deep")):
+        words += [f"--data.datasets.0.subsets.{n}.image_dir", tmp_path / folder]
+    status, report, _ = check(*words)
+    assert status == 0
+    assert kinds(report) == {"inner": ["else"]}
+
+
+def test_a_lora_to_go_on_from_is_looked_at(garden_of, tmp_path, check):
+    garden_of("p/a.png")
+    status, report, _ = check(
+        "--train_data_dir", tmp_path / "p", "--network_weights", tmp_path / "no.safetensors"
+    )
+    assert status == 2
+    assert "no.safetensors" in report["complaints"][0]
+
+
+def test_a_dataset_without_a_folder_is_complained_of(garden_of, tmp_path, check):
+    garden_of("p/a.png")
+    words = (
+        "--data.datasets.0.subsets.0.image_dir",
+        tmp_path / "p",
+        "--data.datasets.1.subsets.0.num_repeats",
+        2,
+    )
+    status, report, _ = check(*words)
+    assert status == 2
+    assert report["complaints"][0].startswith("data.datasets.1.subsets.0.image_dir: expected the folder")
+    assert [f["paths"] for f in report["findings"]] == [[]]

@@ -305,7 +305,7 @@ def tags(planned: Planned) -> list[tuple[str, int]]:
 def aside(datasets: Sequence[Dataset]) -> Iterator[Found]:
     """What lies in the folders of pictures and is not read."""
     subsets = {subset.image_dir: subset for dataset in datasets for subset in dataset.subsets}
-    for folder, subset in subsets.items():
+    for folder, subset in ((f, s) for f, s in subsets.items() if f is not None):
         with contextlib.suppress(Mistake):  # planning complains
             yield from _aside(folder, subset)
 

@@ -54,6 +54,7 @@ def survey(
         for item in source.unused():
             scan.found("unused", item.path)
         sources.append(source)
+    scan.but(subset.image_dir for dataset in datasets for subset in dataset.subsets if subset.image_dir)
     scan.memory.keep()
     planned = Planned(tuple(sources), folders=not data.datasets, prior_loss_weight=data.prior_loss_weight)
     if not planned.items and not any(f.fatal for f in scan.findings):

@@ -7,7 +7,7 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from PIL import ImageColor
@@ -95,6 +95,11 @@ class Scan:
         if (kind, path) not in self.seen:
             self.seen.add((kind, path))
             self.findings.append(Finding(kind, path, text))
+
+    def but(self, used: Iterable[pathlib.Path]) -> None:
+        """Forget of folders inside others those that are looked into after all, or hold such."""
+        above = {folder for path in used for folder in (path.absolute(), *path.absolute().parents)}
+        self.findings = [f for f in self.findings if f.kind != "inner" or f.path.absolute() not in above]
 
     def tried(self, kind: str, path: pathlib.Path, look: Callable[[], T]) -> T | None:
         """None: there was a complaint."""

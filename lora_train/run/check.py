@@ -12,6 +12,7 @@ import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from lora_train.adapters.file import load
 from lora_train.data.batches import arithmetic, numbers
 from lora_train.data.folder import Item, Planned, Source, Subset
 from lora_train.data.health import REMARKS as SEEN
@@ -54,6 +55,8 @@ def check(  # noqa: PLR0913 (what a run is made of, and what to look at it with)
     complaints = [*complaints, *refusals(job, output, place)]
     if job.model.pretrained_model_name_or_path is not None:
         _tried(complaints, lambda: models(job))
+    if job.network.weights is not None:
+        _tried(complaints, lambda: load(job.network.weights))
     resumed = _tried(complaints, lambda: State.read(place.resume)) if place.resume else None
     _tried(complaints, lambda: settled(job, resumed))
     _tried(complaints, lambda: _writable(output.output_dir))
@@ -139,7 +142,10 @@ def _prompts(complaints: list[str], output: Output, tokens: Tokens | None, limit
 def _finding(finding: Finding) -> Report:
     severity = "refused" if finding.fatal else "remark"
     return {
-        "kind": finding.kind, "severity": severity, "paths": [str(finding.path)], "text": finding.text
+        "kind": finding.kind,
+        "severity": severity,
+        "paths": [str(finding.path)] if str(finding.path) != finding.text else [],  # none is given
+        "text": finding.text,
     }  # fmt: skip
 
 

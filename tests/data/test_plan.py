@@ -78,7 +78,7 @@ def test_pictures_that_a_metadata_file_does_not_name_are_left_out_and_told(pair,
 @pytest.mark.parametrize(
     ("entries", "text"),
     [
-        ({"gone": {"caption": "x"}}, "gone: no such picture in"), ("{", "not JSON"), ([1], "not a list"),
+        ({"gone": {"caption": "x"}}, "gone: no such picture in"), ("{", "not JSON"), ([1], "in braces"),
         ({"a": 3}, "a: expected {caption, tags}"), ({"a": {"caption": 3}}, "caption and tags to be text"),
         ("[" * 100_000, "not JSON"),
     ],

@@ -192,9 +192,9 @@ def _captions(report: Report, shown: int | None) -> Iterator[str]:
 def _course(report: Report, shown: int | None) -> Iterator[str]:
     steps, latents = report["steps"], report["latents"]
     yield from ("", "Steps", f"  {steps['text']}")
-    yield f"  {len(report['saves'])} files, after steps {_moments(report['saves'], shown)}"
+    yield f"  files saved: {len(report['saves'])}, after steps {_moments(report['saves'], shown)}"
     if report["draws"]:
-        yield f"  samples {len(report['draws'])} times, after steps {_moments(report['draws'], shown)}"
+        yield f"  samples drawn: {len(report['draws'])} times, after steps {_moments(report['draws'], shown)}"
     where = {"disk": "kept on disk", "memory": "kept in memory", "nowhere": "made anew at each use"}
     yield f"  {latents['count']} latents of {latents['megabytes']:g} MB, {where[latents['kept']]}"
 
@@ -213,7 +213,7 @@ def _remarks(report: Report, shown: int | None) -> Iterator[str]:
     kinds: dict[str, list[str]] = collections.defaultdict(list)
     for finding in report["findings"]:
         if finding["severity"] == "remark":
-            files = ", ".join(finding["paths"])
+            files = _listed(finding["paths"], shown)
             text = finding["text"]
             kinds[finding["kind"]].append(text if files in text else f"{files}: {text}" if text else files)
     if kinds or report["notes"]:
@@ -221,8 +221,13 @@ def _remarks(report: Report, shown: int | None) -> Iterator[str]:
     for note in report["notes"]:
         yield f"  {note}"
     for kind, those in kinds.items():
-        yield f"  {len(those)} {words(kind)}:"
+        yield f"  {words(kind)} ({len(those)}):"
         yield from _some(those, shown, "    ")
+
+
+def _listed(names: Sequence[str], shown: int | None) -> str:
+    more = 0 if shown is None else max(0, len(names) - shown)
+    return ", ".join(names[:shown]) + f" and {more} more" * bool(more)
 
 
 def _some(texts: Sequence[str], shown: int | None, lead: str) -> Iterator[str]:

@@ -206,7 +206,7 @@ def test_steps_files_samples_and_latents_are_counted(garden_of, tmp_path, check)
     assert report["buckets"][1]["size"] == [80, 48]
     points = 3 * 8 * 8 + 10 * 6
     assert report["latents"] == {"count": 8, "megabytes": round(2 * points * 16 / 2**20, 2), "kept": "memory"}
-    assert "3 files, after steps 6, 12, 18" in text
+    assert "files saved: 3, after steps 6, 12, 18" in text
 
 
 def test_captions_and_prompts_are_shown_where_they_are_cut(garden_of, tmp_path, check, monkeypatch):
@@ -240,7 +240,7 @@ def test_a_long_list_says_how_many_are_not_shown(garden_of, tmp_path, check):
     for i in range(9):
         garden_of(f"p/{i}.png", (32, 32))
     _, _, text = check("--train_data_dir", tmp_path / "p")
-    assert "9 pictures are enlarged" in text
+    assert "pictures are enlarged more than 1.5 times (9):" in text
     assert "and 4 more" in text
     _, _, text = check("--train_data_dir", tmp_path / "p", "--all")
     assert text.count("32x32 in 64x64: 2 times") == 9

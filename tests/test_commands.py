@@ -394,5 +394,14 @@ def test_a_lora_is_trained_sampled_and_plotted(heavy, words, tmp_path):
     drawn = [*model, "--from_file", str(prompts), "--network_weights", str(file)]
     assert main(["sample", *drawn, "--network_mul", "0.5", "--outdir", str(folder)]) == 0
     assert Image.open(folder / "000_1.png").size == (64, 64)
+    flags = "--w 64 --h 64 --d 1 --s 1 --l 1"
+    named = [*model, "--prompt", f"a cat<lora:x:0.5> {flags}", "--lora_dir", str(folder)]
+    assert main(["sample", *named, "--outdir", str(tmp_path / "named")]) == 0
+    assert (
+        Image.open(tmp_path / "named" / "000_1.png").tobytes() == Image.open(folder / "000_1.png").tobytes()
+    )
+    lost = [*model, "--prompt", f"a cat<lora:y:0.5> {flags}", "--network_weights", str(file)]
+    assert main(["plot", *lost, "--output", str(folder / "lost.png")]) == 2
+    assert not (folder / "lost.png").exists()
     assert main(["plot", *drawn, "--strengths", "1", "--output", str(folder / "sheet.png")]) == 0
     assert Image.open(folder / "sheet.png").width > 128

@@ -75,7 +75,7 @@ def test_what_is_no_file_name_anywhere_is_refused(name):
 
 def test_samples_need_no_prompts_but_trackers_a_folder():
     assert assemble({"output.sample_every_n_steps": 1})[1].sample_prompts is None
-    with pytest.raises(Mistake, match="^output.log_with: expected a logging_dir"):
+    with pytest.raises(Mistake, match="^output.log_with = tensorboard: expected a logging_dir"):
         assemble({"output.log_with": "tensorboard"})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import typing
 from collections.abc import Iterable, Mapping
 
 from lora_train.adapters import FAMILIES
@@ -41,6 +42,29 @@ class Job:
     )
 
 
+def _said(help: str, name: str, *, place: bool = False) -> typing.Any:
+    return knob(None, help, group="card", aka=f"metadata_{name}", place=place)
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """What the saved file tells people of itself, as modelspec 1.0.1 has it."""
+
+    title: str | None = _said("Title of the model. Empty: output_name.", "title")
+    author: str | None = _said("Who made it.", "author")
+    description: str | None = _said("What it is. Empty: training_comment.", "description")
+    license: str | None = _said("Its license.", "license")
+    tags: str | None = _said("Its tags, with commas between.", "tags")
+    usage_hint: str | None = _said("How it is used best.", "usage_hint")
+    thumbnail: str | None = _said("Picture of it: a file, or a data: URL.", "thumbnail", place=True)
+    merged_from: str | None = _said("Models it was merged from.", "merged_from")
+    trigger_phrase: str | None = _said("Words that bring it out.", "trigger_phrase")
+    preprocessor: str | None = _said("What its pictures went through before.", "preprocessor")
+    is_negative_embedding: str | None = _said(
+        "Whether it belongs in negative prompts.", "is_negative_embedding"
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Output:
     """What is written, when, and under which name. Changes no weight."""
@@ -54,8 +78,13 @@ class Output:
     save_precision: str = knob(
         "fp16", "What the saved weights are in.", group="output", choices=("float", "fp16", "bf16")
     )
-    save_every_n_epochs: int | None = knob(None, "Also save after every n-th epoch.", group="output", low=1)
+    save_every_n_epochs: int | None = knob(
+        None, "Also save after every n-th epoch; overrides save_every_n_steps.", group="output", low=1
+    )
     save_every_n_steps: int | None = knob(None, "Also save after every n-th step.", group="output", low=1)
+    save_n_epoch_ratio: int | None = knob(
+        None, "Also save after every n-th epoch, with n so that there are at least so many files; overrides "
+        "save_every_n_epochs.", group="output", low=1)  # fmt: skip
     save_last_n_epochs: int | None = knob(
         None, "Of the files saved by epoch, keep those of the last n epochs.", group="output", low=1
     )
@@ -76,7 +105,9 @@ class Output:
         None, "Prompts to sample while training: a text file with one a line, or a .toml or .json of "
         "sd-scripts. Empty: the trigger word and two captions.", group="samples", place=True)  # fmt: skip
     sample_every_n_steps: int | None = knob(None, "Sample after every n-th step.", group="samples", low=1)
-    sample_every_n_epochs: int | None = knob(None, "Sample after every n-th epoch.", group="samples", low=1)
+    sample_every_n_epochs: int | None = knob(
+        None, "Sample after every n-th epoch; overrides sample_every_n_steps.", group="samples", low=1
+    )
     sample_at_first: bool = knob(False, "Sample before the first step.", group="samples")
     sample_sampler: str = knob(
         "ddim", "Sampler of prompts that name none.", group="samples", choices=tuple(SAMPLERS)
@@ -101,6 +132,10 @@ class Output:
         False, "Also give the tracker the settings of the run, without folders and keys.", group="log"
     )
     training_comment: str | None = knob(None, "Kept in the saved file's metadata.", group="output")
+    no_metadata: bool = knob(
+        False, "Keep in the saved file only what is needed to use it, and the card; --from cannot repeat it.",
+        group="output")  # fmt: skip
+    card: Card = Card()
 
     @property
     def trackers(self) -> tuple[str, ...]:

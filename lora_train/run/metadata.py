@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import functools
 import json
+import pathlib
 import time
 from collections.abc import Mapping
 
 import torch
+from PIL import Image
 
 from lora_train import __version__
+from lora_train.errors import Mistake
 from lora_train.host import Origin
-from lora_train.job import Job, Output, Place
+from lora_train.job import Card, Job, Output, Place
 from lora_train.knobs import flat, kind_of
 from lora_train.records import SCHEMA
 from lora_train.train.lr import SCHEDULERS
@@ -43,6 +48,12 @@ UNUSED = {  # options of sd-scripts that this trainer has not, at the values the
     "ss_validate_every_n_epochs": None,
     "ss_validate_every_n_steps": None,
 }
+
+NEEDED = (  # to use a file, where no_metadata leaves out all else
+    "ss_v2", "ss_base_model_version", "ss_network_module", "ss_network_dim", "ss_network_alpha",
+    "ss_network_args",
+)  # fmt: skip
+LARGEST = 2**20  # bytes of a thumbnail; every file that is saved carries it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +87,31 @@ def metadata(job: Job, output: Output, place: Place, facts: Facts) -> dict[str, 
         "lora_train_job": json.dumps(flat(job, places=False)),
         "lora_train_schema": SCHEMA,
     }
+    if output.no_metadata:
+        found = {key: found[key] for key in found if key in NEEDED or key.startswith("modelspec.")}
     return {key: str(value) for key, value in found.items()}
+
+
+@functools.cache  # a run that is saved again and again does not look for it again
+def thumbnail(card: Card) -> str | None:
+    """The card's picture as a data: URL.
+
+    Raises:
+        Mistake: no picture, or too large a one.
+    """
+    given = card.thumbnail
+    if given is None or given.startswith("data:"):
+        return given
+    path, lead = pathlib.Path(given), f"output.card.thumbnail = {given}"
+    try:
+        data = path.read_bytes()
+        with Image.open(path) as image:
+            kind = Image.MIME[image.format]
+    except (OSError, ValueError, KeyError) as e:
+        raise Mistake(f"{lead}: expected a picture, or a data: URL ({e})") from e
+    if len(data) > LARGEST:
+        raise Mistake(f"{lead}: expected at most 1 MB, for every file that is saved has it; make it smaller")
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _run(output: Output, place: Place, facts: Facts) -> dict[str, object]:
@@ -148,11 +183,13 @@ def _modelspec(job: Job, output: Output, facts: Facts) -> dict[str, object]:
         "architecture": "stable-diffusion-v1/lora",
         "implementation": "diffusers",
         "implementation_version": IMPLEMENTATION,
-        "title": output.output_name,
         "resolution": f"{size.width}x{size.height}",
         "date": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(facts.finished)),
         "prediction_type": facts.origin.prediction,
-        "description": output.training_comment,
+        **vars(output.card),
+        "title": output.card.title or output.output_name,
+        "description": output.card.description or output.training_comment,
+        "thumbnail": thumbnail(output.card),
         "encoder_layer": job.model.clip_skip,
         "timestep_range": None if (low, high) == (0, 1000) else f"{low},{high}",
     }

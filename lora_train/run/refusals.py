@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from lora_train.errors import Mistake
 from lora_train.job import Job, Output, Place
+from lora_train.run.metadata import thumbnail
 from lora_train.run.trackers import unready
 
 
@@ -24,4 +26,9 @@ def refusals(job: Job, output: Output, place: Place) -> list[str]:
             f"time; set place.cache_latents = false, or leave {name} out"
             for name in job.data.changing()
         ]
+    thumbnail.cache_clear()  # it is that of now, and then of the whole run
+    try:
+        thumbnail(output.card)
+    except Mistake as e:
+        complaints.append(str(e))
     return complaints + unready(output)

@@ -56,21 +56,20 @@ class Saves(Watcher):
     def __init__(self, output: Output, store: RunStore, *, write: Write, write_state: Write):
         self.output, self.store, self.write, self.write_state = output, store, write, write_state
         self.missed, self.patience = 0, PATIENCE
-        o = output
-        self.clocks = (
-            Every(
-                o.save_every_n_epochs,
-                o.save_last_n_epochs,
-                o.save_last_n_epochs_state or o.save_last_n_epochs,
-                "epoch",
-            ),
-            Every(
-                o.save_every_n_steps,
-                o.save_last_n_steps,
-                o.save_last_n_steps_state or o.save_last_n_steps,
-                "step",
-            ),
-        )
+        self.clocks: tuple[Every, ...] = ()  # known once the number of epochs is
+
+    def started(self, progress: Progress) -> None:
+        o = self.output
+        epochs = o.save_every_n_epochs
+        if o.save_n_epoch_ratio is not None:
+            epochs = progress.epochs // o.save_n_epoch_ratio or 1
+        if epochs is not None and o.save_every_n_steps is not None:
+            log.info("save_every_n_steps has no effect here: files are saved by epoch")
+        states = o.save_last_n_epochs_state or o.save_last_n_epochs
+        by_epoch = Every(epochs, o.save_last_n_epochs, states, "epoch")
+        states = o.save_last_n_steps_state or o.save_last_n_steps
+        by_step = Every(o.save_every_n_steps, o.save_last_n_steps, states, "step")
+        self.clocks = (by_step if epochs is None else by_epoch,)
 
     def stepped(self, progress: Progress) -> None:
         for clock in self.clocks:
@@ -234,6 +233,8 @@ class Samples(Watcher):
         self.trackers, self.told = trackers, False
 
     def started(self, progress: Progress) -> None:
+        if self.output.sample_every_n_epochs and self.output.sample_every_n_steps:
+            log.info("sample_every_n_steps has no effect here: samples are drawn by epoch")
         if self.output.sample_at_first and progress.step == 0:
             self._sample("000000", progress)
 

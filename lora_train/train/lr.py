@@ -17,10 +17,10 @@ class Constant:
         1e-4, "Learning rate of every part that has none of its own.", group="rates", low=0, high=100,
         aka="learning_rate", basic=True)  # fmt: skip
     unet_lr: float | None = knob(
-        None, "Learning rate of the UNet's adapters. Empty: learning_rate.", group="rates", low=0, high=100
+        None, "Learning rate of the UNet's adapters; overrides learning_rate.", group="rates", low=0, high=100
     )
     text_encoder_lr: float | None = knob(
-        None, "Learning rate of the text encoder's adapters. Empty: learning_rate.", group="rates", low=0,
+        None, "Learning rate of the text encoder's adapters; overrides learning_rate.", group="rates", low=0,
         high=100)  # fmt: skip
     lr_warmup_steps: float = knob(
         0.0, "Steps in which the rate rises from 0; below 1 it is a share of the run's steps.",

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from lora_train.errors import Mistake
@@ -268,7 +269,9 @@ run(*assemble(json.loads(sys.argv[1])), TinyHost(), watchers=[Tell()])
 
 def test_killed_at_twenty_moments_nothing_is_half_written_and_it_goes_on(trained, tmp_path, pictures):
     """Each process goes on from the last state, and is killed in the midst of a step, or of what is written
-    after it."""
+    after it: a file, a state and a sample each, and latents at its start."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat --w 64 --h 64 --s 2 --d 1\n", encoding="utf-8")
     values = {
         "model.pretrained_model_name_or_path": "tiny.safetensors", "data.train_data_dir": str(pictures),
         "data.resolution": 64, "training.max_train_steps": 4000, "training.seed": 5,
@@ -276,6 +279,8 @@ def test_killed_at_twenty_moments_nothing_is_half_written_and_it_goes_on(trained
         "output.save_precision": "float",
         "output.save_every_n_steps": 1, "output.save_last_n_steps": 3, "output.save_state": True,
         "data.flip_aug": True, "network.dropout": 0.1,
+        "place.cache_latents_to_disk": True, "output.sample_prompts": str(prompts),
+        "output.sample_every_n_steps": 1,
     }  # fmt: skip
     dice, folder, last = random.Random(1), tmp_path / "k", 0
     for _ in range(20):
@@ -293,8 +298,10 @@ def test_killed_at_twenty_moments_nothing_is_half_written_and_it_goes_on(trained
         time.sleep(dice.random() * pace)
         child.kill()
         child.wait()
-        for file in folder.glob("*.safetensors"):
+        for file in [*folder.glob("*.safetensors"), *folder.glob("latents/**/*.safetensors")]:
             load_file(file)
+        for file in folder.glob("sample/*.png"):
+            Image.open(file).load()
         states = [State.read(file.parent) for file in folder.glob("*-state/state.safetensors")]
         reached = max(state.plain["progress"]["step"] for state in states)
         assert reached >= last + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 
@@ -15,3 +16,9 @@ def key(*words: object) -> int:
 def drawn(*words: object) -> torch.Generator:
     """A generator seeded by `words`; on the CPU, so that a run repeats on any card."""
     return torch.Generator().manual_seed(key(*words))
+
+
+def draws(seed: int, ordinals: Sequence[int]) -> list[torch.Generator]:
+    """One generator per sample of the run, so that it repeats on another card, after a resume, with another
+    micro-batch and on several processes."""
+    return [drawn(seed, "sample", ordinal) for ordinal in ordinals]

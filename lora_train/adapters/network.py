@@ -134,15 +134,19 @@ class Network(nn.Module):
         return found
 
     @torch.no_grad()
+    def norms(self) -> list[float]:
+        """Of what each adapter adds, at strength 1; in the order of `adapters`."""
+        return torch.stack([adapter.norm() for adapter in self.adapters.values()]).tolist()
+
+    @torch.no_grad()
     def max_norm(self, limit: float) -> dict[str, float]:
         """Shrink what adds more than `limit`, in Frobenius norm, to it.
 
         Returns:
             How many were, and the mean and largest norm after it, under the names sd-scripts logs.
         """
-        adapters = list(self.adapters.values())
-        norms = torch.stack([adapter.norm() for adapter in adapters]).tolist()
-        for adapter, norm in zip(adapters, norms, strict=True):
+        norms = self.norms()
+        for adapter, norm in zip(self.adapters.values(), norms, strict=True):
             if norm > limit:
                 adapter.shrink(limit / norm)
         after = [min(norm, limit) for norm in norms]

@@ -61,6 +61,10 @@ class Pass:
         cond = lent.encode(batch.captions) if batch.conds is None else batch.conds
         return self.losses_at(lent, latents, noise.to(latents), timesteps, cond)
 
+    def timesteps(self, lent: Lent, batch: Batch, rngs: Sequence[torch.Generator]) -> list[int]:
+        """Those that `losses` draws."""
+        return [int(self.drawn(batch.latents.shape[1:], len(lent.schedule), rng)[0]) for rng in rngs]
+
     def drawn(self, shape: torch.Size, steps: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """A sample's timestep [] and noise [C, h, w]."""
         s = self.settings

@@ -59,9 +59,9 @@ class Progress:
         done = self.step - self.first
         return self.seconds / done * (self.steps - self.step) if done else float("nan")
 
-    def saw(self, loss: float) -> None:
+    def saw(self, loss: float, norm: float) -> None:
         share = max(1 / (self.step + 1), 2 / (self.steps_per_epoch + 1))
-        self.loss = loss
+        self.loss, self.norm = loss, norm
         self.average += min(1.0, share) * (loss - self.average)
 
 

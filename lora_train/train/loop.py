@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
-from lora_train.draws import drawn, key
+from lora_train.draws import draws, key
 from lora_train.knobs import knob
 from lora_train.train.events import Progress, Watcher
+from lora_train.train.finite import Guard, Ruined, cause, gradient
+from lora_train.train.parallel import Team
 
 if TYPE_CHECKING:
     from lora_train.adapters.network import Network
@@ -53,12 +56,6 @@ class Training:
         return (
             self.max_train_steps if self.max_train_epochs is None else self.max_train_epochs * steps_per_epoch
         )
-
-
-def draws(seed: int, ordinals: Sequence[int]) -> list[torch.Generator]:
-    """One generator per sample of the run, on the CPU, so that a run repeats on another card, after a resume,
-    with another micro-batch and on several processes."""
-    return [drawn(seed, "sample", ordinal) for ordinal in ordinals]
 
 
 @contextlib.contextmanager
@@ -122,12 +119,16 @@ def train(  # noqa: PLR0913 (where all of a run meets)
     watchers: Sequence[Watcher] = (),
     between: Callable[[Progress], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
+    team: Team = Team(),  # noqa: B008 (a process by itself has no state)
 ) -> None:
     """Go on from `learner.progress.step` to its last step, or until `stop()` says so after a step.
 
     The network has to be attached. `between(progress)` is called after each step and may block.
+
+    Raises:
+        Ruined: too many steps were not finite; watchers are told of a stop, at the last good state.
     """
-    p = learner.progress
+    p, guard = learner.progress, Guard(learner)
     p.first, error = p.step, None
     for watcher in watchers:
         watcher.started(p)
@@ -135,13 +136,17 @@ def train(  # noqa: PLR0913 (where all of a run meets)
         while p.step < p.steps and not p.stopped:
             epoch, done = divmod(p.step, p.steps_per_epoch)
             for group in batches.steps(epoch, skip=done):
-                _step(learner, lent, group, training, lr.factor(p.step, p.steps))
+                step = _Step(learner, lent, group, training, team)
+                step.run(guard, lr.factor(p.step, p.steps))
                 for watcher in watchers:
                     watcher.stepped(p)
                 between(p)
-                p.stopped = p.step < p.steps and stop()
+                p.stopped = team.any(p.step < p.steps and stop())
                 if p.stopped or p.step >= p.steps:
                     break
+    except Ruined:
+        p.stopped = True
+        raise
     except BaseException as e:
         error = e
         raise
@@ -150,38 +155,82 @@ def train(  # noqa: PLR0913 (where all of a run meets)
             watcher.finished(p, error)
 
 
-def _step(learner: Learner, lent: Lent, group: Group, training: Training, factor: float) -> None:
+@dataclasses.dataclass
+class _Step:
     """One optimizer step over the micro-batches of `group`."""
-    p, optimizer, scaled = learner.progress, learner.optimizer, learner.scaler
-    total, images = 0.0, group.images
-    for batch in group.batches:
-        with seeded(lent.device, key(training.seed, "adapter", batch.ordinals[0])):
-            loss = _losses(learner, lent, batch, training).sum() / images
-            (loss if scaled is None else scaled.scale(loss)).backward()
-        total += loss.item()
-    if p.step == p.first:
-        _tell(learner.network)
 
-    if scaled is not None:
-        scaled.unscale_(optimizer)
-    # a length that nothing reaches: clip_grad_norm_ is also what measures the gradient
-    limit = training.max_grad_norm or float("inf")
-    p.norm = torch.nn.utils.clip_grad_norm_(learner.parameters, limit).item()
-    for rates in optimizer.param_groups:
-        rates["lr"] = rates["base_lr"] * factor
-        p.rates[rates["name"]] = rates["lr"]
-    if scaled is None:
-        optimizer.step()
-    else:
-        scaled.step(optimizer)
-        scaled.update()
-    optimizer.zero_grad(set_to_none=True)
+    learner: Learner
+    lent: Lent
+    group: Group
+    training: Training
+    team: Team
 
-    limit = learner.network.family.scale_weight_norms
-    if limit is not None:
-        p.norms = learner.network.max_norm(limit)
-    p.saw(total)
-    p.step, p.images = p.step + 1, p.images + images
+    def run(self, guard: Guard, factor: float) -> None:
+        learner, p = self.learner, self.learner.progress
+        loss = self.team.add(learner.parameters, self.backward())
+        if p.step == p.first:
+            _tell(learner.network)
+        if learner.scaler is not None:
+            learner.scaler.unscale_(learner.optimizer)
+        # a length that nothing reaches: clip_grad_norm_ is also what measures the gradient
+        limit = self.training.max_grad_norm or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(learner.parameters, limit)
+        loss, norm = torch.stack([loss, norm.to(loss)]).tolist()
+        if math.isfinite(loss) and (math.isfinite(norm) or self.overflowed):
+            self.update(factor)
+            p.saw(loss, norm)
+            guard.good()
+        else:
+            guard.skipped(self.why())
+        learner.optimizer.zero_grad(set_to_none=True)
+        p.step, p.images = p.step + 1, p.images + self.group.images
+
+    def backward(self) -> torch.Tensor:
+        """Gradients of this process's batches; returns their share of the loss, []."""
+        total = torch.zeros((), device=self.lent.device)
+        for batch in self.group.batches:
+            with seeded(self.lent.device, key(self.training.seed, "adapter", batch.ordinals[0])):
+                loss = self.losses(batch).sum() / self.group.images
+                (loss if self.learner.scaler is None else self.learner.scaler.scale(loss)).backward()
+            total += loss.detach()
+        return total
+
+    def losses(self, batch: Batch) -> torch.Tensor:
+        """[B] float32."""
+        dtype = DTYPES[self.training.mixed_precision]
+        mixed = dtype is not torch.float32  # which torch 2.1 refuses on a CPU, even where it is off
+        with torch.autocast(self.lent.device.type, dtype=dtype if mixed else None, enabled=mixed):
+            rngs = draws(self.training.seed, batch.ordinals)
+            losses = self.learner.course.losses(self.lent, batch, rngs)
+        return losses if batch.weights is None else losses * batch.weights.to(losses)
+
+    def update(self, factor: float) -> None:
+        learner, p = self.learner, self.learner.progress
+        for rates in learner.optimizer.param_groups:
+            rates["lr"] = rates["base_lr"] * factor
+            p.rates[rates["name"]] = rates["lr"]
+        if learner.scaler is None:
+            learner.optimizer.step()
+        else:
+            learner.scaler.step(learner.optimizer)
+            learner.scaler.update()
+        limit = learner.network.family.scale_weight_norms
+        if limit is not None:
+            p.norms = learner.network.max_norm(limit)
+
+    @property
+    def overflowed(self) -> bool:
+        """Whether loss scaling explains a gradient that is not finite: the scaler then skips the step itself,
+        and tries a smaller scale."""
+        return self.learner.scaler is not None and self.learner.scaler.get_scale() > 1
+
+    def why(self) -> str:
+        """What is not finite; asked of all processes alike, for one of them has the batch that failed."""
+        found = cause(self.learner, self.lent, self.group.batches, self.losses, self.training.seed)
+        told = self.team.all((found, [name for batch in self.group.batches for name in batch.names]))
+        return next((f for f, _ in told if f), None) or gradient(
+            [name for _, names in told for name in names]
+        )
 
 
 def _tell(network: Network) -> None:
@@ -190,12 +239,3 @@ def _tell(network: Network) -> None:
         log.warning(
             "%d of %d layers got no gradient, the first is %s: the model does not use them as it is set up",
             len(silent), len(network.adapters), silent[0])  # fmt: skip
-
-
-def _losses(learner: Learner, lent: Lent, batch: Batch, training: Training) -> torch.Tensor:
-    """[B] float32."""
-    dtype = DTYPES[training.mixed_precision]
-    mixed = dtype is not torch.float32  # which torch 2.1 refuses on a CPU, even where it is off
-    with torch.autocast(lent.device.type, dtype=dtype if mixed else None, enabled=mixed):
-        losses = learner.course.losses(lent, batch, draws(training.seed, batch.ordinals))
-    return losses if batch.weights is None else losses * batch.weights.to(losses)

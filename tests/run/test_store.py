@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lora_train.errors import Mistake
-from lora_train.run.store import RunStore, State, optimizer_state, restore_optimizer, whole
+from lora_train.run.store import RunStore, State, Unwritable, optimizer_state, restore_optimizer, whole
 
 
 def half(path):
@@ -42,7 +42,10 @@ def test_an_optimizer_comes_back_bit_for_bit_and_goes_on_the_same(tmp_path):
     net, optimizer = grown()
     step(net, optimizer)
     tensors, plain = optimizer_state(optimizer)
-    State({**tensors, "w": net.weight, "b": net.bias}, {"optimizer": plain}).write(tmp_path / "x-state")
+    whole_state = {
+        "optimizer": plain, "progress": {"step": 1, "images": 1}, "samples_per_epoch": 1, "job": {}, "values": {},
+    }  # fmt: skip
+    State({**tensors, "w": net.weight, "b": net.bias}, whole_state).write(tmp_path / "x-state")
     step(net, optimizer)
 
     other, fresh = grown()
@@ -67,6 +70,15 @@ def test_a_state_of_a_newer_version_is_refused(tmp_path):
     State({"a": torch.zeros(1)}, {"schema": 99}).write(tmp_path)
     with pytest.raises(Mistake, match="newer version"):
         State.read(tmp_path)
+
+
+def test_a_file_that_cannot_be_written_leaves_what_was_there(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("before", encoding="utf-8")
+    with pytest.raises(Unwritable, match=r"a\.txt: cannot be written .No space"), whole(path) as part:
+        part.write_text("half")
+        raise OSError(28, "No space left on device")
+    assert [p.read_text(encoding="utf-8") for p in tmp_path.iterdir()] == ["before"]
 
 
 def test_metrics_are_cut_back_to_a_step_and_a_torn_line_goes(tmp_path):

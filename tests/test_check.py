@@ -207,6 +207,10 @@ def test_steps_files_samples_and_latents_are_counted(garden_of, tmp_path, check)
     points = 3 * 8 * 8 + 10 * 6
     assert report["latents"] == {"count": 8, "megabytes": round(2 * points * 16 / 2**20, 2), "kept": "memory"}
     assert "files saved: 3, after steps 6, 12, 18" in text
+    _, report, _ = check(*words, "--save_every_n_epochs", 2, "--save_every_n_steps", 5)
+    assert report["saves"] == [12, 18]  # epochs win over steps
+    _, report, _ = check(*words, "--save_every_n_steps", 5)
+    assert report["saves"] == [5, 10, 15, 18]
 
 
 def test_captions_and_prompts_are_shown_where_they_are_cut(garden_of, tmp_path, check, monkeypatch):

@@ -7,6 +7,7 @@ two forms of it.
 from __future__ import annotations
 
 import collections
+import itertools
 import math
 import os
 import pathlib
@@ -26,7 +27,9 @@ from lora_train.job import Job, Output, Place
 from lora_train.prompts import read_prompts
 from lora_train.run.refusals import refusals
 from lora_train.run.session import settled
-from lora_train.run.store import State
+from lora_train.run.store import RunStore, State
+from lora_train.run.watchers import Saves
+from lora_train.train.events import Progress
 
 SCHEMA = 1  # of a report; raised when something is renamed or taken away
 CHANNELS, GRAIN, BYTES = 4, 8, 4  # of a latent: channels, pixels to one of its points, bytes of float32
@@ -246,7 +249,6 @@ def _course(planned: Planned, job: Job, output: Output, place: Place) -> Report:
     n = numbers(planned, accumulation)
     steps = job.training.steps(n.steps)
     o = output
-    saves = {*moments(o.save_every_n_epochs, n.steps, steps), *moments(o.save_every_n_steps, 1, steps), steps}
     if o.sample_every_n_epochs is not None:  # which win over steps
         draws = moments(o.sample_every_n_epochs, n.steps, steps)
     else:
@@ -262,10 +264,24 @@ def _course(planned: Planned, job: Job, output: Output, place: Place) -> Report:
             "in_all": steps,
             "epochs": round(steps / n.steps, 3),
         },
-        "saves": sorted(saves),
+        "saves": _saves(output, steps, n.steps),
         "draws": [*[0] * o.sample_at_first, *draws],
         "latents": _latents(planned, place),
     }
+
+
+def _saves(output: Output, steps: int, an_epoch: int) -> list[int]:
+    """By the clocks of what saves, so that there is one opinion."""
+    saves = Saves(
+        output, RunStore(output.output_dir, output.output_name), write=_never, write_state=_never
+    )  # fmt: skip
+    saves.started(Progress(steps, an_epoch))
+    clocks = [moments(c.every, an_epoch if c.unit == "epoch" else 1, steps) for c in saves.clocks]
+    return sorted({steps, *itertools.chain(*clocks)})
+
+
+def _never(path: pathlib.Path, progress: Progress) -> None:
+    """Nothing is saved here."""
 
 
 def moments(every: int | None, steps: int, last: int) -> range:

@@ -9,16 +9,16 @@ from lora_train.errors import Mistake
 from lora_train.run.store import RunStore, State, Unwritable, optimizer_state, restore_optimizer, whole
 
 
-def half(path):
+def half(path, error):
     with whole(path) as part:
         part.write_text("half")
-        raise RuntimeError
+        raise error
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path):
     path = tmp_path / "deep" / "a.txt"
     with pytest.raises(RuntimeError):
-        half(path)
+        half(path, RuntimeError())
     assert list(path.parent.iterdir()) == []
     with whole(path) as part:
         part.write_text("all")
@@ -43,7 +43,8 @@ def test_an_optimizer_comes_back_bit_for_bit_and_goes_on_the_same(tmp_path):
     step(net, optimizer)
     tensors, plain = optimizer_state(optimizer)
     whole_state = {
-        "optimizer": plain, "progress": {"step": 1, "images": 1}, "samples_per_epoch": 1, "job": {}, "values": {},
+        "optimizer": plain, "progress": {"step": 1, "images": 1}, "samples_per_epoch": 1, "job": {},
+        "values": {},
     }  # fmt: skip
     State({**tensors, "w": net.weight, "b": net.bias}, whole_state).write(tmp_path / "x-state")
     step(net, optimizer)
@@ -75,9 +76,8 @@ def test_a_state_of_a_newer_version_is_refused(tmp_path):
 def test_a_file_that_cannot_be_written_leaves_what_was_there(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("before", encoding="utf-8")
-    with pytest.raises(Unwritable, match=r"a\.txt: cannot be written .No space"), whole(path) as part:
-        part.write_text("half")
-        raise OSError(28, "No space left on device")
+    with pytest.raises(Unwritable, match=r"a\.txt: cannot be written .No space"):
+        half(path, OSError(28, "No space left on device"))
     assert [p.read_text(encoding="utf-8") for p in tmp_path.iterdir()] == ["before"]
 
 

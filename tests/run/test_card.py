@@ -121,7 +121,8 @@ def test_the_rate_of_a_part_holds_over_the_learning_rate(trained):
     ("name", "over"),
     [
         ("training.max_train_epochs", "max_train_steps"),
-        ("output.save_every_n_epochs", "save_every_n_steps"), ("output.save_n_epoch_ratio", "save_every_n_epochs"),
+        ("output.save_every_n_epochs", "save_every_n_steps"),
+        ("output.save_n_epoch_ratio", "save_every_n_epochs"),
         ("output.sample_every_n_epochs", "sample_every_n_steps"), ("lr.unet_lr", "learning_rate"),
         ("lr.text_encoder_lr", "learning_rate"),
     ],

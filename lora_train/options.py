@@ -170,7 +170,7 @@ def _job_inside(path: pathlib.Path) -> dict[str, object]:
         raise Mistake(f"from = {path}: expected a file that lora-train wrote; no job is in this one")
     try:
         job = json.loads(texts["lora_train_job"])
-    except ValueError:
+    except (ValueError, RecursionError):
         job = None
     if not isinstance(job, dict):
         raise Mistake(f"from = {path}: expected a job of settings in its metadata; it is damaged")

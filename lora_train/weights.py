@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import pathlib
 import pickle
 import zipfile
@@ -81,24 +82,26 @@ class Safetensors:
         try:
             rows = json.loads(header)
             rows.pop("__metadata__", None)
-            self.shapes = {name: tuple(row["shape"]) for name, row in rows.items()}
+            self.shapes = {name: tuple(map(int, row["shape"])) for name, row in rows.items()}
             self.rows = {n: (DTYPES[row["dtype"]], *map(int, row["data_offsets"])) for n, row in rows.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            ends = [end for _, _, end in self.rows.values()]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             cut = length + 8 > size
             why = "is cut short; download or copy it again" if cut else "is not a .safetensors file"
             raise Mistake(f"{path}: {why}") from e
         self.data = 8 + length
-        needed = self.data + max((end for _, _, end in self.rows.values()), default=0)
+        needed = self.data + max(ends, default=0)
         if needed > size:
             raise Mistake(f"{path}: is cut short, {size:,} of {needed:,} bytes; download or copy it again")
+        for name, (dtype, begin, end) in self.rows.items():
+            if begin < 0 or math.prod(self.shapes[name]) * dtype.itemsize != end - begin:
+                raise Mistake(f"{path}: {name} does not fill its place; the file is damaged")
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         with self.path.open("rb") as file:
             for name in sorted(names, key=lambda name: self.rows[name][1]):
                 dtype, begin, end = self.rows[name]
                 tensor = torch.empty(self.shapes[name], dtype=dtype)
-                if tensor.nbytes != end - begin:
-                    raise Mistake(f"{self.path}: {name} does not fill its place; the file is damaged")
                 if tensor.nbytes:
                     file.seek(self.data + begin)
                     if file.readinto(tensor.reshape(-1).view(torch.uint8).numpy()) != tensor.nbytes:

@@ -103,9 +103,26 @@ def load(path: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             names = list(file.keys())
             if (kind := told(names)) != OURS:
                 raise Mistake(f"{path}: expected a LoRA for SD 1.x; this is {kind}")
-            return {name: file.get_tensor(name).clone() for name in names}, file.metadata() or {}
+            tensors = {name: file.get_tensor(name).clone() for name in names}
+            texts = file.metadata() or {}
     except (OSError, SafetensorError) as e:
         raise Mistake(f"{path}: expected a .safetensors file; this one is damaged or none ({e})") from e
+    for name, tensor in tensors.items():
+        if reason := _fault(name, tensor):
+            raise Mistake(f"{path}: {name} {reason}; the file is damaged, or its training was")
+    return tensors, texts
+
+
+def _fault(name: str, tensor: Tensor) -> str:
+    """What no tensor of a LoRA is, as a clause; "" where it is sound."""
+    if name.endswith(".alpha"):
+        if tensor.numel() != 1:
+            return f"is {tensor.numel()} numbers, not one"
+    elif not tensor.is_floating_point():
+        return "holds whole numbers, not fractions"
+    elif tensor.ndim not in (2, 4) and name.endswith((".lora_up.weight", ".lora_down.weight")):
+        return f"has {tensor.ndim} axes, not 2 or 4"
+    return "" if tensor.float().isfinite().all() else "holds NaN or infinity"
 
 
 def told(names: Iterable[str]) -> str:

@@ -156,16 +156,41 @@ class State:
             with safe_open(file, "pt") as f:
                 plain = json.loads((f.metadata() or {})["state"])
                 tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, KeyError, ValueError, OSError) as e:
+        except (SafetensorError, KeyError, ValueError, OSError, RecursionError) as e:
             raise Mistake(
                 f"place.resume = {folder}: expected a state that lora-train saved; this one cannot be read "
                 f"({e})"
             ) from e
-        if plain["schema"] > SCHEMA:
+        schema = plain.get("schema") if isinstance(plain, dict) else None
+        if isinstance(schema, int) and schema > SCHEMA:
             raise Mistake(
                 f"place.resume = {folder}: saved by a newer version; update lora-train to go on from it"
             )
+        if lost := _damage(plain, tensors):
+            raise Mistake(
+                f"place.resume = {folder}: expected a state that lora-train saved; this one is damaged "
+                f"({lost}); take an earlier one"
+            )
         return cls(tensors, plain)
+
+
+PLAIN = {
+    "schema": int, "progress": dict, "samples_per_epoch": int, "job": dict, "values": dict, "optimizer": dict
+}  # fmt: skip
+
+
+def _damage(plain: object, tensors: Mapping[str, torch.Tensor]) -> str:
+    """What of a state is not as it was written; "" where all is."""
+    if not isinstance(plain, dict):
+        return "no settings"
+    for name, kind in PLAIN.items():
+        if not isinstance(plain.get(name), kind):
+            return name
+    step = plain["progress"].get("step")
+    if not isinstance(step, int) or step < 0:
+        return "progress"
+    spoiled = [name for name, value in tensors.items() if not value.isfinite().all()]
+    return f"{spoiled[0]} is not finite" if spoiled else ""
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
@@ -193,3 +218,8 @@ def restore_optimizer(
         i, rest = name.split(".", 1)
         state.setdefault(int(i), {})[rest] = value
     optimizer.load_state_dict({"state": state, "param_groups": plain["groups"]})
+    for weights, kept in optimizer.state.items():
+        sizes = [value.numel() for value in kept.values() if isinstance(value, torch.Tensor)]
+        first = next(iter(optimizer.state.values()))
+        if kept.keys() != first.keys() or max(sizes, default=0) > weights.numel():
+            raise ValueError("the optimizer's values are not those of the adapters")

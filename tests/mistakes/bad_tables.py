@@ -221,8 +221,12 @@ CASES = [
         for name, (file, text, says) in LINES.items()
         if TOML or not file.endswith(".toml")
     ),
-    Case("no prompts", lambda g: g.train(sample_prompts=g.folder / "gone.txt"), ("gone.txt",)),
-    Case("a folder for prompts", lambda g: g.train(sample_prompts=g.set), ("pictures",)),
+    Case(
+        "no prompts",
+        lambda g: g.train(sample_prompts=g.folder / "gone.txt", sample_at_first=1),
+        ("gone.txt",),
+    ),
+    Case("a folder for prompts", lambda g: g.train(sample_prompts=g.set, sample_at_first=1), ("pictures",)),
     Case(
         "a job in a file that has none",
         lambda g: g.train(

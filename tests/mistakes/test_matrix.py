@@ -8,11 +8,11 @@ import importlib.util
 import pytest
 
 from lora_train.train.events import Watcher
-from tests.mistakes import bad_flags, bad_folders, bad_pictures, bad_tables
+from tests.mistakes import bad_flags, bad_folders, bad_models, bad_pictures, bad_tables
 from tests.mistakes.harness import DONE, MISTAKE, Case, Ground, kept, outcome
 from tests.tiny import TinyHost
 
-CASES = [*bad_pictures.CASES, *bad_folders.CASES, *bad_flags.CASES, *bad_tables.CASES]
+CASES = [*bad_pictures.CASES, *bad_folders.CASES, *bad_flags.CASES, *bad_tables.CASES, *bad_models.CASES]
 SLIPS = ("Traceback", "This is a fault of lora-train", "Invalid", "object at 0x", "NoneType")
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from lora_train import names
 from lora_train.errors import Mistake
+from lora_train.values import shown
 from lora_train.weights import Weights, content, open_weights
 
 CHECKPOINT, AUTOENCODER = "model.pretrained_model_name_or_path", "model.vae"
@@ -192,6 +194,7 @@ def _folder_facts(path: pathlib.Path) -> Facts:
         )
     )
     return _facts(
+        path,
         heads=unet.get("num_attention_heads") or unet.get("attention_head_dim"),  # which means the first here
         text_heads=text.get("num_attention_heads"),
         text_activation=text.get("hidden_act"),
@@ -203,8 +206,14 @@ def _folder_facts(path: pathlib.Path) -> Facts:
     )
 
 
-def _facts(**known: Any) -> Facts:
-    return Facts(**{name: value for name, value in known.items() if value is not None})
+def _facts(source: pathlib.Path, **known: Any) -> Facts:
+    """Raises Mistake: not numbers that a model can have."""
+    facts = Facts(**{name: value for name, value in known.items() if value is not None})
+    for name in ("scale", "start", "end", "steps"):
+        value = vars(facts)[name]
+        if not isinstance(value, int | float) or not 0 < value < math.inf:  # nan neither
+            raise Mistake(f"{source}: {name} = {shown(value)}: expected a number above 0")
+    return facts
 
 
 def _beside(path: pathlib.Path) -> Facts:
@@ -219,6 +228,7 @@ def _beside(path: pathlib.Path) -> Facts:
         unet = _params(model, "unet_config")
         text = _text_config(config, _params(model, "cond_stage_config").get("version"))
         return _facts(
+            config,
             heads=unet.get("num_heads") if (unet.get("num_heads") or -1) > 0 else None,
             head_width=unet.get("num_head_channels") if (unet.get("num_head_channels") or -1) > 0 else None,
             text_heads=text.get("num_attention_heads"),
@@ -229,8 +239,9 @@ def _beside(path: pathlib.Path) -> Facts:
             end=model.get("linear_end"),
             steps=model.get("timesteps"),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as e:
-        raise Mistake(f"{config}: expected a checkpoint's settings as the WebUI reads them ({e})") from e
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as e:
+        reason = f" ({e})" if isinstance(e, yaml.YAMLError | OSError) else ""
+        raise Mistake(f"{config}: expected a checkpoint's settings as the WebUI reads them{reason}") from e
 
 
 def _params(model: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -45,12 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     # work: steps of 30 s in place of 0.1 s were seen. Read when torch is loaded, so it is set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)  # of other packages
-    logging.getLogger("lora_train").setLevel(logging.INFO)
+    rank = int(os.environ.get("RANK", "0"))  # among processes that a launcher started: the first one talks
+    logging.getLogger("lora_train").setLevel(logging.ERROR if rank else logging.INFO)
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         return _command(words)
     except Mistake as e:
-        sys.stderr.write(f"{e}\n")
+        lead = f"process {rank}: " if rank else ""
+        sys.stderr.write(f"{lead}{e}\n")
         return MISTAKE
     except KeyboardInterrupt:
         sys.stderr.write("Stopped at once; what was saved before is whole.\n")
@@ -117,20 +119,22 @@ def train(words: list[str]) -> int:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C asks for a stop after the step that is under way, the second stops at once."""
+    """The first Ctrl-C, or a launcher's or system's request to end, asks for a stop after the step that is
+    under way; the second Ctrl-C stops at once."""
     asked: list[bool] = []
 
     def ask(signum: int, frame: object) -> None:
-        if asked:
+        if asked and signum == signal.SIGINT:
             raise KeyboardInterrupt
         asked.append(True)
         sys.stderr.write("\nStopping after this step, with a saved state; press again to stop at once.\n")
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: bool(asked)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def check(words: list[str]) -> int:
@@ -243,9 +247,7 @@ def plot(words: list[str]) -> int:
     from lora_train.run.store import whole
 
     with _borrowed(given) as lent:
-        page = sheet(
-            lent, pathlib.Path(str(given["network_weights"])), values, prompts, _wardrobes(given)
-        )
+        page = sheet(lent, pathlib.Path(str(given["network_weights"])), values, prompts, _wardrobes(given))
     with whole(path) as part:
         page.save(part, "PNG")
     log.info("Saved %s", path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 import pathlib
 import random
@@ -25,7 +26,7 @@ from lora_train.errors import Mistake
 from lora_train.host import Cond, Host, Lent
 from lora_train.job import Job, Output, Place, written
 from lora_train.knobs import flat, settings
-from lora_train.prompts import read_prompts
+from lora_train.prompts import Prompt, defaults, read_prompts
 from lora_train.run.draw import Wardrobe
 from lora_train.run.metadata import Facts, metadata
 from lora_train.run.refusals import refusals
@@ -34,18 +35,19 @@ from lora_train.run.trackers import trackers
 from lora_train.run.watchers import Metrics, Samples, Saves
 from lora_train.train.arithmetic import quick
 from lora_train.train.events import Progress, Watcher
-from lora_train.train.loop import Learner, scaler, train
+from lora_train.train.learner import Learner, scaler
+from lora_train.train.loop import train
+from lora_train.train.parallel import Team, team
 from lora_train.train.recompute import recomputed
 from lora_train.values import plain
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from lora_train.prompts import Prompt
-
 log = logging.getLogger(__name__)
 
 PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+FEW = 1000  # captions that are looked at for two to draw
 LONGER = ("training.max_train_steps", "training.max_train_epochs")  # may differ from those of a resumed state
 
 
@@ -75,32 +77,44 @@ def run(
     if complaints := refusals(job, output, place):
         raise Mistake("\n".join(complaints))
     resumed = State.read(place.resume) if place.resume else None
-    job = settled(job, resumed)
-    store = RunStore(output.output_dir, output.output_name)
-    store.writable()
-    prompts = read_prompts(output.sample_prompts, output.sample_sampler) if output.sample_prompts else []
-    kept = place.cache_latents or place.cache_latents_to_disk
-    planned = plan(job.data, decode=not kept, memory=Memory(usual()))
-    count = numbers(planned, job.training.gradient_accumulation_steps)
-    steps = job.training.steps(count.steps)
-    log.info(arithmetic(planned, steps, job.training.gradient_accumulation_steps))
+    with team(place.device) as crew:
+        job = crew.all(settled(job, resumed))[0]  # a seed that was drawn is the first process's
+        store = RunStore(output.output_dir, output.output_name)
+        if crew.first:
+            store.writable()
+        kept = place.cache_latents or place.cache_latents_to_disk
+        planned = plan(job.data, decode=not kept, memory=Memory(usual()))
+        together = job.training.gradient_accumulation_steps * crew.world
+        count = numbers(planned, together)
+        steps = job.training.steps(count.steps)
+        prompts = _prompts(job, output, planned)
+        log.info(arithmetic(planned, steps, together))
+        with (
+            host.borrow(job.model, device=place.device, precision=job.training.mixed_precision) as lent,
+            quick(lent.device),
+        ):
+            session = Session(job, output, place, store, lent, planned, Progress(steps, count.steps), crew)
+            with session.attached() as learner:
+                session.train(learner, prompts, resumed, watchers, stop)
+            return session.outcome()
 
-    with (
-        host.borrow(job.model, device=place.device, precision=job.training.mixed_precision) as lent,
-        quick(lent.device),
-    ):
-        session = Session(job, output, place, store, lent, planned, Progress(steps, count.steps))
-        with session.attached() as learner:
-            session.wardrobe.read(prompts, [output.output_name])
-            if resumed:
-                session.restore(learner, resumed)
-            batches = session.batches()  # caching reads every picture to its end, so it comes before writing
-            store.write_job(written(job, output, place))
-            seen = [*session.watchers(prompts), *watchers]
-            blocks = lent.checkpoint_blocks() if place.gradient_checkpointing else []
-            with recomputed(blocks):
-                train(learner, lent, batches, training=job.training, lr=job.lr, watchers=seen, stop=stop)
-        return session.outcome()
+
+def _prompts(job: Job, output: Output, planned: Planned) -> list[Prompt]:
+    """What is drawn while training: the file's prompts, or where there is none the trigger word and two
+    captions."""
+    if not (output.sample_every_n_steps or output.sample_every_n_epochs or output.sample_at_first):
+        return []
+    if output.sample_prompts is not None:
+        return read_prompts(output.sample_prompts, output.sample_sampler)
+    rules, unused = planned.sources[0].dataset, random.Random(0)
+    spoken = (item.subset.apply(item.caption, unused) for item in planned.items if not item.subset.is_reg)
+    size = rules.resolution.width, rules.resolution.height
+    return defaults(
+        planned.items[0].subset.call,
+        [*itertools.islice(spoken, FEW)],
+        size,
+        weighted=job.model.weighted_captions,
+    )
 
 
 def settled(job: Job, resumed: State | None) -> Job:
@@ -141,7 +155,9 @@ class Session:
         lent: Lent,
         planned: Planned,
         progress: Progress,
+        crew: Team,
     ):
+        self.crew = crew
         self.job, self.output, self.place, self.store = job, output, place, store
         self.lent, self.planned, self.progress = lent, planned, progress
         self.began, self.clock = time.time(), time.monotonic()  # the one may be set while the run goes on
@@ -161,11 +177,44 @@ class Session:
                 self.learner.scaler = scaler()
             yield self.learner
 
+    def train(
+        self,
+        learner: Learner,
+        prompts: Sequence[Prompt],
+        resumed: State | None,
+        watchers: Sequence[Watcher],
+        stop: Callable[[], bool],
+    ) -> None:
+        """Everything between a model that is lent and a file that is written."""
+        job, crew = self.job, self.crew
+        self.wardrobe.read(prompts, [self.output.output_name])
+        if resumed:
+            self.restore(learner, resumed)
+        crew.same(learner.parameters, "the adapters to begin with")
+        batches = self.batches()  # caching reads every picture to its end, so it comes before writing
+        seen = self.watchers(prompts)
+        if crew.first:
+            self.store.write_job(written(job, self.output, self.place))
+            seen += watchers
+        blocks = self.lent.checkpoint_blocks() if self.place.gradient_checkpointing else []
+        with recomputed(blocks):
+            train(
+                learner,
+                self.lent,
+                batches,
+                training=job.training,
+                lr=job.lr,
+                watchers=seen,
+                stop=stop,
+                team=crew,
+            )
+
     def batches(self) -> Batches:
-        seed, accumulation = self.job.training.seed, self.job.training.gradient_accumulation_steps
-        latents, conds = self._latents(seed), self._conds()
-        steps = self.progress.steps
-        return Batches(self.planned, latents, seed=seed, accumulation=accumulation, conds=conds, steps=steps)
+        training = self.job.training
+        latents, conds = self._latents(training.seed), self._conds()
+        return Batches(
+            self.planned, latents, seed=training.seed, accumulation=training.gradient_accumulation_steps,
+            conds=conds, steps=self.progress.steps, rank=self.crew.rank, world=self.crew.world)  # fmt: skip
 
     def _latents(self, seed: int) -> Latents:
         encode = self.lent.encode_images
@@ -175,7 +224,11 @@ class Session:
         cache = Cache(
             encode, self.lent.vae_id, folder=folder, batch=self.place.vae_batch_size, memory=Memory(usual())
         )
-        cache.fill(self.planned.views())
+        cache.fill(self.crew.share(self.planned.views()))
+        for others in self.crew.all(
+            cache.kept
+        ):  # nothing, where they are on disk; and then this waits for all
+            cache.kept.update(others)
         self.lent.park("vae")
         return cache
 
@@ -185,16 +238,21 @@ class Session:
         if captions is None or any(params for part, params in self.network.parts().items() if part != "unet"):
             return None
         with torch.no_grad():
-            conds = {caption: self.lent.encode([caption]) for caption in captions}
+            conds = {caption: self.lent.encode([caption]) for caption in self.crew.share(captions)}
         self.lent.park("te1")
-        return conds
+        if self.crew.world > 1:  # through the computer's memory, for each has a card of its own
+            conds = {caption: cond.to(torch.empty(0)) for caption, cond in conds.items()}
+        return {caption: cond for some in self.crew.all(conds) for caption, cond in some.items()}
 
-    def watchers(self, prompts: Sequence[object]) -> list[Watcher]:
+    def watchers(self, prompts: Sequence[Prompt]) -> list[Watcher]:
+        mine = self.crew.share([*enumerate(prompts)])
+        if not self.crew.first:
+            return [Samples(self.output, self.store, mine, self.draw)]
         seen: list[Watcher] = [Metrics(self.store, self.lent.device)]
         settings = written(self.job, self.output, self.place, places=False)
         logged = trackers(self.output, self.store.records, settings)
         if prompts:
-            seen.append(Samples(self.output, self.store, prompts, self.draw, logged))
+            seen.append(Samples(self.output, self.store, mine, self.draw, logged))
         seen.append(Saves(self.output, self.store, write=self.write, write_state=self.write_state))
         return [*seen, *logged]
 
@@ -217,7 +275,7 @@ class Session:
             max_steps=progress.steps,
             epochs=progress.epochs,
             origin=self.lent.origin,
-            data=summary.facts(self.planned, self.job.training.gradient_accumulation_steps),
+            data=summary.facts(self.planned, self.job.training.gradient_accumulation_steps, self.crew.world),
         )
         texts = metadata(self.job, self.output, self.place, facts)
         save(self.network, path, metadata=texts, dtype=PRECISIONS[self.output.save_precision])
@@ -231,6 +289,7 @@ class Session:
         plain = {
             "progress": {"step": progress.step, "images": progress.images, "average": progress.average},
             "samples_per_epoch": self._samples(),
+            "batches_per_step": self._together(),
             "job": flat(self.job, places=False),
             "values": written(self.job, self.output, self.place),
             "optimizer": optimizer,
@@ -240,6 +299,12 @@ class Session:
         self.state = folder
 
     def restore(self, learner: Learner, state: State) -> None:
+        before, now = state.plain.get("batches_per_step", self._together()), self._together()
+        if before != now:
+            raise Mistake(
+                f"place.resume = {self.place.resume}: the state was saved with {before} batches to a step, "
+                f"and {self.crew.world} processes make {now} of them; start as many processes as then"
+            )
         before, now = state.plain["samples_per_epoch"], self._samples()
         if before != now:
             raise Mistake(
@@ -247,6 +312,21 @@ class Session:
                 f"and now there are {now}; put the pictures back, or start anew with network_weights"
             )
 
+        if (step := state.plain["progress"]["step"]) > self.progress.steps:
+            raise Mistake(
+                f"place.resume = {self.place.resume}: the state is at step {step} and the run ends at "
+                f"{self.progress.steps}; set training.max_train_steps above it"
+            )
+        try:
+            self._take(learner, state)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as e:
+            reason = "".join(str(e).splitlines()[:1])
+            raise Mistake(
+                f"place.resume = {self.place.resume}: expected a state of this model and these settings; "
+                f"this one is of others, or damaged ({reason})"
+            ) from e
+
+    def _take(self, learner: Learner, state: State) -> None:
         def part(lead: str) -> dict[str, torch.Tensor]:
             return {k[len(lead) :]: v for k, v in state.tensors.items() if k.startswith(lead)}
 
@@ -257,6 +337,10 @@ class Session:
             learner.scaler.load_state_dict(state.plain["scaler"])
         for name, value in state.plain["progress"].items():
             setattr(self.progress, name, value)
+
+    def _together(self) -> int:
+        """Batches to a step, of all processes."""
+        return self.job.training.gradient_accumulation_steps * self.crew.world
 
     def _samples(self) -> int:
         return numbers(self.planned).samples

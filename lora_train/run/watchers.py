@@ -219,13 +219,13 @@ def memory(device: torch.device) -> float:
 
 
 class Samples(Watcher):
-    """Draws the prompts with the adapters as they are."""
+    """Draws prompts, each with its number among all, with the adapters as they are."""
 
     def __init__(
         self,
         output: Output,
         store: RunStore,
-        prompts: Sequence[Prompt],
+        prompts: Sequence[tuple[int, Prompt]],
         draw: Callable[[Prompt], Image.Image],
         trackers: Sequence[Tracker] = (),
     ):
@@ -247,7 +247,7 @@ class Samples(Watcher):
             self._sample(f"{progress.step:06d}", progress)
 
     def _sample(self, moment: str, progress: Progress) -> None:
-        for i, prompt in enumerate(self.prompts):
+        for i, prompt in self.prompts:
             stamp = time.strftime("%Y%m%d%H%M%S")
             seed = "" if prompt.seed is None else f"_{prompt.seed}"
             image = self.draw(prompt)

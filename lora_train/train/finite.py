@@ -18,7 +18,7 @@ from lora_train.errors import Mistake
 if TYPE_CHECKING:
     from lora_train.data.batches import Batch
     from lora_train.host import Lent
-    from lora_train.train.loop import Learner
+    from lora_train.train.learner import Learner
 
 log = logging.getLogger(__name__)
 

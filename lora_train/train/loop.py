@@ -15,6 +15,7 @@ from lora_train.draws import draws, key
 from lora_train.knobs import knob
 from lora_train.train.events import Progress, Watcher
 from lora_train.train.finite import Guard, Ruined, cause, gradient
+from lora_train.train.learner import Learner
 from lora_train.train.parallel import Team
 
 if TYPE_CHECKING:
@@ -65,48 +66,6 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
-
-
-@dataclasses.dataclass
-class Learner:
-    """All that changes while training, so all that a saved state holds."""
-
-    network: Network
-    course: object  # the objective's Pass
-    optimizer: torch.optim.Optimizer
-    scaler: object | None
-    progress: Progress
-
-    @classmethod
-    def new(
-        cls, network: Network, course: object, *, optimizer: object, lr: Constant, progress: Progress
-    ) -> Learner:
-        """Adapters in float32; one group of parameters for each part, with its own rate."""
-        groups = [
-            {"params": list(params), "name": part, "lr": lr.rate(part), "base_lr": lr.rate(part)}
-            for part, params in network.parts().items()
-            if params
-        ]
-        learned = list(course.parameters())
-        if learned:
-            groups.append(
-                {"params": learned, "name": "objective", "lr": lr.learning_rate, "base_lr": lr.learning_rate}
-            )
-        return cls(network, course, optimizer.make(groups), None, progress)
-
-    @property
-    def parameters(self) -> list[torch.nn.Parameter]:
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
-
-
-def scaler() -> object:
-    """Loss scaling for float16 gradients, which underflow without it.
-
-    Source: Micikevicius et al. 2017, arXiv:1710.03740, section 3.2.
-    """
-    if hasattr(torch.amp, "GradScaler"):
-        return torch.amp.GradScaler("cuda")
-    return torch.cuda.amp.GradScaler()  # torch < 2.3
 
 
 def train(  # noqa: PLR0913 (where all of a run meets)

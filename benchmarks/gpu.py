@@ -39,7 +39,7 @@ class Bare:
 
         self.device = torch.device(case.device)
         with self.device:
-            self.unet = UNet2DConditionModel(**config).to(DTYPES[case.precision])
+            self.unet = nn.Module.to(UNet2DConditionModel(**config), DTYPES[case.precision])
         self.unet.eval().requires_grad_(False)
         self.schedule, self.mixed = Schedule.scaled_linear(), case.precision != "no"
 

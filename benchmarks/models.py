@@ -24,9 +24,11 @@ from lora_train.hosts.standalone.host import StandaloneHost  # noqa: E402
 from lora_train.objectives.denoise import Denoise  # noqa: E402
 from lora_train.train.arithmetic import quick  # noqa: E402
 from lora_train.train.events import Progress  # noqa: E402
-from lora_train.train.loop import Learner, Training, train  # noqa: E402
+from lora_train.train.finite import Guard  # noqa: E402
+from lora_train.train.loop import Learner, Training, _Step  # noqa: E402
 from lora_train.train.lr import Constant  # noqa: E402
 from lora_train.train.optim import AdamW  # noqa: E402
+from lora_train.train.parallel import Team  # noqa: E402
 from lora_train.train.recompute import recomputed  # noqa: E402
 
 TINY = ROOT.parent / "shared" / "reference" / "tiny_sd1.safetensors"
@@ -109,18 +111,22 @@ def ours(lent: Lent, case: Case) -> Iterator[Step]:
     """As a session has it: captions are encoded before, adapters in float32 on 192 layers of the denoiser."""
     network = Network(Lora(dim=4, alpha=1.0, train_unet_only=True), lent.layers())
     lent.park("te1")
-    progress = Progress(steps=0, steps_per_epoch=10**9)
+    progress = Progress(steps=10**6, steps_per_epoch=10**6)
     training = Training(mixed_precision=case.precision, seed=0)
     lr = Constant(learning_rate=1e-4)
-    batches = Same(case, lent.device)
+    groups = Same(case, lent.device).steps(0)
+    before = torch.get_float32_matmul_precision()
+    with quick(lent.device):  # tries multiplication out; once in a run
+        fast = torch.get_float32_matmul_precision()
     with network.attached(), recomputed(lent.checkpoint_blocks() if case.checkpointing else []):
         course = Denoise().begin(lent)
         learner = Learner.new(network, course, optimizer=AdamW(), lr=lr, progress=progress)
+        guard = Guard(learner)
 
         def step() -> None:
-            progress.steps = progress.step + 1
-            with quick(lent.device):
-                train(learner, lent, batches, training=training, lr=lr)
+            torch.set_float32_matmul_precision(fast)
+            _Step(learner, lent, next(groups), training, Team()).run(guard, lr.factor(progress.step, 10**6))
+            torch.set_float32_matmul_precision(before)
 
         yield step
 

@@ -39,21 +39,19 @@ def hollow(found: Found) -> dict[str, nn.Module]:
 
 
 def fill(module: nn.Module, part: Part, *, dtype: torch.dtype, device: torch.device) -> None:
-    """Read the weights, each converted as it arrives: the peak is one tensor above the model's size."""
+    """Read the weights, each converted as it arrives: the peak is a tensor or two above the model's size."""
     wanted = {names.text_path(name): name for name in module.state_dict()}
     keys = {part.keys[short]: name for short, name in wanted.items() if short in part.keys}
-    state = {}
-    shapes = {name: value.shape for name, value in module.state_dict().items()}
-    for key, value in part.weights.read(keys):
-        name = keys[key]
-        value = value.reshape(shapes[name])  # the autoencoder's 1x1 convolutions are linear here
-        state[name] = value.to(device, dtype if value.is_floating_point() else value.dtype)
-    module.load_state_dict(state, assign=True, strict=False)
-    for name, buffer in list(module.named_buffers()):
-        if buffer.is_meta:  # CLIP's position_ids, which is not in every file
-            owner, _, last = name.rpartition(".")
-            counted = torch.arange(buffer.shape[-1], device=device).expand(buffer.shape)
-            setattr(module.get_submodule(owner), last, counted)
+    nn.Module.to(module, dtype)  # diffusers' own warns of what concerns other models
+    module.to_empty(device=device)  # all at once: tensors made between what is read leave gaps
+    places = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    with torch.no_grad():
+        for key, value in part.weights.read(keys):
+            place = places[keys[key]]
+            place.copy_(value.reshape(place.shape))  # the autoencoder's 1x1 convolutions are linear here
+        for name, buffer in module.named_buffers():
+            if name not in keys.values():  # CLIP's position_ids, which is not in every file
+                buffer.copy_(torch.arange(buffer.shape[-1], device=device).expand(buffer.shape))
     module.requires_grad_(False)
 
 

@@ -149,7 +149,7 @@ FOREIGN: dict[str, Ignored | Refused | Translated] = {
     **_ignored("files are not mapped", "disable_mmap_load_safetensors"),
     **_ignored("the log is on stderr", "console_log_level", "console_log_file", "console_log_simple"),
     **_ignored(
-        "one process trains", "ddp_timeout", "ddp_gradient_as_bucket_view", "ddp_static_graph"),
+        "gradients are added up in one go", "ddp_timeout", "ddp_gradient_as_bucket_view", "ddp_static_graph"),
     **_ignored("blocks are not compiled", "dynamo_backend", off=("no", "inductor")),
     **_ignored("the loss is l2", "huber_schedule", "huber_c", "huber_scale", off=("snr", "0.1", "1", "1.0")),
     **_ignored("there is no multires noise", "multires_noise_discount", off=("0.3",)),

@@ -7,7 +7,7 @@ import pathlib
 import typing
 from collections.abc import Callable, Iterator, Sequence
 
-from lora_train.compat import FOREIGN, Refused
+from lora_train.compat import FOREIGN, Refused, off
 from lora_train.job import declared
 from lora_train.knobs import Setting
 from lora_train.options import FILES
@@ -48,7 +48,7 @@ def declarations() -> Iterator[Case]:
     for s in declared():
         if ".N." in s.path:
             continue
-        values = wrong(s)
+        values = [value for value in wrong(s) if s.name not in FOREIGN or not off(value)]
         drawn = chance("flag", s.path).sample(values, min(3, len(values)))
         for n, value in enumerate(drawn):
             own = [name for name in s.aka if name not in FOREIGN and name not in FILES]

@@ -268,12 +268,15 @@ def code(name: str) -> bytes:
 
 
 def model(
-    name: str, write: Callable[[pathlib.Path], object], option: str = "pretrained_model_name_or_path"
+    name: str,
+    write: Callable[[pathlib.Path], object],
+    option: str = "pretrained_model_name_or_path",
+    **others: object,
 ) -> Plant:
     def plant(ground: Ground) -> list[str]:
         path = ground.folder / name
         write(path)
-        return ground.train(**{option: path})
+        return ground.train(**{option: path, **others})
 
     return plant
 
@@ -364,6 +367,27 @@ def beside(text: bytes | str) -> Callable[[pathlib.Path], object]:
     def write(path: pathlib.Path) -> None:
         hollow(lambda rows: None)(path)
         path.with_suffix(".yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+
+    return write
+
+
+NAN = {  # a tensor that all the others of its part depend on
+    "UNet": "model.diffusion_model.input_blocks.0.0.weight",
+    "VAE": "first_stage_model.encoder.conv_in.weight",
+    "text": "cond_stage_model.transformer.text_model.final_layer_norm.weight",
+}
+
+
+def poisoned(name: str) -> Callable[[pathlib.Path], object]:
+    """The hollow checkpoint with a tensor of NaN."""
+
+    def write(path: pathlib.Path) -> None:
+        hollow(lambda rows: None)(path)
+        with path.open("r+b") as file:
+            length = int.from_bytes(file.read(8), "little")
+            begin, last = json.loads(file.read(length))[name]["data_offsets"]
+            file.seek(8 + length + begin)
+            file.write(torch.full(((last - begin) // 4,), torch.nan).numpy().tobytes())
 
     return write
 
@@ -519,6 +543,15 @@ def checkpoints() -> Iterator[Case]:
     )
 
 
+def spoilt() -> Iterator[Case]:
+    """Checkpoints that are whole and not sound: the run begins, gives up and says so."""
+    for part, name in NAN.items():
+        plant = model("m.safetensors", poisoned(name), max_train_steps=5)
+        yield Case(
+            f"a checkpoint whose {part} is NaN", plant, ("2_thing/",), writes=part != "VAE", model="heavy"
+        )
+
+
 def vae(content: Callable[[], bytes]) -> Plant:
     return lambda g: g.train(pretrained_model_name_or_path=MODEL, vae=g.write("m.safetensors", content()))
 
@@ -644,4 +677,4 @@ def states() -> Iterator[Case]:
     )
 
 
-CASES = [*adapters(), *checkpoints(), *states()]
+CASES = [*adapters(), *checkpoints(), *(spoilt() if MODEL.exists() else ()), *states()]

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from lora_train.cli import main
+from lora_train.data.pictures import ENDINGS
 from lora_train.train.events import Watcher
 from tests.tiny import TinyHost
 
@@ -91,7 +92,7 @@ def test_an_empty_folder(light, words, answer, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     assert answer(words(train_data_dir=empty)) == (
-        f"data.train_data_dir = {empty}: no pictures in it; expected .png .jpg .jpeg .webp .bmp"
+        f"data.train_data_dir = {empty}: no pictures in it; expected {' '.join(ENDINGS)}"
     )
 
 
@@ -319,7 +320,7 @@ def test_a_state_alone_is_enough_to_go_on(state, tmp_path):
 
 def test_a_file_without_a_job_to_repeat(light, words, answer, tmp_path):
     file = tmp_path / "other.safetensors"
-    save_file(zeros(f"{LORA}.lora_down.weight"), file)
+    save_file(zeros(f"{LORA}.lora_down.weight", shape=(1, 1)), file)
     assert answer(words("--from", file)).startswith(f"from = {file}: expected a file that lora-train wrote")
 
 

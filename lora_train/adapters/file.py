@@ -106,7 +106,9 @@ def load(path: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name).clone() for name in names}
             texts = file.metadata() or {}
     except (OSError, SafetensorError) as e:
-        raise Mistake(f"{path}: expected a .safetensors file; this one is damaged or none ({e})") from e
+        system = isinstance(e, OSError) and e.strerror
+        why = f"cannot be read ({e.strerror})" if system else "is damaged or none"
+        raise Mistake(f"{path}: expected a .safetensors file; this one {why}") from e
     for name, tensor in tensors.items():
         if reason := _fault(name, tensor):
             raise Mistake(f"{path}: {name} {reason}; the file is damaged, or its training was")

@@ -157,9 +157,10 @@ class State:
                 plain = json.loads((f.metadata() or {})["state"])
                 tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, KeyError, ValueError, OSError, RecursionError) as e:
+            why = e.strerror if isinstance(e, OSError) and e.strerror else "damaged, or of something else"
             raise Mistake(
                 f"place.resume = {folder}: expected a state that lora-train saved; this one cannot be read "
-                f"({e})"
+                f"({why})"
             ) from e
         schema = plain.get("schema") if isinstance(plain, dict) else None
         if isinstance(schema, int) and schema > SCHEMA:

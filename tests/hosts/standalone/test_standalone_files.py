@@ -91,7 +91,7 @@ def folder(reference, tmp_path_factory):
     from diffusers import DDIMScheduler, StableDiffusionPipeline
     from transformers import CLIPTokenizer
 
-    from lora_train.hosts.standalone.host import VOCABULARY
+    from lora_train.hosts.standalone.tokens import VOCABULARY
 
     path = tmp_path_factory.mktemp("pipeline")
     model = Model(reference / "tiny_sd1.safetensors")

@@ -313,5 +313,8 @@ def test_widths_and_depths_are_read_from_the_tensors(tmp_path, checkpoint):
         picture = torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64)
         latent, cond = lent.encode_images(picture), lent.encode(["a cat"])
         assert torch.equal(latent, vae.encode(picture).latent_dist.mean * 0.18215)
-        assert torch.equal(cond.context, text(lent._ids(["a cat"])[0]).last_hidden_state)
+        ids = lent.words.tokenizer(
+            "a cat", padding="max_length", max_length=77, return_tensors="pt"
+        ).input_ids
+        assert torch.equal(cond.context, text(ids).last_hidden_state)
         assert torch.equal(lent.denoise(latent, T, cond), unet(latent, T, cond.context).sample)

@@ -1,0 +1,1 @@
+"""The WebUI as a host: the only files that import its `modules`."""

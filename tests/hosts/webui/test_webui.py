@@ -1,0 +1,89 @@
+"""The real WebUI, started by the test: SD_WEBUI_DIR=… pytest -m webui (see CONTRIBUTING.md)."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import sysconfig
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[3]
+WEBUI = pathlib.Path(os.environ.get("SD_WEBUI_DIR", ""))
+FLAGS = [
+    "--skip-prepare-environment", "--skip-torch-cuda-test", "--no-half", "--use-cpu", "all",
+    "--disable-nan-check", "--no-download-sd-model", "--nowebui", "--port", "7899",
+]  # fmt: skip
+# an extension that runs tests once the model is there, and ends the WebUI with them
+PROBE = """
+import json, os, sys, threading, time
+
+from modules import script_callbacks, sd_models
+
+def tests():
+    while not sd_models.model_data.was_loaded_at_least_once or sd_models.model_data.sd_model is None:
+        time.sleep(0.2)  # asking for shared.sd_model would load it a second time meanwhile
+    sys.path[:0] = json.loads(os.environ["PROBE_PATH"])
+    ended = 3
+    try:
+        import pytest
+        ended = pytest.main(json.loads(os.environ["PROBE_WORDS"]))
+    finally:
+        sys.stdout.flush()
+        os._exit(ended)
+
+script_callbacks.on_app_started(lambda demo, app: threading.Thread(target=tests).start())
+"""
+
+pytestmark = [
+    pytest.mark.webui,
+    pytest.mark.skipif(
+        not WEBUI.joinpath("webui.py").is_file(), reason="SD_WEBUI_DIR is not a WebUI's folder"
+    ),
+]
+
+
+def python() -> str:
+    """The WebUI's own: SD_WEBUI_PYTHON, or that of its venv."""
+    own = WEBUI / "venv" / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    return os.environ.get("SD_WEBUI_PYTHON", str(own))
+
+
+@pytest.fixture
+def started(tmp_path):
+    """started("tests/…"): run them in a WebUI of its own data folder, with the demo checkpoint loaded."""
+    data = tmp_path / "data"
+    models = data / "models" / "Stable-diffusion"
+    script = data / "extensions" / "probe" / "scripts" / "probe.py"
+    models.mkdir(parents=True)
+    script.parent.mkdir(parents=True)
+    script.write_text(PROBE, encoding="utf-8")
+    demo = ROOT / "demo" / "checkpoint"
+    shutil.copy(demo / "demo.safetensors", models)
+    config = (demo / "demo.yaml").read_text(encoding="utf-8")
+    (models / "demo.yaml").write_text(config.replace("version: demo_clip", f"version: {demo / 'demo_clip'}"))
+    packages, site = pathlib.Path(sysconfig.get_paths()["purelib"]), tmp_path / "site"
+    site.mkdir()
+    for name in ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "py.py"):
+        (site / name).symlink_to(packages / name)
+
+    def started(*words: str) -> subprocess.CompletedProcess:
+        environ = {
+            **os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE",
+            "PROBE_PATH": json.dumps([str(site), str(ROOT)]),
+            "PROBE_WORDS": json.dumps(["-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", *words]),
+        }  # fmt: skip
+        command = [python(), "launch.py", *FLAGS, "--data-dir", str(data)]
+        return subprocess.run(
+            command, cwd=WEBUI, env=environ, capture_output=True, text=True, timeout=600, check=False
+        )
+
+    return started
+
+
+def test_the_loaded_model_is_a_host_as_any_other_and_is_left_as_it_was(started):
+    ended = started("-c", str(ROOT / "pyproject.toml"), str(ROOT / "tests" / "hosts" / "webui" / "inside.py"))
+    assert ended.returncode == 0, f"{ended.stdout[-6000:]}\n{ended.stderr[-3000:]}"
+    assert " passed" in ended.stdout

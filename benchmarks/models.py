@@ -24,8 +24,7 @@ from lora_train.hosts.standalone.host import StandaloneHost  # noqa: E402
 from lora_train.objectives.denoise import Denoise  # noqa: E402
 from lora_train.train.arithmetic import quick  # noqa: E402
 from lora_train.train.events import Progress  # noqa: E402
-from lora_train.train.finite import Guard  # noqa: E402
-from lora_train.train.loop import Learner, Training, _Step  # noqa: E402
+from lora_train.train.loop import Learner, Training, _Numbers, _Step, behind  # noqa: E402
 from lora_train.train.lr import Constant  # noqa: E402
 from lora_train.train.optim import AdamW  # noqa: E402
 from lora_train.train.parallel import Team  # noqa: E402
@@ -121,11 +120,12 @@ def ours(lent: Lent, case: Case) -> Iterator[Step]:
     with network.attached(), recomputed(lent.checkpoint_blocks() if case.checkpointing else []):
         course = Denoise().begin(lent)
         learner = Learner.new(network, course, optimizer=AdamW(), lr=lr, progress=progress)
-        guard = Guard(learner)
+        numbers = _Numbers(learner, [], behind(lent.device))
 
         def step() -> None:
             torch.set_float32_matmul_precision(fast)
-            _Step(learner, lent, next(groups), training, Team()).run(guard, lr.factor(progress.step, 10**6))
+            taken = _Step(learner, lent, next(groups), training, Team())
+            numbers.take(taken.run(lr.factor(progress.step, 10**6)))
             torch.set_float32_matmul_precision(before)
 
         yield step

@@ -7,6 +7,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from lora_train.transfer import sent
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Schedule:
@@ -56,7 +58,7 @@ class Schedule:
     def _parts(self, x0: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(a), sqrt(1 - a), shaped to multiply with x0."""
         a = self.alphas_cumprod[t.cpu()].view(-1, *[1] * (x0.ndim - 1))
-        return a.sqrt().to(x0), (1 - a).sqrt().to(x0)
+        return sent(a.sqrt(), x0.device).to(x0), sent((1 - a).sqrt(), x0.device).to(x0)
 
 
 def min_snr_weight(snr: Tensor, gamma: float, prediction: str) -> Tensor:

@@ -50,7 +50,7 @@ class Adapter(nn.Module):
         """Frobenius norm of `delta()`; []."""
         raise NotImplementedError
 
-    def shrink(self, ratio: float) -> None:
+    def shrink(self, ratio: Tensor) -> None:
         """Multiply `delta()` by ratio, its factors alike."""
         raise NotImplementedError
 

@@ -100,7 +100,7 @@ class LoraAdapter(Adapter):
         return abs(self.scale) * square.clamp(min=0).sqrt()
 
     @torch.no_grad()
-    def shrink(self, ratio: float) -> None:
+    def shrink(self, ratio: Tensor) -> None:
         self.up.mul_(ratio**0.5)
         self.down.mul_(ratio**0.5)
 

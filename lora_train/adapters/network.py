@@ -134,26 +134,26 @@ class Network(nn.Module):
         return found
 
     @torch.no_grad()
-    def norms(self) -> list[float]:
+    def norms(self) -> Tensor:
         """Of what each adapter adds, at strength 1; in the order of `adapters`."""
-        return torch.stack([adapter.norm() for adapter in self.adapters.values()]).tolist()
+        return torch.stack([adapter.norm() for adapter in self.adapters.values()])
 
     @torch.no_grad()
-    def max_norm(self, limit: float) -> dict[str, float]:
-        """Shrink what adds more than `limit`, in Frobenius norm, to it.
+    def max_norm(self, limit: float) -> dict[str, Tensor]:
+        """Shrink what adds more than `limit`, in Frobenius norm, to it; without waiting for a GPU.
 
         Returns:
             How many were, and the mean and largest norm after it, under the names sd-scripts logs.
         """
         norms = self.norms()
-        for adapter, norm in zip(self.adapters.values(), norms, strict=True):
-            if norm > limit:
-                adapter.shrink(limit / norm)
-        after = [min(norm, limit) for norm in norms]
+        ratios = (limit / norms).clamp(max=1)
+        for adapter, ratio in zip(self.adapters.values(), ratios.unbind(), strict=True):
+            adapter.shrink(ratio)
+        after = norms.clamp(max=limit)
         return {
-            "max_norm/keys_scaled": sum(norm > limit for norm in norms),
-            "max_norm/average_key_norm": sum(after) / len(after),
-            "max_norm/max_key_norm": max(after),
+            "max_norm/keys_scaled": (norms > limit).sum(),
+            "max_norm/average_key_norm": after.mean(),
+            "max_norm/max_key_norm": after.max(),
         }
 
 

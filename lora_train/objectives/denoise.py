@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lora_train.knobs import knob
 from lora_train.noise import min_snr_weight
+from lora_train.transfer import sent
 
 if TYPE_CHECKING:
     from lora_train.data.batches import Batch
@@ -55,11 +56,11 @@ class Pass:
             rngs: each sample's own, on the CPU; step, then noise, then offset are drawn from it, so that a
                 sample's draws are the same in any batch and on any card.
         """
-        latents = batch.latents.to(lent.device)
+        latents = sent(batch.latents, lent.device)
         draws = [self.drawn(latents.shape[1:], len(lent.schedule), rng) for rng in rngs]
         timesteps, noise = (torch.stack(each) for each in zip(*draws, strict=True))
         cond = lent.encode(batch.captions) if batch.conds is None else batch.conds
-        return self.losses_at(lent, latents, noise.to(latents), timesteps, cond)
+        return self.losses_at(lent, latents, sent(noise, lent.device).to(latents), timesteps, cond)
 
     def timesteps(self, lent: Lent, batch: Batch, rngs: Sequence[torch.Generator]) -> list[int]:
         """Those that `losses` draws."""
@@ -77,11 +78,13 @@ class Pass:
     def losses_at(self, lent: Lent, latents: Tensor, noise: Tensor, timesteps: Tensor, cond: Cond) -> Tensor:
         """`losses` with everything random given: latents and noise [B, C, h, w], timesteps [B] long."""
         schedule, gamma = lent.schedule, self.settings.min_snr_gamma
-        guess = lent.denoise(schedule.noisy(latents, noise, timesteps), timesteps.to(latents.device), cond)
+        steps = sent(timesteps, latents.device)
+        guess = lent.denoise(schedule.noisy(latents, noise, timesteps), steps, cond)
         target = schedule.target(latents, noise, timesteps)
         losses = (guess.float() - target.float()).square().flatten(1).mean(1)
         if gamma is not None:
-            losses = losses * min_snr_weight(schedule.snr(timesteps), gamma, schedule.prediction).to(losses)
+            weights = min_snr_weight(schedule.snr(timesteps), gamma, schedule.prediction)
+            losses = losses * sent(weights, losses.device).to(losses)
         return losses
 
     def parameters(self) -> list[nn.Parameter]:

@@ -54,7 +54,7 @@ class TensorBoard(Tracker):
             lines = [f"| {path} | {shown(value)} |" for path, value in config.items()]
             self.writer.add_text("settings", "\n".join(["| setting | value |", "|---|---|", *lines]))
 
-    def stepped(self, progress: Progress) -> None:
+    def measured(self, progress: Progress) -> None:
         for name, value in numbers(progress).items():
             self.writer.add_scalar(name, value, progress.step)
 
@@ -86,7 +86,7 @@ class Wandb(Tracker):
             project=project, dir=str(folder), config=dict(config), settings=settings, **more
         )
 
-    def stepped(self, progress: Progress) -> None:
+    def measured(self, progress: Progress) -> None:
         self.run.log(numbers(progress), step=progress.step)
 
     def pictured(self, progress: Progress, number: int, text: str, image: Image.Image) -> None:
@@ -125,8 +125,8 @@ class Lenient(Tracker):
     def started(self, progress: Progress) -> None:
         self._told("started", progress)
 
-    def stepped(self, progress: Progress) -> None:
-        self._told("stepped", progress)
+    def measured(self, progress: Progress) -> None:
+        self._told("measured", progress)
 
     def pictured(self, progress: Progress, number: int, text: str, image: Image.Image) -> None:
         self._told("pictured", progress, number, text, image)

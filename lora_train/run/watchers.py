@@ -71,6 +71,9 @@ class Saves(Watcher):
         by_step = Every(o.save_every_n_steps, o.save_last_n_steps, states, "step")
         self.clocks = (by_step if epochs is None else by_epoch,)
 
+    def due(self, progress: Progress) -> bool:
+        return any(clock.now(progress) is not None for clock in self.clocks)
+
     def stepped(self, progress: Progress) -> None:
         for clock in self.clocks:
             now = clock.now(progress)
@@ -166,7 +169,7 @@ class Metrics(Watcher):
         with contextlib.suppress(OSError):
             self.size = self.store.metrics.stat().st_size if progress.step else 0
 
-    def stepped(self, progress: Progress) -> None:
+    def measured(self, progress: Progress) -> None:
         now = time.monotonic()
         line = {
             "step": progress.step,

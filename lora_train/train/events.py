@@ -7,6 +7,7 @@ The loop, with its events in place:
         for step:
             for micro-batch: losses, backward
             clip, rates, optimizer step
+            for watcher: measured(progress)       of this step, on a GPU of the one before it
             for watcher: stepped(progress)
             between(progress)                 may block: that is what a pause is
     for watcher: finished(progress, error)    also after an error or a stop
@@ -59,8 +60,8 @@ class Progress:
         done = self.step - self.first
         return self.seconds / done * (self.steps - self.step) if done else float("nan")
 
-    def saw(self, loss: float, norm: float) -> None:
-        share = max(1 / (self.step + 1), 2 / (self.steps_per_epoch + 1))
+    def saw(self, step: int, loss: float, norm: float) -> None:
+        share = max(1 / step, 2 / (self.steps_per_epoch + 1))
         self.loss, self.norm = loss, norm
         self.average += min(1.0, share) * (loss - self.average)
 
@@ -71,8 +72,16 @@ class Watcher:
     def started(self, progress: Progress) -> None:
         """Before the first step of this process; `progress.step` is not 0 after a resume."""
 
+    def due(self, progress: Progress) -> bool:
+        """Whether `stepped` will read the numbers of this step, and not only those of an earlier one."""
+        return False
+
+    def measured(self, progress: Progress) -> None:
+        """The numbers of every step, in order, in a copy of how things stood after it: at once, or on a GPU,
+        which is not waited for, after the next step and at the latest before `finished`."""
+
     def stepped(self, progress: Progress) -> None:
-        """After every optimizer step."""
+        """After every optimizer step; loss and norm are of this step only where it is `due`."""
 
     def finished(self, progress: Progress, error: BaseException | None) -> None:
         """Once, whatever happened."""

@@ -69,23 +69,25 @@ class Guard:
 
     def __init__(self, learner: Learner):
         self.learner, self.kept, self.first = learner, Kept.of(learner), learner.progress.step
+        self.fresh = self.kept
         self.bad: collections.deque[int] = collections.deque(maxlen=MOST)
 
-    def good(self) -> None:
-        """After a step whose loss and gradient were finite."""
-        done = self.learner.progress.step - self.first
+    def good(self, step: int) -> None:
+        """After a step whose loss and gradient were finite: so what it began with was good as well."""
+        done = step - self.first
         if done == LOOK:
             idle(self.learner)
-        if done % EVERY == 0 and finite(self.learner.parameters):
-            self.kept = Kept.of(self.learner)
+        if step > self.fresh.place["step"]:
+            self.kept = self.fresh
+        if done % EVERY == 0:
+            self.fresh = Kept.of(self.learner)
 
-    def skipped(self, cause: str) -> None:
+    def skipped(self, step: int, cause: str) -> None:
         """In place of a step.
 
         Raises:
             Ruined: it was one too many.
         """
-        step = self.learner.progress.step + 1
         self.bad.append(step)
         log.warning("step %d is skipped: %s", step, cause)
         if len(self.bad) == MOST and step - self.bad[0] < WITHIN:
@@ -140,7 +142,7 @@ def idle(learner: Learner) -> None:
         Mistake: that is all of them.
     """
     adapters = learner.network.adapters
-    still = [key for key, norm in zip(adapters, learner.network.norms(), strict=True) if norm == 0]
+    still = [key for key, norm in zip(adapters, learner.network.norms().tolist(), strict=True) if norm == 0]
     if len(still) == len(adapters):
         raise Mistake(
             f"after {LOOK} steps none of the {len(still)} adapters has changed anything; raise the learning "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import logging
@@ -17,6 +18,7 @@ from lora_train.train.events import Progress, Watcher
 from lora_train.train.finite import Guard, Ruined, cause, gradient
 from lora_train.train.learner import Learner
 from lora_train.train.parallel import Team
+from lora_train.transfer import Arriving, sent
 
 if TYPE_CHECKING:
     from lora_train.adapters.network import Network
@@ -87,7 +89,7 @@ def train(  # noqa: PLR0913 (where all of a run meets)
     Raises:
         Ruined: too many steps were not finite; watchers are told of a stop, at the last good state.
     """
-    p, guard = learner.progress, Guard(learner)
+    p, numbers = learner.progress, _Numbers(learner, watchers, behind(lent.device))
     p.first, error = p.step, None
     for watcher in watchers:
         watcher.started(p)
@@ -96,13 +98,16 @@ def train(  # noqa: PLR0913 (where all of a run meets)
             epoch, done = divmod(p.step, p.steps_per_epoch)
             for group in batches.steps(epoch, skip=done):
                 step = _Step(learner, lent, group, training, team)
-                step.run(guard, lr.factor(p.step, p.steps))
+                numbers.take(step.run(lr.factor(p.step, p.steps)))
+                if numbers.waiting and (p.step >= p.steps or team.any(any(w.due(p) for w in watchers))):
+                    numbers.settle()
                 for watcher in watchers:
                     watcher.stepped(p)
                 between(p)
                 p.stopped = team.any(p.step < p.steps and stop())
                 if p.stopped or p.step >= p.steps:
                     break
+        numbers.settle()
     except Ruined:
         p.stopped = True
         raise
@@ -114,6 +119,45 @@ def train(  # noqa: PLR0913 (where all of a run meets)
             watcher.finished(p, error)
 
 
+def behind(device: torch.device) -> int:
+    """Steps by which the numbers of a step come later: to ask a GPU for them at once is to wait for it, while
+    it could have the next step's work already."""
+    return 1 if device.type == "cuda" else 0
+
+
+class _Numbers:
+    """Losses and norms of steps, which are judged and shown to the watchers once they are there."""
+
+    def __init__(self, learner: Learner, watchers: Sequence[Watcher], lag: int):
+        self.guard, self.watchers, self.lag = Guard(learner), watchers, lag
+        self.waiting: collections.deque[_Step] = collections.deque()
+
+    def take(self, step: _Step) -> None:
+        self.waiting.append(step)
+        self.settle(self.lag)
+
+    def settle(self, keep: int = 0) -> None:
+        """Wait for all but the last `keep` steps.
+
+        Raises:
+            Ruined: one too many was not finite.
+        """
+        found: list[tuple[int, str | None]] = []
+        while len(self.waiting) > keep:
+            step = self.waiting.popleft()
+            fault = step.judged()
+            found.append((step.after.step, fault))
+            for watcher in self.watchers:
+                watcher.measured(step.after)
+            if fault is not None:
+                keep = 0  # the run may end here, and then these are not to be missing
+        for number, fault in found:
+            if fault is None:
+                self.guard.good(number)
+            else:
+                self.guard.skipped(number, fault)
+
+
 @dataclasses.dataclass
 class _Step:
     """One optimizer step over the micro-batches of `group`."""
@@ -123,8 +167,12 @@ class _Step:
     group: Group
     training: Training
     team: Team
+    names: list[str] = dataclasses.field(default_factory=list)  # of the numbers behind loss and norm
+    numbers: Arriving | None = None
+    after: Progress | None = None  # how things stood
 
-    def run(self, guard: Guard, factor: float) -> None:
+    def run(self, factor: float) -> _Step:
+        """Nothing in here waits for a GPU, with an optimizer that can leave a step out by itself."""
         learner, p = self.learner, self.learner.progress
         loss = self.team.add(learner.parameters, self.backward())
         if p.step == p.first:
@@ -134,15 +182,23 @@ class _Step:
         # a length that nothing reaches: clip_grad_norm_ is also what measures the gradient
         limit = self.training.max_grad_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(learner.parameters, limit)
-        loss, norm = torch.stack([loss, norm.to(loss)]).tolist()
-        if math.isfinite(loss) and (math.isfinite(norm) or self.overflowed):
-            self.update(factor)
-            p.saw(loss, norm)
-            guard.good()
-        else:
-            guard.skipped(self.why())
+        self.update(torch.stack([loss, norm.to(loss)]), factor)
         learner.optimizer.zero_grad(set_to_none=True)
         p.step, p.images = p.step + 1, p.images + self.group.images
+        self.after = dataclasses.replace(p)
+        return self
+
+    def judged(self) -> str | None:
+        """Wait for the numbers, and write down those of a good step; what was wrong with it otherwise."""
+        p = self.learner.progress
+        loss, norm, *norms = self.numbers.read()
+        good = math.isfinite(loss) and (math.isfinite(norm) or self.overflowed)
+        if good:
+            p.saw(self.after.step, loss, norm)
+            p.norms = dict(zip(self.names, norms, strict=True))
+        for name in ("loss", "average", "norm", "norms"):
+            setattr(self.after, name, getattr(p, name))
+        return None if good else self.why()
 
     def backward(self) -> torch.Tensor:
         """Gradients of this process's batches; returns their share of the loss, []."""
@@ -161,21 +217,27 @@ class _Step:
         with torch.autocast(self.lent.device.type, dtype=dtype if mixed else None, enabled=mixed):
             rngs = draws(self.training.seed, batch.ordinals)
             losses = self.learner.course.losses(self.lent, batch, rngs)
-        return losses if batch.weights is None else losses * batch.weights.to(losses)
+        return losses if batch.weights is None else losses * sent(batch.weights, losses.device).to(losses)
 
-    def update(self, factor: float) -> None:
-        learner, p = self.learner, self.learner.progress
-        for rates in learner.optimizer.param_groups:
+    def update(self, values: torch.Tensor, factor: float) -> None:
+        """values: loss and norm of the gradient; where they are not finite, nothing changes."""
+        learner, optimizer = self.learner, self.learner.optimizer
+        for rates in optimizer.param_groups:
             rates["lr"] = rates["base_lr"] * factor
-            p.rates[rates["name"]] = rates["lr"]
-        if learner.scaler is None:
-            learner.optimizer.step()
-        else:
-            learner.scaler.step(learner.optimizer)
+        learner.progress.rates = {rates["name"]: rates["lr"] for rates in optimizer.param_groups}
+        if learner.scaler is not None:
+            learner.scaler.step(optimizer)
             learner.scaler.update()
+        elif getattr(optimizer, "_step_supports_amp_scaling", False):  # torch's own mark of those that can
+            optimizer.found_inf = 1 - values.isfinite().all().float()
+            optimizer.step()
+            del optimizer.found_inf
+        elif values.isfinite().all():
+            optimizer.step()
         limit = learner.network.family.scale_weight_norms
-        if limit is not None:
-            p.norms = learner.network.max_norm(limit)
+        norms = {} if limit is None else learner.network.max_norm(limit)
+        self.names = list(norms)
+        self.numbers = Arriving(torch.stack([*values, *(norm.to(values) for norm in norms.values())]))
 
     @property
     def overflowed(self) -> bool:

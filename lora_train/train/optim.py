@@ -27,9 +27,11 @@ class AdamW:
         )
 
     def make(self, groups: list[dict]) -> torch.optim.Optimizer:
+        # the fused kind leaves a step out where a GPU finds it not finite, and nobody has to wait to say so
+        on_gpu = all(p.is_cuda for group in groups for p in group["params"])
         return torch.optim.AdamW(
-            groups, betas=tuple(self.betas), eps=self.eps, weight_decay=self.weight_decay
-        )
+            groups, betas=tuple(self.betas), eps=self.eps, weight_decay=self.weight_decay,
+            fused=on_gpu or None)  # fmt: skip
 
 
 OPTIMIZERS = {"adamw": AdamW}

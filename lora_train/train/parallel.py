@@ -66,13 +66,15 @@ class Many(Team):
         self.rank, self.world, self.control = dist.get_rank(), dist.get_world_size(), control
 
     def add(self, parameters: Sequence[torch.nn.Parameter], loss: Tensor) -> Tensor:
-        """One all-reduce of everything. What got no gradient in any process has none after it: an optimizer
+        """One all-reduce of all gradients, and on the CPU a small one of which there are, so that no GPU is
+        waited for. What got no gradient in any process has none after it: an optimizer
         leaves such a parameter alone, and would not one whose gradient is 0."""
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        there = torch.tensor([float(p.grad is not None) for p in parameters], device=loss.device)
-        flat = torch.cat([*(g.float().flatten() for g in grads), there.float(), loss.float().reshape(1)])
+        there = torch.tensor([float(p.grad is not None) for p in parameters])
+        flat = torch.cat([*(g.float().flatten() for g in grads), loss.float().reshape(1)])
+        dist.all_reduce(there, group=self.control)
         dist.all_reduce(flat)
-        *sums, there, loss = flat.split([*(g.numel() for g in grads), len(grads), 1])
+        *sums, loss = flat.split([*(g.numel() for g in grads), 1])
         for p, g, given in zip(parameters, sums, there.tolist(), strict=True):
             p.grad = g.view_as(p).to(p.dtype) if given else None
         return loss[0]

@@ -152,7 +152,7 @@ class Broken(Tracker):
     def __init__(self):
         self.called = 0
 
-    def stepped(self, progress):
+    def measured(self, progress):
         self.called += 1
         raise OSError(28, "No space left on device")
 

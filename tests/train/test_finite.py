@@ -103,10 +103,10 @@ def test_a_skipped_step_changes_nothing_but_the_position(trained, tmp_path):  # 
         calls.append(t)
         return torch.tensor([len(calls) > 1])
 
-    with pytest.raises(Ruined, match="what was learned up to step 3 is saved"):
+    with pytest.raises(Ruined, match="what was learned up to step 4 is saved"):
         trained("a", host=FailingHost("gradient", later), training__max_train_steps=30)
     one = trained("b", training__max_train_steps=1)
-    found, wanted = load_file(tmp_path / "a" / "x-step00000003.safetensors"), load_file(one.file)
+    found, wanted = load_file(tmp_path / "a" / "x-step00000004.safetensors"), load_file(one.file)
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 

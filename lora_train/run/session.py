@@ -240,9 +240,12 @@ class Session:
         with torch.no_grad():
             conds = {caption: self.lent.encode([caption]) for caption in self.crew.share(captions)}
         self.lent.park("te1")
-        if self.crew.world > 1:  # through the computer's memory, for each has a card of its own
-            conds = {caption: cond.to(torch.empty(0)) for caption, cond in conds.items()}
-        return {caption: cond for some in self.crew.all(conds) for caption, cond in some.items()}
+        if self.crew.world == 1:
+            return conds
+        # through the computer's memory, for each has a card of its own
+        mine = {caption: cond.to(torch.empty(0)) for caption, cond in conds.items()}
+        card = torch.empty(0, device=self.lent.device)
+        return {caption: cond.to(card) for some in self.crew.all(mine) for caption, cond in some.items()}
 
     def watchers(self, prompts: Sequence[Prompt]) -> list[Watcher]:
         mine = self.crew.share([*enumerate(prompts)])

@@ -72,8 +72,9 @@ class Many(Team):
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         there = torch.tensor([float(p.grad is not None) for p in parameters])
         flat = torch.cat([*(g.float().flatten() for g in grads), loss.float().reshape(1)])
-        dist.all_reduce(there, group=self.control)
-        dist.all_reduce(flat)
+        with asking():
+            dist.all_reduce(there, group=self.control)
+            dist.all_reduce(flat)
         *sums, loss = flat.split([*(g.numel() for g in grads), 1])
         for p, g, given in zip(parameters, sums, there.tolist(), strict=True):
             p.grad = g.view_as(p).to(p.dtype) if given else None
@@ -81,12 +82,14 @@ class Many(Team):
 
     def any(self, wish: bool) -> bool:
         wishes = torch.tensor([float(wish)])
-        dist.all_reduce(wishes, group=self.control)
+        with asking():
+            dist.all_reduce(wishes, group=self.control)
         return bool(wishes.item())
 
     def all(self, mine: T) -> list[T]:
         found: list[T | None] = [None] * self.world
-        dist.all_gather_object(found, mine, group=self.control)
+        with asking():
+            dist.all_gather_object(found, mine, group=self.control)
         return found
 
     def same(self, tensors: Sequence[Tensor], what: str) -> None:
@@ -97,6 +100,19 @@ class Many(Team):
             raise Mistake(
                 f"{what} are not the same in all processes; start them with the same files and settings"
             )
+
+
+@contextlib.contextmanager
+def asking() -> Iterator[None]:
+    """Raises Mistake: another process is gone, or was waited for too long."""
+    try:
+        yield
+    except RuntimeError as e:  # of every backend
+        reason = "".join(str(e).splitlines()[:1])
+        raise Mistake(
+            f"another process of this run ended or does not answer ({reason}); what it says tells why, and "
+            "what was saved before is whole"
+        ) from e
 
 
 @contextlib.contextmanager

@@ -78,10 +78,10 @@ def test_a_run_whose_numbers_come_late_writes_the_same(trained, tmp_path, late):
 
 @pytest.mark.parametrize("step", [3, 6])
 def test_a_resumed_run_whose_numbers_come_late_is_the_one_that_never_stopped(
-    trained,
+    trained,  # noqa: F811
     tmp_path,
     late,
-    step,  # noqa: F811
+    step,
 ):
     late()
     whole = trained("a", output__save_every_n_steps=3, output__save_state=True, **LIVELY)

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -131,6 +132,45 @@ def test_a_mistake_in_all_processes_ends_all_of_them(trained, pictures, tmp_path
     done = together(tmp_path / "run", {**values, "data.train_data_dir": str(tmp_path / "gone")}, seconds=60)
     assert done.returncode != 0
     assert "expected a folder" in done.stderr
+
+
+LONELY = """
+import os, pathlib, signal, sys
+import torch
+torch.set_num_threads(1)
+from lora_train.errors import Mistake
+from lora_train.train.parallel import team
+
+with team("cpu") as crew:
+    assert crew.world == 2
+    parameter = torch.nn.Parameter(torch.ones(3))
+    for step in range(1000):
+        parameter.grad = torch.ones(3)
+        if crew.rank and step == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            assert crew.add([parameter], torch.ones(())) == 2
+        except Mistake as e:
+            sys.exit(f"after {step} steps: {e}")
+"""
+
+
+def test_a_process_that_is_killed_does_not_leave_the_other_waiting():
+    """Without a launcher, which would end it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+               "MASTER_PORT": port}  # fmt: skip
+    both = [
+        subprocess.Popen([sys.executable, "-c", LONELY], env={**environ, "RANK": rank, "LOCAL_RANK": rank},
+                         stderr=subprocess.PIPE, text=True)
+        for rank in "01"
+    ]  # fmt: skip
+    _, said = both[0].communicate(timeout=120)
+    both[1].communicate(timeout=120)
+    assert both[0].returncode == 1
+    assert "after 5 steps: another process of this run ended or does not answer" in said
 
 
 def test_a_process_alone_is_a_team():

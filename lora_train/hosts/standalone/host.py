@@ -22,6 +22,7 @@ from lora_train.hosts.standalone.files import CHECKPOINT, Found, Part, find
 from lora_train.hosts.standalone.tokens import Chunk, Tokens
 from lora_train.noise import Schedule
 from lora_train.prompts import Prompt
+from lora_train.transfer import sent
 from lora_train.weights import hashes
 
 log = logging.getLogger(__name__)
@@ -179,11 +180,11 @@ class Loan:
         weights = torch.tensor([[[1.0, *chunk.weights, 1.0] for chunk in row] for row in rows])
         text, skip = self.slots["te1"].use(), self.model.clip_skip or 1
         with self._autocast():
-            out = text(ids.flatten(0, 1).to(self.device), output_hidden_states=skip > 1)
+            out = text(sent(ids.flatten(0, 1), self.device), output_hidden_states=skip > 1)
             hidden = out.last_hidden_state
             if skip > 1:
                 hidden = _trunk(text).final_layer_norm(out.hidden_states[-skip])
-        return hidden.unflatten(0, ids.shape[:2]), weights[..., None].to(hidden)
+        return hidden.unflatten(0, ids.shape[:2]), sent(weights[..., None], self.device).to(hidden)
 
     def tokens(self, caption: str) -> int:
         return self.words.count(caption)

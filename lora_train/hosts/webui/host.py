@@ -84,7 +84,7 @@ class Loan:
             return self.unet(x_t, t.to(x_t.device), context=cond.to(x_t).context)
 
     def encode(self, captions: Sequence[str], *, weighted: bool | None = None) -> Cond:
-        """Weights times hidden states, without their mean restored: what sd-scripts trains with is the WebUI's
+        """What sd-scripts trains with, weights times hidden states and no mean restored, is the WebUI's
         "No norm"."""
         weighted = self.model.weighted_captions if weighted is None else weighted
         read = [self.cut(caption)[0] for caption in captions]

@@ -9,6 +9,7 @@ import contextlib
 import datetime
 import hashlib
 import os
+import time
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -20,9 +21,9 @@ from lora_train.errors import Mistake
 
 T = TypeVar("T")
 
-PATIENCE = datetime.timedelta(
-    hours=2
-)  # that processes wait for one that draws or saves; one that died they miss
+# that processes wait for one that draws or saves; one that died they miss
+PATIENCE = datetime.timedelta(hours=2)
+REST = 0.5  # seconds
 
 
 class Team:
@@ -139,7 +140,7 @@ def team(device: str) -> Iterator[Team]:
         torch.cuda.set_device(local)
     try:
         dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
-        control = dist.new_group(backend="gloo", timeout=PATIENCE)
+        control = dist.new_group(backend="gloo", timeout=PATIENCE) if cuda else dist.group.WORLD
     except (RuntimeError, ValueError) as e:
         raise Mistake(
             f"the other processes cannot be reached ({e}); look at MASTER_ADDR and MASTER_PORT"
@@ -147,4 +148,8 @@ def team(device: str) -> Iterator[Team]:
     try:
         yield Many(control)
     finally:
+        # gloo's thread lets go of the last message's tensors after it has woken us, for which it needs the
+        # interpreter; and a group that is destroyed waits for that thread and holds the interpreter (once in
+        # some 100 runs on torch 2.1.2)
+        time.sleep(REST)
         dist.destroy_process_group()

@@ -17,7 +17,8 @@ from tests.run.test_session import LIVELY
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = """
-import json, os, pathlib, sys
+import faulthandler, json, os, pathlib, sys
+faulthandler.dump_traceback_later(200, exit=True)  # a process that hangs says where
 import torch
 torch.set_num_threads(1)
 import torch.distributed as dist

@@ -1,0 +1,1 @@
+"""Stands where the WebUI's own package stands; see tests/hosts/standin."""

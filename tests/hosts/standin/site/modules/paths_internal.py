@@ -1,0 +1,3 @@
+"""Folders; set by `standin.world`."""
+
+models_path = data_path = script_path = extensions_dir = ""

@@ -1,0 +1,113 @@
+"""Puts the stand-in in the WebUI's place for the length of a test, and takes it away again."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import pathlib
+import sys
+import types
+from collections.abc import Iterator
+
+import torch
+
+from tests.hosts.standin import encoder
+
+SITE = pathlib.Path(__file__).with_name("site")
+DEMO = pathlib.Path(__file__).parents[3] / "demo" / "checkpoint"
+OURS = ("modules", "networks", "ldm")  # top-level names that come and go
+
+
+class World:
+    """A WebUI with the demo checkpoint loaded."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder = folder
+        self.loras, self.checkpoints = folder / "models" / "Lora", folder / "models" / "Stable-diffusion"
+
+    def __getattr__(self, name: str) -> types.ModuleType:
+        return importlib.import_module(f"modules.{name}")
+
+    @property
+    def model(self) -> torch.nn.Module:
+        return self.shared.sd_model
+
+    def checkpoint(self, name: str, scale: float | None = None) -> pathlib.Path:
+        """The demo under another name, with its UNet's output scaled if asked; listed."""
+        from safetensors.torch import load_file, save_file
+
+        path = self.checkpoints / f"{name}.safetensors"
+        tensors = load_file(DEMO / "demo.safetensors")
+        if scale is not None:
+            tensors["model.diffusion_model.out.2.weight"] *= scale
+        save_file(tensors, path)
+        config = (DEMO / "demo.yaml").read_text(encoding="utf-8")
+        path.with_suffix(".yaml").write_text(
+            config.replace("demo_clip", str(DEMO / "demo_clip")), encoding="utf-8"
+        )
+        self.sd_models.list_models()
+        return path
+
+    def picture(self, prompt: str, **others: object):
+        """As a person gets it from txt2img: waits for the lock, and leaves behind what the WebUI leaves."""
+        given = {"seed": 5, "steps": 4, "width": 64, "height": 64, "sampler_name": "Euler", **others}
+        processing, call_queue = self.processing, self.call_queue
+        with call_queue.queue_lock:
+            self.shared.state.begin("task")
+            made = processing.process_images(
+                processing.StableDiffusionProcessingTxt2Img(prompt=prompt, **given)
+            )
+            self.shared.state.end()
+        return made.images[0] if made.images else None
+
+    def switch(self, title: str) -> None:
+        """A person chooses another checkpoint at the top of the page: the value is there at once, the rest waits."""
+        self.shared.opts.set("sd_model_checkpoint", title)
+        with self.call_queue.queue_lock:
+            self.sd_models.reload_model_weights()
+
+
+@contextlib.contextmanager
+def world(folder: pathlib.Path, *, half: bool = False, fp8: bool = False, **flags: object) -> Iterator[World]:
+    """A WebUI of its own: fresh modules, patched classes, the demo loaded; all of it gone afterwards.
+
+    Args:
+        half: the model in half precision; bfloat16, as there is no card.
+        flags: of the command line, such as medvram=True.
+    """
+    there = {name: module for name, module in sys.modules.items() if name.split(".")[0] in OURS}
+    for name in there:
+        del sys.modules[name]
+    sys.path.insert(0, str(SITE))
+    try:
+        sys.modules.update(encoder.imported())
+        yield from _started(World(folder), half, fp8, flags)
+    finally:
+        sys.path.remove(str(SITE))
+        for name in [name for name in sys.modules if name.split(".")[0] in OURS]:
+            del sys.modules[name]
+        sys.modules.update(there)
+
+
+def _started(made: World, half: bool, fp8: bool, flags: dict) -> Iterator[World]:
+    for place in (made.loras, made.checkpoints):
+        place.mkdir(parents=True, exist_ok=True)
+    shared, devices, paths = made.shared, made.devices, made.paths
+    shared.cmd_opts.__dict__.update(
+        flags, lora_dir=str(made.loras), data_path=str(made.folder), no_half=not half
+    )
+    paths.models_path, paths.data_path = str(made.folder / "models"), str(made.folder)
+    if half or fp8:
+        devices.dtype = devices.dtype_inference = devices.dtype_unet = torch.bfloat16
+    if fp8:
+        shared.opts.data["fp8_storage"] = "Enable"
+    networks = importlib.import_module("networks")
+    made.script_callbacks.on_model_loaded(networks.assign_network_names_to_compvis_modules)
+    made.checkpoint("demo")
+    networks.install()
+    try:
+        made.sd_models.load_model()
+        yield made
+    finally:
+        networks.uninstall()
+        made.sd_hijack.undo_optimizations()

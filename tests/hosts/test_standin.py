@@ -1,7 +1,5 @@
 """What every host has to do, asked of the stand-in for the WebUI."""
 
-import contextlib
-
 import pytest
 
 from lora_train.host import Model

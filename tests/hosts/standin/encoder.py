@@ -42,11 +42,9 @@ def stubs() -> Iterator[None]:
 
 def imported() -> dict[str, types.ModuleType]:
     """All of ldm that is used. The caller keeps it in sys.modules."""
-    import einops
-    import tqdm
-    import transformers  # before the stubs, and for good
+    from transformers import CLIPTextModel, CLIPTokenizer  # before the stubs, for good
 
-    assert einops and tqdm and transformers.CLIPTextModel and transformers.CLIPTokenizer
+    assert CLIPTextModel is not CLIPTokenizer
     with stubs():
         for name in ("models.diffusion.ddpm", "models.autoencoder", "modules.encoders.modules"):
             importlib.import_module(f"ldm.{name}")

@@ -61,7 +61,7 @@ class World:
         return made.images[0] if made.images else None
 
     def switch(self, title: str) -> None:
-        """A person chooses another checkpoint at the top of the page: the value is there at once, the rest waits."""
+        """A person chooses another checkpoint: the setting says so at once, the rest waits for the lock."""
         self.shared.opts.set("sd_model_checkpoint", title)
         with self.call_queue.queue_lock:
             self.sd_models.reload_model_weights()

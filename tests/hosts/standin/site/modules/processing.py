@@ -18,10 +18,11 @@ class StableDiffusionProcessing:
     cached_c, cached_uc = [None, None], [None, None]  # one for all generations
 
     def __init__(  # noqa: PLR0913
-        self, sd_model=None, prompt="", negative_prompt="", seed=-1, subseed=-1, steps=50, cfg_scale=7.0, width=512,
-        height=512, sampler_name=None, scheduler=None, do_not_save_samples=False, do_not_save_grid=False,
-        do_not_reload_embeddings=False, tiling=None, override_settings=None, batch_size=1, n_iter=1,
-        extra_generation_params=None, override_settings_restore_afterwards=True, **others,
+        self, sd_model=None, prompt="", negative_prompt="", seed=-1, subseed=-1, steps=50, cfg_scale=7.0,
+        width=512, height=512, sampler_name=None, scheduler=None, do_not_save_samples=False,
+        do_not_save_grid=False, do_not_reload_embeddings=False, tiling=None, override_settings=None,
+        batch_size=1, n_iter=1, extra_generation_params=None, override_settings_restore_afterwards=True,
+        **others,
     ):  # fmt: skip
         vars(self).update(
             {k: v for k, v in locals().items() if k not in ("self", "others", "sd_model")}, **others
@@ -60,8 +61,9 @@ class Processed:
 
 def create_infotext(p, seed):
     info, size = shared.sd_model.sd_checkpoint_info, f"{p.width}x{p.height}"
-    told = {"Steps": p.steps, "Sampler": p.sampler_name, "Schedule type": p.scheduler, "CFG scale": p.cfg_scale,
-            "Seed": seed, "Size": size, "Model hash": info.shorthash, "Model": info.name_for_extra,
+    told = {"Steps": p.steps, "Sampler": p.sampler_name, "Schedule type": p.scheduler,
+            "CFG scale": p.cfg_scale, "Seed": seed, "Size": size,
+            "Model hash": info.shorthash, "Model": info.name_for_extra,
             **p.extra_generation_params}  # fmt: skip
     negative = f"\nNegative prompt: {p.negative_prompt}" if p.negative_prompt else ""
     return f"{p.prompt}{negative}\n" + ", ".join(f"{k}: {v}" for k, v in told.items() if v is not None)

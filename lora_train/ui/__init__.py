@@ -1,0 +1,1 @@
+"""What faces show and ask: routes of our own and the page that talks to them; no logic of training."""

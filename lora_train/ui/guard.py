@@ -1,0 +1,144 @@
+"""Which paths a request may name: all of a person's own machine, of another's only the allowed folders."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import pathlib
+import string
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from lora_train.errors import Mistake
+from lora_train.knobs import general
+from lora_train.values import shown, unwrapped
+
+if TYPE_CHECKING:
+    from lora_train.host import Folders
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".gif")
+SHOWN = (".png", ".jpg", ".jpeg", ".webp")  # what `/file` hands out
+
+
+@dataclasses.dataclass(frozen=True)
+class Guard:
+    """Paths for one request."""
+
+    folders: Folders
+    remote: bool = False  # the WebUI listens to other machines
+
+    @property
+    def allowed(self) -> tuple[pathlib.Path, ...]:
+        """What lies below these may be named; () for everything."""
+        f = self.folders
+        if not self.remote and not f.pictures:
+            return ()
+        return (*f.pictures, f.loras, f.desk, *f.models)
+
+    def path(self, text: object, what: str = "path") -> pathlib.Path:
+        """The path that is meant, with links and `..` followed.
+
+        Raises:
+            Mistake: it lies outside the allowed folders.
+        """
+        path = pathlib.Path(cleaned(text, what)).expanduser()
+        try:
+            real = path.resolve()
+        except (OSError, RuntimeError, ValueError):  # a circle of links, a NUL
+            raise Mistake(f"{what} = {shown(str(text))}: expected a path that can be followed") from None
+        if self.allowed and not any(_below(real, folder) for folder in self.allowed):
+            listed = ", ".join(map(str, dict.fromkeys(self.allowed)))
+            raise Mistake(
+                f"{what} = {shown(str(text))}: expected a path below {listed}, because this page can be "
+                "reached from other machines; put the files there, or add the folder in Settings, Training"
+            )
+        return real
+
+    def values(self, values: Mapping[str, object]) -> dict[str, object]:
+        """A job's values, the paths among them cleaned and allowed.
+
+        Raises:
+            Mistake: all that are not, one a line.
+        """
+        found, complaints = dict(values), []
+        for name, value in values.items():
+            if general(name) not in _paths() or value in (None, "") or str(value).startswith("data:"):
+                continue
+            try:
+                text = cleaned(value, name)
+                self.path(text, name)
+                found[name] = text
+            except Mistake as e:
+                complaints.append(str(e))
+        if complaints:
+            raise Mistake("\n".join(complaints))
+        return found
+
+    def browse(self, text: str) -> dict[str, object]:
+        """A folder, the folders in it, and how many pictures it has; without a path where to begin."""
+        if not text.strip():
+            begin = [str(p) for p in dict.fromkeys(self.allowed or _places(self.folders)) if p.is_dir()]
+            return {"path": "", "parent": None, "folders": begin, "pictures": 0}
+        folder = self.path(text)
+        try:
+            inside = sorted(os.scandir(folder), key=lambda e: e.name.lower())
+        except NotADirectoryError:
+            raise Mistake(f"path = {shown(text)}: expected a folder; this is a file") from None
+        except FileNotFoundError:
+            raise Mistake(f"path = {shown(text)}: expected a folder; there is none of this name") from None
+        except OSError as e:
+            raise Mistake(f"path = {shown(text)}: cannot be read ({e.strerror}); check its rights") from None
+        folders = [e.path for e in inside if not e.name.startswith(".") and _is_folder(e)]
+        pictures = sum(e.name.lower().endswith(PICTURES) for e in inside)
+        upper = folder.parent
+        outside = self.allowed and not any(_below(upper, a) for a in self.allowed)
+        parent = "" if outside or upper == folder else str(upper)
+        return {"path": str(folder), "parent": parent, "folders": folders, "pictures": pictures}
+
+    def picture(self, text: str) -> pathlib.Path:
+        """A picture that the page may show."""
+        path = self.path(text)
+        if path.suffix.lower() not in SHOWN:
+            raise Mistake(f"path = {shown(text)}: expected a picture, {', '.join(SHOWN)}")
+        if not path.is_file():
+            raise Mistake(f"path = {shown(text)}: expected a file; there is none")
+        return path
+
+
+def cleaned(text: object, what: str = "path") -> str:
+    """A path as people paste it: Windows' "Copy as path" puts it in quotes."""
+    if not isinstance(text, str | pathlib.Path):
+        raise Mistake(f"{what} = {shown(text)}: expected a path")
+    words = str(text).strip()
+    if len(words) > 1 and words[0] == words[-1] and words[0] in "\"'":
+        words = words[1:-1].strip()
+    return words
+
+
+def _below(path: pathlib.Path, folder: pathlib.Path) -> bool:
+    return path.is_relative_to(folder.expanduser().resolve())
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _places(folders: Folders) -> list[pathlib.Path]:
+    """Where looking for pictures begins on a person's own machine."""
+    drives = [pathlib.Path(f"{letter}:\\") for letter in string.ascii_uppercase] if os.name == "nt" else []
+    home = pathlib.Path.home()
+    return [home / "Pictures", home, folders.loras, *drives, *([] if drives else [pathlib.Path("/")])]
+
+
+@functools.cache
+def _paths() -> frozenset[str]:
+    """The settings that name files."""
+    from lora_train.job import declared
+
+    every = declared()
+    named = {s.path for s in every if unwrapped(s.type)[0] is pathlib.Path}
+    return frozenset(named | {s.path for s in every if s.place and not s.choices})

@@ -1,0 +1,150 @@
+"""`lora-train ui`: the same page as in the WebUI, in a window of its own."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import pathlib
+import threading
+import webbrowser
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from lora_train.errors import Mistake
+from lora_train.ui import demo
+from lora_train.ui.api import PREFIX, Api, attach
+from lora_train.ui.gate import Gate
+from lora_train.ui.guard import Guard, cleaned
+from lora_train.ui.page import assets, root
+from lora_train.values import shown
+
+if TYPE_CHECKING:
+    from lora_train.host import Folders, Host
+
+HERE = ("127.0.0.1", "localhost", "::1")
+PORT = 7870
+
+log = logging.getLogger(__name__)
+
+
+class Window:
+    """The server of the page. `with Window(host, folders) as url:` it answers."""
+
+    def __init__(
+        self,
+        host: Host,
+        folders: Folders,
+        *,
+        address: str = HERE[0],
+        port: int | None = None,
+        login: tuple[str, str] | None = None,
+        checkpoint: pathlib.Path | None = None,
+    ):
+        """checkpoint: what the demo trains on; None: the demo's own."""
+        self.host, self.folders, self.address, self.port, self.login = host, folders, address, port, login
+        self.checkpoint = checkpoint or demo.CHECKPOINT / "demo.safetensors"
+        self.opening = threading.Lock()
+
+    def __enter__(self) -> str:
+        import gradio as gr
+
+        with gr.Blocks(title="lora-train", analytics_enabled=False, fill_width=True) as self.page:
+            gr.HTML(root("standalone"))
+        scripts, style = assets()
+        app, url, _ = self.page.launch(
+            server_name=self.address, server_port=self.port, auth=self.login, head=_head(scripts),
+            css_paths=[style], footer_links=[], prevent_thread_lock=True, quiet=True,
+            ssr_mode=False)  # fmt: skip
+        api = Api(
+            self.desk, lambda: Guard(self.folders, self.address not in HERE), Gate(login=Gate.logged_in(app)),
+            closing=self.ends)  # fmt: skip
+        api.answer("POST", "/demo", lambda desk, ask: self.demonstrated())
+        attach(app, api)
+        app.router.routes.insert(0, Route(f"{PREFIX}/assets/{{name}}", _asset))
+        return url
+
+    def __exit__(self, *error: object) -> None:
+        self.page.close(verbose=False)
+
+    def wait(self) -> None:
+        """Until Ctrl-C."""
+        self.page.block_thread()
+
+    def ends(self) -> bool:
+        return bool(self.page.server and self.page.server.should_exit)
+
+    def desk(self) -> object:
+        with self.opening:
+            return self._desk
+
+    @functools.cached_property
+    def _desk(self) -> object:
+        from lora_train.run.desk import Desk
+
+        return Desk(self.host, self.folders)
+
+    def demonstrated(self) -> dict[str, object]:
+        return {"values": demo.values(self.folders.desk / "pictures", self.checkpoint), "notes": []}
+
+
+def _head(scripts: list[pathlib.Path]) -> str:
+    """Each with its time, so that a browser does not keep an old one."""
+    lines = (f'<script src="{PREFIX}/assets/{p.name}?{p.stat().st_mtime}" defer></script>' for p in scripts)
+    return "\n".join(lines)
+
+
+def _asset(request: Request) -> Response:
+    found = {p.name: p for p in assets()[0]}
+    file = found.get(request.path_params["name"])
+    return FileResponse(file, media_type="text/javascript") if file else Response(status_code=404)
+
+
+def window(options: Mapping[str, object]) -> Window:
+    """What the words after `lora-train ui` come to.
+
+    Raises:
+        Mistake: a port or login that is none, or this installation has no page.
+    """
+    from lora_train.host import Folders
+    from lora_train.hosts.standalone.host import StandaloneHost
+
+    if not assets()[0]:
+        raise Mistake("the page's files are not here; run lora-train ui in a clone of the repository")
+    name, colon, password = str(options.get("auth", "")).partition(":")
+    if options.get("auth") and not (name and colon and password):
+        raise Mistake("auth: expected name:password")
+    port = str(options.get("port", PORT))
+    if not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise Mistake(f"port = {shown(port)}: expected 1 to 65535")
+    checkpoint = options.get("pretrained_model_name_or_path")
+    found = pathlib.Path(cleaned(checkpoint)) if checkpoint else demo.CHECKPOINT / "demo.safetensors"
+    folders = Folders(
+        loras=pathlib.Path(str(options.get("output_dir", "output"))).resolve(), desk=kept(),
+        models=(found.resolve().parent,), pictures=())  # fmt: skip
+    address = "0.0.0.0" if options.get("listen") else HERE[0]
+    login = (name, password) if colon else None
+    return Window(StandaloneHost(), folders, address=address, port=int(port), login=login)
+
+
+def kept() -> pathlib.Path:
+    """The folder for queue and presets, where the system wants what programs keep."""
+    usual = pathlib.Path.home() / ".local" / "share"
+    base = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_DATA_HOME") or usual
+    return pathlib.Path(base) / "lora-train"
+
+
+def show(options: Mapping[str, object]) -> None:
+    """Opens the window and stays until Ctrl-C."""
+    made = window(options)
+    with made as url:
+        log.info(
+            "The window is at %s; Ctrl-C ends it, and a run that is on goes on from its last state.", url
+        )
+        if not options.get("no_browser"):
+            webbrowser.open(url)
+        made.wait()

@@ -1,0 +1,68 @@
+"""Where things are kept beside the WebUI's own, and which settings of it say so."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lora_train.host import Folders
+
+LORAS, DESK, SENT = "lora_train_loras", "lora_train_desk", "lora_train_sent"
+SECTION = ("lora_train", "Training")
+
+
+def remote() -> bool:
+    """Whether the WebUI listens to other machines: --listen, --share, --ngrok, --server-name."""
+    from modules import shared
+
+    return bool(shared.cmd_opts.webui_is_non_local)
+
+
+def folders() -> Folders:
+    """Everything is where the WebUI has it, or below one folder of ours beside.
+
+    Who asks from another machine could also set the settings, so then they do not count; folders to read
+    pictures from are named with --gradio-allowed-path.
+    """
+    from modules import paths, sd_models, sd_vae, shared
+
+    from lora_train.host import Folders
+
+    flags = shared.cmd_opts
+    desk = said(DESK) or pathlib.Path(paths.data_path, "lora_train")
+    models = (sd_models.model_path, flags.ckpt_dir, sd_vae.vae_path, flags.vae_dir)
+    data = pathlib.Path(paths.data_path).resolve()
+    named = [pathlib.Path(p) for p in flags.gradio_allowed_path or ()]  # the WebUI adds its data folder
+    pictures = (desk / "pictures", *(p for p in named if p.resolve() != data)) if remote() else ()
+    return Folders(
+        loras=said(LORAS) or pathlib.Path(flags.lora_dir), desk=desk, pictures=pictures,
+        models=tuple(pathlib.Path(p) for p in models if p))  # fmt: skip
+
+
+def said(name: str) -> pathlib.Path | None:
+    """A folder from the settings; None where it is left empty."""
+    from modules import shared
+
+    text = str(shared.opts.data.get(name) or "").strip().strip("\"'").strip()
+    return None if remote() or not text else pathlib.Path(text).expanduser()
+
+
+def sent() -> pathlib.Path:
+    """Where `Send to dataset` puts pictures."""
+    return said(SENT) or folders().desk / "pictures" / "sent"
+
+
+def settings() -> None:
+    """The section of the WebUI's settings page."""
+    from modules import shared
+
+    if remote():
+        return
+    for name, label, info in (
+        (LORAS, "Folder for finished LoRAs", "empty: where the WebUI looks for LoRAs"),
+        (DESK, "Folder for the queue, presets and demo pictures", "empty: lora_train in the data folder"),
+        (SENT, "Folder that the button Send to dataset fills", "empty: pictures/sent in the folder above"),
+    ):
+        option = shared.OptionInfo("", label, section=SECTION).info(info)
+        shared.opts.add_option(name, option.needs_restart() if name == DESK else option)

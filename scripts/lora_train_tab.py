@@ -1,0 +1,12 @@
+"""The WebUI's door: run at its start and on Reload UI. What it opens is lora_train.hosts.webui.tab."""
+
+from modules import script_callbacks
+
+from lora_train.hosts.webui import tab
+from lora_train.hosts.webui.folders import settings
+from lora_train.hosts.webui.send import SendButton
+
+script_callbacks.on_ui_settings(settings)
+script_callbacks.on_ui_tabs(tab.tabs)
+script_callbacks.on_after_component(SendButton().after_component)
+script_callbacks.on_app_started(tab.started)

@@ -8,7 +8,7 @@ import os
 import pathlib
 import threading
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -16,6 +16,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from lora_train.errors import Mistake
+from lora_train.options import Parser, parse
 from lora_train.ui import demo
 from lora_train.ui.api import PREFIX, Api, attach
 from lora_train.ui.gate import Gate
@@ -104,8 +105,8 @@ def _asset(request: Request) -> Response:
     return FileResponse(file, media_type="text/javascript") if file else Response(status_code=404)
 
 
-def window(options: Mapping[str, object]) -> Window:
-    """What the words after `lora-train ui` come to.
+def window(words: Sequence[str]) -> tuple[Window, bool]:
+    """What the words after `lora-train ui` come to; and whether to open a browser.
 
     Raises:
         Mistake: a port or login that is none, or this installation has no page.
@@ -113,22 +114,40 @@ def window(options: Mapping[str, object]) -> Window:
     from lora_train.host import Folders
     from lora_train.hosts.standalone.host import StandaloneHost
 
+    given = parse(_parser(), words)
     if not assets()[0]:
         raise Mistake("the page's files are not here; run lora-train ui in a clone of the repository")
-    name, colon, password = str(options.get("auth", "")).partition(":")
-    if options.get("auth") and not (name and colon and password):
+    name, colon, password = str(given.get("auth", "")).partition(":")
+    if "auth" in given and not (name and password):
         raise Mistake("auth: expected name:password")
-    port = str(options.get("port", PORT))
+    port = str(given.get("port", PORT))
     if not port.isdecimal() or not 0 < int(port) < 2**16:
         raise Mistake(f"port = {shown(port)}: expected 1 to 65535")
-    checkpoint = options.get("pretrained_model_name_or_path")
-    found = pathlib.Path(cleaned(checkpoint)) if checkpoint else demo.CHECKPOINT / "demo.safetensors"
+    if "listen" in given and not colon:
+        raise Mistake("listen: expected --auth name:password beside it; all who reach the page may train")
+    asked = given.get("pretrained_model_name_or_path")
+    checkpoint = pathlib.Path(cleaned(asked)).resolve() if asked else demo.CHECKPOINT / "demo.safetensors"
+    desk = kept()
     folders = Folders(
-        loras=pathlib.Path(str(options.get("output_dir", "output"))).resolve(), desk=kept(),
-        models=(found.resolve().parent,), pictures=())  # fmt: skip
-    address = "0.0.0.0" if options.get("listen") else HERE[0]
+        loras=pathlib.Path(str(given.get("output_dir", "output"))).resolve(), desk=desk,
+        models=(checkpoint.parent,), pictures=(desk / "pictures",) if "listen" in given else ())  # fmt: skip
+    address = "0.0.0.0" if "listen" in given else HERE[0]
     login = (name, password) if colon else None
-    return Window(StandaloneHost(), folders, address=address, port=int(port), login=login)
+    made = Window(StandaloneHost(), folders, address=address, port=int(port), login=login)
+    return made, "no_browser" not in given
+
+
+def _parser() -> Parser:
+    parser = Parser("lora-train ui", "Open a window to train in.")
+    parser.add_argument(
+        "--pretrained_model_name_or_path", metavar="PATH", help="Checkpoint to begin with. [the demo's]"
+    )
+    parser.add_argument("--output_dir", metavar="PATH", help="Folder for finished LoRAs. [output]")
+    parser.add_argument("--port", metavar="N", help=f"Port of the page. [{PORT}]")
+    parser.add_argument("--listen", action="store_true", help="Let other machines in; needs --auth.")
+    parser.add_argument("--auth", metavar="NAME:PASSWORD", help="Ask for them before the page is shown.")
+    parser.add_argument("--no_browser", action="store_true", help="Open no browser.")
+    return parser
 
 
 def kept() -> pathlib.Path:
@@ -138,13 +157,12 @@ def kept() -> pathlib.Path:
     return pathlib.Path(base) / "lora-train"
 
 
-def show(options: Mapping[str, object]) -> None:
+def command(words: Sequence[str]) -> int:
     """Opens the window and stays until Ctrl-C."""
-    made = window(options)
+    made, browser = window(words)
     with made as url:
-        log.info(
-            "The window is at %s; Ctrl-C ends it, and a run that is on goes on from its last state.", url
-        )
-        if not options.get("no_browser"):
+        log.info("The window is at %s; Ctrl-C ends it.", url)
+        if browser:
             webbrowser.open(url)
         made.wait()
+    return 0

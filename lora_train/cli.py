@@ -1,4 +1,4 @@
-"""The command line: `lora-train train | check | sample | plot | settings`.
+"""The command line: `lora-train train | check | sample | plot | ui | settings`.
 
 Commands import what they need themselves: torch takes seconds, and neither help nor a wrong word needs it.
 """
@@ -254,6 +254,12 @@ def plot(words: list[str]) -> int:
     return DONE
 
 
+def ui(words: list[str]) -> int:
+    from lora_train.app import command
+
+    return command(words)
+
+
 # ── settings ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -281,5 +287,6 @@ COMMANDS = {
     "check": (check, "Look at pictures, captions and settings before training."),
     "sample": (sample, "Draw pictures, with LoRA files on the model."),
     "plot": (plot, "Draw a labelled sheet of strengths and prompts."),
+    "ui": (ui, "Open a window to train in."),
     "settings": (manual, "List all settings, as Markdown."),
 }

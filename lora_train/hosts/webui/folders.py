@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from lora_train.host import Folders
 
 LORAS, DESK, SENT = "lora_train_loras", "lora_train_desk", "lora_train_sent"
-SECTION = ("lora_train", "Training")
+SECTION = ("lora_train", "LoRA training")  # the WebUI has a section Training
 
 
 def remote() -> bool:

@@ -1,16 +1,27 @@
-"""What every host has to do, asked of the stand-in for the WebUI."""
+"""The stand-in for the WebUI: what every host has to do, and that a run leaves no trace however it ends."""
 
+import threading
+
+import numpy as np
 import pytest
+from PIL import Image
+from safetensors.torch import load_file
 
+from lora_train.errors import Mistake
 from lora_train.host import Model
 from lora_train.hosts.webui.host import WebuiHost
+from lora_train.run.control import Control
 from tests.hosts.contract import Contract
 
-pytest.importorskip("ldm", reason="the WebUI's model classes are not here: stable-diffusion-sdkit")
-pytest.importorskip("einops")
-pytest.importorskip("transformers")
+for name in ("ldm", "einops", "transformers"):
+    pytest.importorskip(name, reason=f"the WebUI's own model classes need {name}")
 
+from tests.hosts.standin import runs  # noqa: E402
+from tests.hosts.standin.runs import At, failing, learns, same, untouched  # noqa: E402
 from tests.hosts.standin.world import world  # noqa: E402
+
+CAT = "a cat"
+pictures, train = runs.pictures, runs.train
 
 
 @pytest.fixture(scope="module")
@@ -22,5 +33,180 @@ def webui(tmp_path_factory):
 class TestContract(Contract):
     @pytest.fixture
     def lent(self, webui):
-        with webui.call_queue.queue_lock, WebuiHost().borrow(Model(), device="auto", precision="no") as lent:
+        with WebuiHost().borrow(Model(), device="auto", precision="no") as lent:
             yield lent
+
+
+class TestNoTrace:
+    def test_after_the_end(self, webui, train):
+        with untouched(webui):
+            learned = load_file(train(network__conv_dim=2))
+        assert any(name.startswith("lora_te_") for name in learned)
+        assert learns(learned)
+
+    def test_with_activations_computed_again(self, webui, train):
+        with untouched(webui):
+            train(place__gradient_checkpointing=True)
+
+    @pytest.mark.parametrize("save", [True, False])
+    def test_after_a_stop(self, webui, train, save):
+        control = Control()
+        with untouched(webui):
+            file = train(watchers=[At(1, lambda: control.stop(save=save))], control=control)
+        assert file.is_file() == save
+
+    def test_after_an_error(self, webui, train):
+        with untouched(webui), pytest.raises(RuntimeError, match="on purpose"):
+            train(watchers=[At(2, failing)])
+
+    def test_after_an_error_before_the_first_step(self, webui, train, monkeypatch):
+        monkeypatch.setattr(webui.model.first_stage_model, "encode", lambda x: failing())
+        with untouched(webui), pytest.raises(RuntimeError, match="on purpose"):
+            train()
+
+    def test_after_numbers_that_are_not_finite(self, webui, train):
+        out = webui.model.model.diffusion_model.out
+        handle = out.register_forward_hook(lambda _m, _x, y: y * float("nan"))
+        try:
+            with untouched(webui), pytest.raises(Mistake, match="finite|NaN"):
+                train(training__max_train_steps=30)
+        finally:
+            handle.remove()
+
+    def test_after_samples(self, webui, train, tmp_path):
+        prompts = tmp_path / "prompts.txt"
+        prompts.write_text("a cat --w 64 --h 64 --s 2 --d 1", encoding="utf-8")
+        with untouched(webui):
+            train(output__sample_prompts=prompts, output__sample_every_n_steps=1)
+
+    def test_the_next_pictures_are_as_before(self, webui, train):
+        before = webui.picture(CAT)
+        train("next")
+        assert webui.picture(CAT).tobytes() == before.tobytes()
+        assert webui.picture(CAT, seed=6).tobytes() != before.tobytes()
+
+
+def test_the_file_is_what_the_webui_then_draws_with(webui, train, tmp_path):
+    """The sample with the live adapter is the picture with the saved file, to 1/255."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat --w 64 --h 64 --s 4 --d 5 --l 7 --ss euler", encoding="utf-8")
+    file = train("drawn", output__sample_prompts=prompts, output__sample_every_n_steps=3)
+    live = np.asarray(Image.open(next((tmp_path / "out" / "sample").glob("*.png")))).astype(int)
+    webui.loras.joinpath("drawn.safetensors").write_bytes(file.read_bytes())
+    bare, loaded = (np.asarray(webui.picture(text)).astype(int) for text in (CAT, f"{CAT}<lora:drawn:1>"))
+    assert abs(loaded - live).max() <= 1
+    assert abs(loaded - bare).max() > 1
+    assert (np.asarray(webui.picture(f"{CAT}<lora:drawn:0>")) == bare).all()
+    assert (np.asarray(webui.picture(CAT)) == bare).all()
+
+
+class TestWhatIsOnTheModel:
+    """Each was left by a generation, or chosen, before the start."""
+
+    def test_a_lora_of_the_last_prompt_is_no_part_of_what_is_learned(self, webui, train):
+        plain = train("plain")
+        webui.loras.joinpath("before.safetensors").write_bytes(plain.read_bytes())
+        bare, with_it = webui.picture(CAT), webui.picture(f"{CAT}<lora:before:1>")
+        assert with_it.tobytes() != bare.tobytes()
+        again = train("again")
+        same(load_file(plain), load_file(again))
+        assert webui.picture(f"{CAT}<lora:before:1>").tobytes() == with_it.tobytes()
+        assert webui.picture(CAT).tobytes() == bare.tobytes()
+
+    def test_tiling_and_clip_skip_and_another_schedule(self, webui, train):
+        plain = train("plain")
+        webui.picture(CAT, tiling=True)
+        webui.shared.opts.data.update(CLIP_stop_at_last_layers=2, emphasis="Ignore")
+        webui.shared.opts.data["sd_noise_schedule"] = "Zero Terminal SNR"
+        webui.picture("a dog", tiling=True)
+        try:
+            with untouched(webui):
+                again = train("again")
+            same(load_file(plain), load_file(again))
+        finally:
+            for name in ("CLIP_stop_at_last_layers", "emphasis", "sd_noise_schedule"):
+                del webui.shared.opts.data[name]
+            webui.picture(CAT)
+
+    @pytest.mark.parametrize("attention", ["None", "sdp", "sub-quadratic", "xformers"])
+    def test_an_attention_of_its_own(self, webui, train, attention):
+        """The last has no backward pass; it is chosen again after the run."""
+        webui.sd_hijack.model_hijack.apply_optimizations(attention)
+        try:
+            with untouched(webui):
+                learned = load_file(train())
+            assert learns(learned)
+        finally:
+            webui.sd_hijack.model_hijack.apply_optimizations()
+
+    def test_another_unet(self, webui, train):
+        class Other:
+            label = model_name = "other"
+
+            def create_unet(self):
+                return self
+
+            def forward(self, x, *_, **__):
+                raise AssertionError("trained through another UNet")
+
+        webui.sd_unet.unet_options.append(Other())
+        webui.sd_unet.apply_unet()
+        try:
+            with untouched(webui):
+                train()
+        finally:
+            webui.sd_unet.unet_options.clear()
+            webui.sd_unet.apply_unet("None")
+
+
+class TestOthersMeanwhile:
+    def test_txt2img_waits_and_gets_the_bare_model(self, webui, train):
+        before, got = webui.picture(CAT), []
+        thread = threading.Thread(target=lambda: got.append(webui.picture(CAT)))
+        with untouched(webui):
+            train(watchers=[At(1, thread.start), At(3, lambda: got.append("trained"))])
+            thread.join(60)
+        assert got[0] == "trained"
+        assert got[1].tobytes() == before.tobytes()
+
+    def test_another_checkpoint_chosen_meanwhile_comes_after_the_run(self, webui, train, tmp_path):
+        first, other = webui.model.sd_checkpoint_info.title, webui.checkpoint("other", scale=0.5)
+        title = webui.sd_models.get_closet_checkpoint_match("other").title
+        prompts = tmp_path / "prompts.txt"
+        prompts.write_text("a cat --w 64 --h 64 --s 2 --d 1", encoding="utf-8")
+        plain = train("plain", output__sample_prompts=prompts, output__sample_every_n_steps=1)
+        pictures = [path.read_bytes() for path in sorted((tmp_path / "out" / "sample").glob("plain*.png"))]
+        thread = threading.Thread(target=webui.switch, args=[title])
+        try:
+            again = train("again", watchers=[At(1, thread.start)], output__sample_prompts=prompts,
+                          output__sample_every_n_steps=1)  # fmt: skip
+            same(load_file(plain), load_file(again))
+            thread.join(60)
+            assert webui.model.sd_checkpoint_info.filename == str(other)
+            drawn = sorted((tmp_path / "out" / "sample").glob("again*.png"))
+            assert [np.asarray(Image.open(path)).tobytes() for path in drawn] == [
+                np.asarray(Image.open(path)).tobytes()
+                for path in sorted((tmp_path / "out" / "sample").glob("plain*.png"))
+            ]
+            assert len(pictures) == len(drawn)
+        finally:
+            webui.switch(first)
+
+    def test_a_pause_gives_the_model_back_and_the_file_is_the_same(self, webui, train):
+        before, plain, control, got = webui.picture(CAT), train("plain"), Control(), []
+
+        def meanwhile():
+            got.append(webui.picture(CAT))
+            control.go_on()
+
+        thread = threading.Thread(target=meanwhile)
+
+        def pause():
+            control.pause()
+            thread.start()
+
+        with untouched(webui):
+            again = train("again", watchers=[At(2, pause)], control=control)
+            thread.join(60)
+        same(load_file(plain), load_file(again))
+        assert got[0].tobytes() == before.tobytes()

@@ -99,6 +99,7 @@ def _started(made: World, half: bool, fp8: bool, flags: dict) -> Iterator[World]
     paths.models_path, paths.data_path = str(made.folder / "models"), str(made.folder)
     if half or fp8:
         devices.dtype = devices.dtype_inference = devices.dtype_unet = torch.bfloat16
+        _norms_as_on_a_card()
     if fp8:
         shared.opts.data["fp8_storage"] = "Enable"
     networks = importlib.import_module("networks")
@@ -111,3 +112,15 @@ def _started(made: World, half: bool, fp8: bool, flags: dict) -> Iterator[World]
     finally:
         networks.uninstall()
         made.sd_hijack.undo_optimizations()
+
+
+def _norms_as_on_a_card() -> None:
+    """There autocast gives a norm its input and its weights in float32."""
+    import torch.nn.functional as F  # noqa: N812
+    from ldm.modules.diffusionmodules.util import GroupNorm32
+
+    def forward(self: torch.nn.GroupNorm, x: torch.Tensor) -> torch.Tensor:
+        wide = (x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps)
+        return F.group_norm(*wide).type(x.dtype)
+
+    GroupNorm32.forward = forward

@@ -175,7 +175,8 @@ def send_model_to_trash(m):
 
 
 def apply_token_merging(sd_model, token_merging_ratio):
-    sd_model.applied_token_merged_ratio = token_merging_ratio
+    if getattr(sd_model, "applied_token_merged_ratio", 0) != token_merging_ratio:
+        sd_model.applied_token_merged_ratio = token_merging_ratio
 
 
 def apply_alpha_schedule_override(sd_model, p=None):

@@ -144,13 +144,14 @@ def copied(unet: nn.Module) -> nn.Module:
 def peers(unet: nn.Module, case: Case) -> Step:
     """diffusers' examples/text_to_image/train_text_to_image_lora.py, its loop's body, without accelerate."""
     from diffusers import DDPMScheduler
-    from diffusers.training_utils import cast_training_params
     from peft import LoraConfig
 
     device, mixed = torch.device(case.device), case.precision != "no"
     unet.requires_grad_(False)
     unet.add_adapter(LoraConfig(r=4, lora_alpha=1, init_lora_weights="gaussian", target_modules=TARGETS))
     if mixed:
+        from diffusers.training_utils import cast_training_params
+
         cast_training_params(unet, dtype=torch.float32)
     if case.checkpointing:
         unet.enable_gradient_checkpointing()

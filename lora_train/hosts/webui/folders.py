@@ -31,7 +31,8 @@ def folders() -> Folders:
 
     flags = shared.cmd_opts
     desk = said(DESK) or pathlib.Path(paths.data_path, "lora_train")
-    models = (sd_models.model_path, flags.ckpt_dir, sd_vae.vae_path, flags.vae_dir)
+    more = (getattr(flags, name, None) for name in ("ckpt_dir", "vae_dir"))  # Forge has others
+    models = (sd_models.model_path, sd_vae.vae_path, *more)
     data = pathlib.Path(paths.data_path).resolve()
     named = [pathlib.Path(p) for p in flags.gradio_allowed_path or ()]  # the WebUI adds its data folder
     pictures = (desk / "pictures", *(p for p in named if p.resolve() != data)) if remote() else ()

@@ -38,17 +38,24 @@ class SendButton:
         return ToolButton("🎓", elem_id=f"{tab}_send_to_lora_train", tooltip=said)
 
     def _wire(self, tab: str, info: object) -> None:
+        import gradio as gr
+
         log = self.parts[f"html_log_{tab}"]
+        script = "js" if int(gr.__version__.partition(".")[0]) > 3 else "_js"
+        chosen = {script: "(gallery, info, log) => [gallery, info, selected_gallery_index()]"}
         self.parts[tab].click(
-            fn=send, _js="(gallery, info, log) => [gallery, info, selected_gallery_index()]",
-            inputs=[self.parts[f"{tab}_gallery"], info, log], outputs=[log], show_progress=False)  # fmt: skip
+            fn=send, inputs=[self.parts[f"{tab}_gallery"], info, log], outputs=[log], show_progress=False,
+            **chosen)  # fmt: skip
 
 
 def send(gallery: list, info: str, index: int) -> str:
     """Saves the chosen picture, or all where none is chosen; what to show about it."""
     if not gallery:
         return "<p>Nothing to send yet: generate a picture first.</p>"
-    from modules.infotext_utils import image_from_url_text
+    try:
+        from modules.infotext_utils import image_from_url_text
+    except ImportError:  # before 1.8
+        from modules.generation_parameters_copypaste import image_from_url_text
     from PIL.PngImagePlugin import PngInfo
 
     try:

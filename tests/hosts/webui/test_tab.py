@@ -1,0 +1,177 @@
+"""The tab Training in the real WebUI, as a person uses it: SD_WEBUI_DIR=… pytest -m webui."""
+
+import base64
+import contextlib
+import io
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from PIL import Image, ImageChops
+
+ROOT = pathlib.Path(__file__).parents[3]
+WEBUI = pathlib.Path(os.environ.get("SD_WEBUI_DIR", ""))
+FLAGS = [
+    "--skip-prepare-environment", "--skip-torch-cuda-test", "--no-half", "--use-cpu", "all",
+    "--disable-nan-check", "--no-download-sd-model", "--api",
+]  # fmt: skip
+OURS = "/lora_train/v1"
+STEPS = 12
+
+pytestmark = [
+    pytest.mark.webui,
+    pytest.mark.skipif(
+        not WEBUI.joinpath("webui.py").is_file(), reason="SD_WEBUI_DIR is not a WebUI's folder"
+    ),
+]
+
+
+def python() -> str:
+    """The WebUI's own: SD_WEBUI_PYTHON, or that of its venv."""
+    own = WEBUI / "venv" / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    return os.environ.get("SD_WEBUI_PYTHON", str(own))
+
+
+class Running:
+    """A WebUI that answers."""
+
+    def __init__(self, data: pathlib.Path, *flags: str):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.data, self.url, self.log = data, f"http://127.0.0.1:{self.port}", data / "log.txt"
+        command = [python(), "launch.py", *FLAGS, "--port", str(self.port), "--data-dir", str(data), *flags]
+        environ = {
+            **os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE",
+            "SD_WEBUI_RESTARTING": "1",  # opens no browser
+        }  # fmt: skip
+        self.process = subprocess.Popen(
+            command, cwd=WEBUI, env=environ, stdout=self.log.open("w"), stderr=subprocess.STDOUT
+        )
+
+    def __enter__(self):
+        for _ in range(240):
+            time.sleep(0.5)
+            assert self.process.poll() is None, self.log.read_text()[-3000:]
+            with contextlib.suppress(OSError):
+                if "error" in self.ask("GET", f"{OURS}/none", wanted=(401, 404)):
+                    return self
+        raise AssertionError(self.log.read_text()[-3000:])
+
+    def __exit__(self, *error):
+        self.process.terminate()
+        self.process.wait(30)
+
+    def ask(self, method, path, body=None, *, wanted=(200,), login=None, timeout=120):
+        """What a route answers, once its status is the wanted one."""
+        headers = {"Content-Type": "application/json"}
+        if login:
+            headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as answer:
+                status, text = answer.status, answer.read()
+        except urllib.error.HTTPError as e:
+            status, text = e.code, e.read()
+        found = json.loads(text)
+        assert status in wanted, (status, found, self.log.read_text()[-3000:])
+        return found
+
+    def demo(self, steps=STEPS, **more):
+        """The demo in place; a short job on it."""
+        values = self.ask("POST", f"{OURS}/demo")["values"]
+        return {
+            **values, "training.max_train_steps": steps, "output.sample_every_n_steps": None,
+            "output.sample_at_first": False, "output.output_name": "ink", **more,
+        }  # fmt: skip
+
+    def train(self, values, *, until=("done",), seconds=240):
+        found = self.ask("POST", f"{OURS}/queue", {"values": values, "start": True})
+        return self.wait(found["id"], until, seconds)
+
+    def wait(self, id, until, seconds=240):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            entry = next((e for e in self.ask("GET", f"{OURS}/queue") if e["id"] == id), None)
+            if entry and entry["state"] in until:
+                return entry
+            assert entry is None or entry["state"] != "failed", entry
+            time.sleep(0.3)
+        raise AssertionError((entry, self.log.read_text()[-3000:]))
+
+    def drawn(self, prompt, **more):
+        asked = {
+            "prompt": prompt, "seed": 3, "steps": 6, "width": 64, "height": 64, "cfg_scale": 5,
+            "sampler_name": "Euler", "scheduler": "Automatic", **more,
+        }  # fmt: skip
+        found = self.ask("POST", "/sdapi/v1/txt2img", asked)
+        return Image.open(io.BytesIO(base64.b64decode(found["images"][0]))).convert("RGB")
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A data folder with the extension in it, as after an install from the Extensions tab."""
+    folder = tmp_path / "data"
+    (folder / "models" / "Stable-diffusion").mkdir(parents=True)
+    (folder / "extensions").mkdir()
+    (folder / "extensions" / "sd-webui-lora-train").symlink_to(ROOT)
+    return folder
+
+
+def same(a, b, most=0):
+    return max(high for _, high in ImageChops.difference(a, b).getextrema()) <= most
+
+
+def test_from_an_empty_webui_to_a_picture_with_the_new_lora(data):
+    with Running(data) as webui:
+        values = webui.demo()
+        header = webui.ask("GET", f"{OURS}/model")
+        assert header["loaded"]
+        assert header["family"] == "sd1"
+        plain = webui.drawn("star, ink style")
+        entry = webui.train(values)
+        assert pathlib.Path(entry["file"]) == data / "models" / "Lora" / "ink.safetensors"
+        assert "ink" in [lora["name"] for lora in webui.ask("GET", "/sdapi/v1/loras")]
+        status = webui.ask("GET", f"{OURS}/status")
+        assert status["run"]["unchanged"] is True
+        assert same(webui.drawn("star, ink style"), plain)
+        assert same(webui.drawn("star, ink style <lora:ink:0>"), plain)
+        assert not same(webui.drawn("star, ink style <lora:ink:1>"), plain)
+        refused = webui.ask("POST", f"{OURS}/queue", {"values": values, "start": True}, wanted=(422,))
+        assert "ink" in refused["error"]
+
+
+def test_login_and_api_auth_hold_for_our_routes(data):
+    with Running(data, "--gradio-auth", "me:pw", "--api-auth", "ann:secret") as webui:
+        for login, status in ((None, 401), ("ann:wrong", 401), ("me:pw", 401), ("ann:secret", 404)):
+            webui.ask("GET", f"{OURS}/none", login=login, wanted=(status,))
+
+
+def test_to_other_machines_only_allowed_folders_are_open(data, tmp_path):
+    with Running(data, "--listen", "--gradio-allowed-path", str(tmp_path / "mine")) as webui:
+        (tmp_path / "mine").mkdir()
+        values = {"data.train_data_dir": str(tmp_path)}
+        answer = webui.ask("POST", f"{OURS}/look", {"values": values}, wanted=(422,))
+        assert "expected a path below" in answer["error"]
+        webui.ask("GET", f"{OURS}/folders?path={tmp_path / 'mine'}")
+        webui.ask("GET", f"{OURS}/folders?path={tmp_path}", wanted=(422,))
+        webui.ask("GET", f"{OURS}/file?path={WEBUI / 'screenshot.png'}", wanted=(422,))
+
+
+def test_reload_ui_during_a_run_loses_nothing(data):
+    with Running(data) as webui:
+        values = webui.demo(steps=400)
+        id = webui.ask("POST", f"{OURS}/queue", {"values": values, "start": True})["id"]
+        webui.wait(id, ("running",))
+        webui.ask("POST", "/sdapi/v1/server-restart", wanted=(200, 404, 405))
+        assert webui.wait(id, ("running",))["id"] == id
+        webui.ask("POST", f"{OURS}/run/stop", {"save": False})
+        webui.wait(id, ("stopped",))

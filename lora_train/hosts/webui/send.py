@@ -75,8 +75,8 @@ def send(gallery: list, info: str, index: int) -> str:
             image_from_url_text(gallery[i]).save(file, pnginfo=note)
     except OSError as e:
         return f"<p>{html.escape(str(folder))}: cannot be written ({html.escape(str(e.strerror))}).</p>"
-    many = f"{len(chosen)} pictures" if len(chosen) > 1 else "The picture"
-    return f"<p>{many} sent to {html.escape(str(folder))}; choose that folder in the tab Training.</p>"
+    many = f"{len(chosen)} pictures with their prompts" if len(chosen) > 1 else "the picture with its prompt"
+    return f"<p>Sent to {html.escape(str(folder))}: {many}. Choose that folder in the tab Training.</p>"
 
 
 def prompt_of(infotext: str) -> str:

@@ -57,12 +57,12 @@ def check(  # noqa: PLR0913 (what a run is made of, and what to look at it with)
     """
     complaints = [*complaints, *refusals(job, output, place)]
     if job.model.pretrained_model_name_or_path is not None:
-        _tried(complaints, lambda: models(job))
+        tried(complaints, lambda: models(job))
     if job.network.weights is not None:
-        _tried(complaints, lambda: load(job.network.weights))
-    resumed = _tried(complaints, lambda: State.read(place.resume)) if place.resume else None
-    _tried(complaints, lambda: settled(job, resumed))
-    _tried(complaints, lambda: _writable(output.output_dir))
+        tried(complaints, lambda: load(job.network.weights))
+    resumed = tried(complaints, lambda: State.read(place.resume)) if place.resume else None
+    tried(complaints, lambda: settled(job, resumed))
+    tried(complaints, lambda: writable(output.output_dir))
     limit = job.model.max_token_length
     report = {
         "schema": SCHEMA, "prompts": _prompts(complaints, output, tokens and tokens(True), limit)
@@ -84,7 +84,7 @@ def check(  # noqa: PLR0913 (what a run is made of, and what to look at it with)
             )
         words = tokens and tokens(job.model.weighted_captions)
         report["findings"] += [_found(found) for found in health(planned, memory, words, limit)]
-        report |= _pictures(planned, findings) | _course(planned, job, output, place)
+        report |= _pictures(planned, findings) | course(planned, job, output, place)
     every = list(dict.fromkeys(complaints))
     return {**report, "ready": not every, "complaints": every, "tokens_counted": tokens is not None}
 
@@ -97,7 +97,7 @@ def refused(complaints: Sequence[str]) -> Report:
     }  # fmt: skip
 
 
-def _tried(complaints: list[str], look: Callable[[], object]) -> object:
+def tried(complaints: list[str], look: Callable[[], object]) -> object:
     try:
         return look()
     except Mistake as e:
@@ -105,7 +105,7 @@ def _tried(complaints: list[str], look: Callable[[], object]) -> object:
         return None
 
 
-def _writable(folder: pathlib.Path) -> None:
+def writable(folder: pathlib.Path) -> None:
     """Whether a run could write there, without writing.
 
     Raises:
@@ -125,7 +125,7 @@ def _prompts(complaints: list[str], output: Output, tokens: Tokens | None, limit
     """Each sample prompt with its tokens, and where it is longer than the captions that are trained."""
     if output.sample_prompts is None:
         return []
-    found = _tried(complaints, lambda: read_prompts(output.sample_prompts, output.sample_sampler)) or []
+    found = tried(complaints, lambda: read_prompts(output.sample_prompts, output.sample_sampler)) or []
     rows = []
     for number, prompt in enumerate(found, 1):
         row = {"number": number, "prompt": prompt.prompt}
@@ -182,7 +182,7 @@ def _pictures(planned: Planned, findings: Sequence[Finding]) -> Report:
             "megapixels": round(sum(pixels.values()) / len(pixels) / 1e6, 3),
         },
         "endings": dict(endings.most_common()),
-        "buckets": [row for n, source in enumerate(planned.sources) for row in _buckets(n, source)],
+        "buckets": [row for n, source in enumerate(planned.sources) for row in buckets(n, source)],
         "pictures": [_picture(n, item) for n, source in enumerate(planned.sources) for item in source.items],
         "tags": tags(planned),
     }
@@ -220,7 +220,7 @@ def _captions(subset: Subset, count: int, told: Mapping[str, int]) -> Report:
     }  # fmt: skip
 
 
-def _buckets(number: int, source: Source) -> Iterable[Report]:
+def buckets(number: int, source: Source) -> Iterable[Report]:
     size = source.dataset.batch_size
     own = collections.Counter(item.fit.bucket for item in source.items)
     samples = collections.Counter()
@@ -244,7 +244,7 @@ def _picture(number: int, item: Item) -> Report:
 # ── the run ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _course(planned: Planned, job: Job, output: Output, place: Place) -> Report:
+def course(planned: Planned, job: Job, output: Output, place: Place) -> Report:
     accumulation = job.training.gradient_accumulation_steps
     n = numbers(planned, accumulation)
     steps = job.training.steps(n.steps)

@@ -1,0 +1,92 @@
+"""Settings that have no effect as the others stand, each with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from lora_train.job import Job, Output, Place
+
+Rule = tuple[tuple[str, ...], Callable[[Job, Output, Place], bool], str]
+
+
+def _warms(job: Job) -> bool:
+    return type(job.lr).__name__ != "Constant"
+
+
+def _picks(job: Job) -> bool:
+    """Whether tags are shuffled or left out, so that some may be kept in place."""
+    d = job.data
+    return bool(d.shuffle_caption or d.caption_tag_dropout_rate or d.token_warmup_step)
+
+
+def _samples(output: Output) -> bool:
+    o = output
+    return bool(o.sample_every_n_steps or o.sample_every_n_epochs or o.sample_at_first)
+
+
+UNET_ONLY = "only the UNet trains, as network.train_unet_only says"
+TEXT_ONLY = "only the text encoder trains, as network.train_text_encoder_only says"
+FROM_FILE = "taken from the file, as network.dim_from_weights says"
+NO_BUCKETS = "all pictures are cut to the resolution, for data.enable_bucket is off"
+NO_SAMPLES = "no samples are drawn; set output.sample_every_n_steps"
+NO_STATE = "no states are saved; set output.save_state"
+NO_TRACKER = "no tracker is chosen in output.log_with"
+IN_PLACE = "tags stay where they are; set data.shuffle_caption"
+
+RULES: tuple[Rule, ...] = (
+    (("lr.text_encoder_lr",), lambda j, o, p: j.network.train_unet_only, UNET_ONLY),
+    (("lr.unet_lr",), lambda j, o, p: j.network.train_text_encoder_only, TEXT_ONLY),
+    (("lr.lr_warmup_steps",), lambda j, o, p: not _warms(j), "lr.kind = constant has no warm-up"),
+    (("training.max_train_steps",), lambda j, o, p: j.training.max_train_epochs is not None,
+     "training.max_train_epochs says how long"),
+    (("network.dim_from_weights",), lambda j, o, p: j.network.weights is None,
+     "there is no file to go on from in network.weights"),
+    (("network.dim", "network.alpha", "network.conv_dim", "network.conv_alpha", "network.block_dims",
+      "network.block_alphas", "network.conv_block_dims", "network.conv_block_alphas"),
+     lambda j, o, p: j.network.dim_from_weights and j.network.weights is not None, FROM_FILE),
+    (("network.conv_alpha",), lambda j, o, p: not (j.network.conv_dim or j.network.conv_block_dims),
+     "convolutions are not trained; set network.conv_dim"),
+    (("data.min_bucket_reso", "data.max_bucket_reso", "data.bucket_reso_steps", "data.bucket_no_upscale"),
+     lambda j, o, p: not j.data.enable_bucket, NO_BUCKETS),
+    (("data.min_bucket_reso", "data.max_bucket_reso"),
+     lambda j, o, p: j.data.enable_bucket and j.data.bucket_no_upscale,
+     "buckets follow the pictures' own sizes, as data.bucket_no_upscale says"),
+    (("data.num_repeats",), lambda j, o, p: j.data.samples_per_epoch is not None,
+     "data.samples_per_epoch says how often"),
+    (("data.keep_tokens", "data.keep_tokens_separator", "data.secondary_separator"),
+     lambda j, o, p: not _picks(j), IN_PLACE),
+    (("data.token_warmup_min",), lambda j, o, p: not j.data.token_warmup_step,
+     "there is no warm-up of tags; set data.token_warmup_step"),
+    (("data.prior_loss_weight",), lambda j, o, p: not j.data.reg_data_dir and not j.data.datasets,
+     "there are no regularisation pictures; set data.reg_data_dir"),
+    (("output.save_every_n_steps",), lambda j, o, p: bool(o.save_every_n_epochs or o.save_n_epoch_ratio),
+     "files are saved by epoch"),
+    (("output.save_every_n_epochs",), lambda j, o, p: o.save_n_epoch_ratio is not None,
+     "output.save_n_epoch_ratio says how many files"),
+    (("output.save_last_n_epochs_state", "output.save_last_n_steps_state"),
+     lambda j, o, p: not o.save_state, NO_STATE),
+    (("output.sample_every_n_steps",), lambda j, o, p: o.sample_every_n_epochs is not None,
+     "samples are drawn by epoch, as output.sample_every_n_epochs says"),
+    (("output.sample_prompts", "output.sample_sampler"), lambda j, o, p: not _samples(o), NO_SAMPLES),
+    (("output.logging_dir", "output.log_prefix", "output.log_tracker_name", "output.log_tracker_config",
+      "output.log_config"), lambda j, o, p: not o.log_with, NO_TRACKER),
+    (("output.wandb_run_name",), lambda j, o, p: "wandb" not in o.trackers, "output.log_with is not wandb"),
+    (("place.vae_batch_size",), lambda j, o, p: not (p.cache_latents or p.cache_latents_to_disk),
+     "latents are made anew for each batch; set place.cache_latents"),
+)  # fmt: skip
+
+
+def disabled(job: Job, output: Output, place: Place, header: Mapping[str, object]) -> dict[str, str]:
+    """{path: why it has no effect}; of several reasons the first."""
+    found: dict[str, str] = {}
+    for path, why in _held(job, output, place, header):
+        found.setdefault(path, why)
+    return found
+
+
+def _held(job: Job, output: Output, place: Place, header: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    for paths, holds, why in RULES:
+        if holds(job, output, place):
+            yield from ((path, why) for path in paths)
+    if job.model.pretrained_model_name_or_path is None and header.get("family") == "sdxl":
+        yield "model.clip_skip", "SDXL was made with the last but one layer, and always takes it"

@@ -1,0 +1,284 @@
+"""The planner: what a run over these settings comes to, and what Start would refuse, while it is typed."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from lora_train.adapters.file import load
+from lora_train.data.batches import numbers
+from lora_train.data.folder import Data, Planned
+from lora_train.data.health import stretched
+from lora_train.data.memory import Memory, usual
+from lora_train.data.plan import survey
+from lora_train.data.scan import Finding
+from lora_train.errors import Mistake
+from lora_train.job import Job, Output, Place, assemble, declared
+from lora_train.knobs import general
+from lora_train.prompts import read_prompts
+from lora_train.run.applies import disabled
+from lora_train.run.check import buckets, course, words, writable
+from lora_train.run.measure import Measured, dry, parameters, shape
+from lora_train.run.refusals import refusals
+from lora_train.run.session import settled
+from lora_train.run.store import State
+
+if TYPE_CHECKING:
+    from lora_train.host import Host
+
+Values = Mapping[str, object]
+Parts = tuple[Job, Output, Place]
+
+PICTURES = "data.train_data_dir"
+NAMED = 20  # files of a remark; the others are a number
+DEEP = 2  # folders below one that are looked at for changes: those of repeats, and what is in them
+PARTS = {"float": 4, "fp16": 2, "bf16": 2}  # bytes of a saved number
+STATE = 3 * 4  # bytes of a parameter in a state: itself and AdamW's two
+SPARE = 200  # megabytes of a disk that are left alone
+
+
+def look(values: Values, host: Host) -> dict[str, object]:
+    """What Start would say of these settings, and what the run would be; loads nothing, changes nothing.
+
+    Returns:
+        complaints: [{path, text}], of which none is left when Start would begin; remarks: [{text, files}];
+        disabled: {path: why it has no effect}; plan and estimate, or None where there is none.
+    """
+    parts, lines = assembled(values, tolerant=True)
+    if parts is None:
+        return {
+            "complaints": complaints(lines, values),
+            "remarks": [],
+            "disabled": {},
+            "plan": None,
+            "estimate": None,
+        }
+    job, output, place = parts
+    header = host.header()
+    lines += [*refusals(*parts), *host.refusals(*parts)]
+    lines += _files(*parts)
+    planned, findings, lost = surveyed(job.data)
+    lines += [*lost, *(finding.text for finding in findings if finding.fatal)]
+    plan = estimate = None
+    if planned is not None and planned.items:
+        plan = _plan(planned, *parts, header)
+        if plan["disk"]["free_megabytes"] < plan["disk"]["megabytes"] + SPARE:
+            lines.append(_full(plan["disk"], output))
+        estimate = Measured(host.folders.desk).estimate(shape(*parts, planned, header), plan["steps"])
+    return {
+        "complaints": complaints(lines, values),
+        "remarks": [*_remarks(findings, planned)],
+        "disabled": disabled(*parts, header),
+        "plan": plan,
+        "estimate": estimate,
+    }
+
+
+def measure(values: Values, host: Host) -> dict[str, float | None]:
+    """Steps at the largest bucket on the host's model, with nothing written but how long they took.
+
+    Returns:
+        seconds_per_step; peak_megabytes, None where that is not known.
+
+    Raises:
+        Mistake: what Start would refuse.
+    """
+    seen = look(values, host)
+    if seen["complaints"]:
+        raise Mistake("\n".join(complaint["text"] for complaint in seen["complaints"]))
+    job, output, place = assemble(values, tolerant=True)
+    planned, _, _ = surveyed(job.data)
+    key = shape(job, output, place, planned, host.header())
+    found = dry(job, place, host, planned)
+    Measured(host.folders.desk).keep(key, found)
+    return {"seconds_per_step": found["seconds"], "peak_megabytes": found["megabytes"]}
+
+
+# ── settings ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def assembled(values: Values, *, tolerant: bool = False) -> tuple[Parts | None, list[str]]:
+    """Job and what is beside it, and all complaints. What a complaint is about is then left at its default,
+    so that the pictures are looked at all the same; None where that does not help."""
+    found: list[str] = []
+    while True:
+        try:
+            return assemble(values, tolerant=tolerant), found
+        except Mistake as e:
+            new = str(e).splitlines()
+        found += [line for line in new if line not in found]
+        wrong = {_head(line) for line in new}
+        kept = {path: value for path, value in values.items() if path not in wrong}
+        if len(kept) == len(values):
+            return None, found
+        values = kept
+
+
+def complaints(lines: Iterable[str], values: Values) -> list[dict[str, str | None]]:
+    """Each with its setting; one about a file or folder has the setting that named it."""
+    return [{"path": _path(line, values), "text": line} for line in dict.fromkeys(lines)]
+
+
+def _head(line: str) -> str:
+    """`network.dim = 0: expected …` -> `network.dim`."""
+    return re.split(r" = |: | belongs to ", line, maxsplit=1)[0]
+
+
+def _path(line: str, values: Values) -> str:
+    head = _head(line)
+    every = {s.path: s for s in declared()}
+    if general(head) in every:
+        return head
+    ends = [path for path in every if path.endswith(f".{head}") and ".N." not in path]
+    if len(ends) == 1:
+        return ends[0]
+    if head in values:
+        return head  # a setting that there is not
+    places = [path for path in values if general(path) in every and every[general(path)].place]
+    named = [path for path in places if values[path] and line.startswith(str(values[path]))]
+    return max(named, key=lambda path: len(str(values[path])), default=PICTURES)
+
+
+def _files(job: Job, output: Output, place: Place) -> Iterator[str]:
+    """What is wrong with files other than pictures, and with the folder for the result."""
+    looks: list[Callable[[], object]] = [lambda: writable(output.output_dir)]
+    if job.network.weights is not None:
+        looks.append(lambda: _weights(job.network.weights, _stamp(job.network.weights)))
+    if place.resume is not None:
+        looks.append(lambda: settled(job, _state(place.resume, _stamp(place.resume / "state.safetensors"))))
+    if output.sample_prompts is not None:
+        looks.append(lambda: read_prompts(output.sample_prompts, output.sample_sampler))
+    for once in looks:
+        try:
+            once()
+        except Mistake as e:
+            yield from str(e).splitlines()
+
+
+@functools.lru_cache(maxsize=4)
+def _weights(path: pathlib.Path, stamp: object) -> None:
+    """Raises Mistake: no LoRA. As long as the file is as it was, it is not read again."""
+    load(path)
+
+
+@functools.lru_cache(maxsize=4)
+def _state(path: pathlib.Path, stamp: object) -> State:
+    """Without its tensors."""
+    return State({}, State.read(path).plain)
+
+
+def _stamp(path: pathlib.Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+# ── pictures ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def surveyed(data: Data) -> tuple[Planned | None, list[Finding], list[str]]:
+    """What the folders come to, what was found, and why there is nothing; known as long as no file in them
+    is another than it was."""
+    roots = [data.train_data_dir, data.reg_data_dir, data.in_json]
+    roots += [path for d in data.datasets for s in d.subsets for path in (s.image_dir, s.metadata_file)]
+    return _surveyed(data, tuple(_listed(root, DEEP) for root in roots if root is not None))
+
+
+@functools.lru_cache(maxsize=4)
+def _surveyed(data: Data, stamps: object) -> tuple[Planned | None, list[Finding], list[str]]:
+    try:
+        planned, findings = survey(data, memory=Memory(usual()))
+    except Mistake as e:
+        return None, [], str(e).splitlines()
+    return planned, findings, []
+
+
+def _listed(path: pathlib.Path, depth: int) -> object:
+    """Something that changes with every file in a folder."""
+    if path.is_file():
+        return _stamp(path)
+    found = []
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                status = entry.stat()
+                found.append((entry.name, status.st_size, status.st_mtime_ns))
+                if entry.is_dir() and depth > 1:
+                    found.append(_listed(pathlib.Path(entry.path), depth - 1))
+    except OSError as e:
+        return e.errno
+    return hash(tuple(sorted(found, key=repr)))
+
+
+def _remarks(findings: Sequence[Finding], planned: Planned | None) -> Iterator[dict[str, object]]:
+    """What to look at, kind by kind; none of it stops a run."""
+    kinds: dict[str, list[str]] = {}
+    for finding in findings:
+        if not finding.fatal:
+            kinds.setdefault(finding.kind, []).append(finding.path.name)
+    for found in stretched(planned) if planned else ():
+        kinds.setdefault(found.kind, []).append(f"{found.paths[0].name} ({found.text})")
+    for kind, files in kinds.items():
+        yield {"text": f"{len(files)} {words(kind)}", "files": files[:NAMED]}
+
+
+# ── the run ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _plan(
+    planned: Planned, job: Job, output: Output, place: Place, header: Mapping[str, object]
+) -> dict[str, object]:
+    found = course(planned, job, output, place)
+    steps, n = found["steps"], numbers(planned, job.training.gradient_accumulation_steps)
+    seen = sum(source.dataset.batch_size for source in planned.sources) / len(planned.sources)
+    return {
+        "text": steps["text"],
+        "pictures": n.pictures,
+        "samples": n.samples,  # of an epoch
+        "repeats": round(n.samples / n.pictures, 3),
+        "buckets": [row for i, source in enumerate(planned.sources) for row in buckets(i, source)],
+        "batches": n.batches,  # of an epoch
+        "steps_per_epoch": n.steps,
+        "steps": steps["in_all"],
+        "epochs": steps["epochs"],
+        "images": round(n.samples * steps["epochs"]),  # seen in all
+        "batch_size": round(seen, 3),
+        "saves": found["saves"],
+        "draws": found["draws"],
+        "latents": found["latents"],
+        "disk": _disk(found, job, output, place, header),
+    }
+
+
+def _disk(
+    found: Mapping[str, Mapping], job: Job, output: Output, place: Place, header: Mapping[str, object]
+) -> dict[str, float]:
+    """Megabytes that the run writes at most, and that there are."""
+    count = parameters(job, header)
+    saves = len(found["saves"])
+    file = count * PARTS[output.save_precision]
+    states = (saves if output.save_state else 0) or int(output.save_state_on_train_end)
+    if output.save_last_n_steps_state or output.save_last_n_epochs_state:
+        states = min(states, 2)
+    latents = found["latents"]["megabytes"] if place.cache_latents_to_disk else 0
+    folder = output.output_dir.absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return {
+        "megabytes": round((saves * file + states * count * STATE) / 2**20 + latents, 1),
+        "free_megabytes": round(shutil.disk_usage(there).free / 2**20, 1),
+    }
+
+
+def _full(disk: Mapping[str, float], output: Output) -> str:
+    needs, free = disk["megabytes"], disk["free_megabytes"]
+    return (
+        f"output.output_dir = {output.output_dir}: expected a disk with room for about {needs:,.0f} MB; "
+        f"{free:,.0f} MB are free. Save fewer files or states, or clear those of earlier runs"
+    )

@@ -1,0 +1,186 @@
+"""The planner says what Start would, beside the field, and counts as the run counts."""
+
+import os
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lora_train.errors import Mistake
+from lora_train.job import assemble, declared
+from lora_train.run import planner
+from lora_train.run.applies import RULES
+from lora_train.run.planner import look, measure
+from tests.tiny import TinyHost
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(4):
+        picture = np.random.default_rng(i).integers(0, 256, (64, 96 if i else 64, 3), np.uint8)
+        Image.fromarray(picture).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text("a cat", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def host(tmp_path):
+    return TinyHost(tmp_path)
+
+
+@pytest.fixture
+def values(pictures, tmp_path):
+    return {
+        "model.pretrained_model_name_or_path": "tiny.safetensors",
+        "data.train_data_dir": str(pictures), "data.resolution": "64", "data.enable_bucket": True,
+        "data.min_bucket_reso": 32, "data.bucket_reso_steps": 8, "data.batch_size": 2,
+        "training.max_train_steps": 10, "output.output_dir": str(tmp_path / "out"),
+        "output.save_every_n_steps": 4, "network.dim": 2, "place.device": "cpu",
+    }  # fmt: skip
+
+
+def about(seen, path):
+    return [c["text"] for c in seen["complaints"] if c["path"] == path]
+
+
+def test_a_good_job_has_a_plan_and_no_complaint(values, host):
+    seen = look(values, host)
+    assert seen["complaints"] == []
+    plan = seen["plan"]
+    assert (plan["pictures"], plan["samples"], plan["steps_per_epoch"], plan["steps"]) == (4, 4, 3, 10)
+    assert plan["saves"] == [4, 8, 10]
+    assert sorted(row["pictures"] for row in plan["buckets"]) == [1, 3]
+    assert plan["disk"]["free_megabytes"] > plan["disk"]["megabytes"] > 0
+    assert seen["estimate"] is None, "nothing was measured yet"
+
+
+def test_every_complaint_stands_beside_its_field(values, host, tmp_path):
+    (tmp_path / "file").touch()
+    values |= {
+        "network.dim": "0", "lr.learning_rate": "fast", "output.output_name": "a/b", "data.color_aug": True,
+        "network.dimm": 4, "network.weights": str(tmp_path / "none.safetensors"),
+        "output.output_dir": str(tmp_path / "file" / "out"), "network.train_unet_only": True,
+        "network.train_text_encoder_only": True,
+    }  # fmt: skip
+    seen = look(values, host)
+    assert "expected 1 to 512" in about(seen, "network.dim")[0]
+    for path in ("lr.learning_rate", "output.output_name", "data.color_aug", "network.dimm",
+                 "network.weights", "output.output_dir", "network.train_unet_only"):  # fmt: skip
+        assert about(seen, path), (path, seen["complaints"])
+    assert seen["plan"]["pictures"] == 4, "the pictures are looked at all the same"
+
+
+def test_a_folder_that_is_not_there_is_said_beside_its_field(values, host, tmp_path):
+    for folder in (None, str(tmp_path / "gone"), str(tmp_path)):
+        seen = look({**values, "data.train_data_dir": folder}, host)
+        assert about(seen, "data.train_data_dir"), folder
+        assert seen["plan"] is None
+
+
+def test_a_damaged_picture_is_beside_the_folder(values, host, pictures):
+    (pictures / "9.png").write_bytes(b"no picture")
+    seen = look(values, host)
+    assert "9.png" in about(seen, "data.train_data_dir")[0]
+
+
+def test_settings_of_a_kind_that_is_not_chosen_are_let_pass_as_a_form_posts_them(values, host):
+    assert look({**values, "optimizer.betas": "0.9, 0.99"}, host)["complaints"] == []
+
+
+def test_remarks_name_their_files(values, host, pictures):
+    (pictures / "0.txt").write_text("", encoding="utf-8")
+    (pictures / "1.txt").unlink()
+    texts = {row["text"]: row["files"] for row in look(values, host)["remarks"]}
+    assert ["0.png"] in texts.values()
+    assert ["1.png"] in texts.values()
+    seen = look({**values, "data.resolution": "512", "data.min_bucket_reso": 256}, host)
+    enlarged = next(row for row in seen["remarks"] if "enlarged" in row["text"])
+    assert len(enlarged["files"]) == 4
+
+
+def test_a_change_in_the_folder_is_seen_and_nothing_else_is_looked_at_again(
+    values, host, pictures, monkeypatch
+):
+    calls = []
+    real = planner.survey
+    monkeypatch.setattr(planner, "survey", lambda *a, **k: (calls.append(1), real(*a, **k))[1])
+    look(values, host)
+    look({**values, "network.dim": 8}, host)
+    assert len(calls) == 1
+    os.utime(pictures / "0.txt", (1, 1))
+    look(values, host)
+    (pictures / "4.png").write_bytes((pictures / "3.png").read_bytes())
+    assert look(values, host)["plan"]["pictures"] == 5
+    assert len(calls) == 3
+
+
+def test_what_has_no_effect_says_why(values, host):
+    seen = look({**values, "network.train_unet_only": True}, host)["disabled"]
+    assert seen["lr.text_encoder_lr"] == "only the UNet trains, as network.train_unet_only says"
+    assert "lr.text_encoder_lr" not in look(values, host)["disabled"]
+    assert "network.dim" not in seen
+
+
+def test_rules_name_settings_that_there_are():
+    every = {s.path for s in declared()}
+    assert not [path for paths, _, _ in RULES for path in paths if path not in every]
+    assemble({})  # and each rule holds or does not, of any job
+    for _, holds, why in RULES:
+        assert holds(*assemble({})) in (True, False)
+        assert not why.endswith(".")
+
+
+def test_a_full_disk_is_said_before_the_run(values, host, monkeypatch):
+    monkeypatch.setattr(planner.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10 * 2**20}))
+    assert "10 MB are free" in about(look(values, host), "output.output_dir")[0]
+
+
+def test_measured_steps_become_the_estimate(values, host, tmp_path, pictures):
+    before = sorted(tmp_path.rglob("*"))
+    found = measure(values, host)
+    assert found["seconds_per_step"] > 0
+    assert found["peak_megabytes"] is None or found["peak_megabytes"] > 1
+    new = [path for path in sorted(tmp_path.rglob("*")) if path not in before]
+    assert [path.name for path in new] == ["desk", "measured.json"], "nothing else is written"
+    seen = look({**values, "training.max_train_steps": 100}, host)["estimate"]
+    assert seen["seconds"] == pytest.approx(100 * found["seconds_per_step"])
+    assert look({**values, "network.dim": 4}, host)["estimate"] is None, "another shape"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"network.train_unet_only": True}, {"place.gradient_checkpointing": True, "data.batch_size": 3},
+     {"training.mixed_precision": "bf16", "training.gradient_accumulation_steps": 2}],
+)  # fmt: skip
+def test_every_kind_of_step_can_be_measured(values, host, more):
+    assert measure({**values, **more}, host)["seconds_per_step"] > 0
+
+
+def test_what_start_would_refuse_is_not_measured(values, host):
+    with pytest.raises(Mistake, match="network.dim = 0"):
+        measure({**values, "network.dim": 0}, host)
+
+
+def test_a_damaged_memory_of_measurements_is_as_none(values, host, tmp_path):
+    (tmp_path / "desk").mkdir()
+    (tmp_path / "desk" / "measured.json").write_text("[1", encoding="utf-8")
+    assert look(values, host)["estimate"] is None
+
+
+def test_a_thousand_pictures_are_planned_while_one_types(tmp_path, host):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(folder / "0.png")
+    data = (folder / "0.png").read_bytes()
+    for i in range(1000):
+        (folder / f"{i}.png").write_bytes(data)
+        (folder / f"{i}.txt").write_text("a cat", encoding="utf-8")
+    values = {"data.train_data_dir": str(folder), "data.resolution": "64", "data.bucket_reso_steps": 8,
+              "output.output_dir": str(tmp_path / "out")}  # fmt: skip
+    look(values, host)
+    began = time.perf_counter()
+    assert look({**values, "network.dim": 8}, host)["plan"]["pictures"] == 1000
+    assert time.perf_counter() - began < 1

@@ -91,7 +91,7 @@ ANSWERS: tuple[tuple[str, str, Callable[[Desk, Ask], object]], ...] = (
     ("GET", "/goals", lambda desk, ask: desk.goals()),
     ("GET", "/presets", lambda desk, ask: desk.presets()),
     ("GET", "/presets/{name}", lambda desk, ask: desk.preset(
-        ask.name, ask.query.get("goal"), ask.query.get("family"))),
+        ask.name, ask.query.get("goal"), ask.query.get("family"), ask.whole("pictures") or None)),
     ("PUT", "/presets/{name}", lambda desk, ask: desk.put_preset(ask.name, ask.values)),
     ("DELETE", "/presets/{name}", lambda desk, ask: desk.remove_preset(ask.name)),
     ("POST", "/import", lambda desk, ask: desk.imported(ask.query.get("name", ""), ask.body)),
@@ -99,6 +99,7 @@ ANSWERS: tuple[tuple[str, str, Callable[[Desk, Ask], object]], ...] = (
     ("POST", "/measure", lambda desk, ask: desk.measure(ask.values)),
     ("GET", "/trigger", lambda desk, ask: desk.trigger(ask.query.get("text", ""))),
     ("GET", "/folders", lambda desk, ask: ask.guard.browse(ask.query.get("path", ""))),
+    ("POST", "/open", lambda desk, ask: ask.guard.open(str(ask.json.get("path", "")))),
     ("GET", "/queue", lambda desk, ask: desk.queue()),
     ("POST", "/queue", _added),
     ("POST", "/queue/{id}/{what}", lambda desk, ask: desk.act(ask.place["id"], ask.place["what"])),

@@ -6,7 +6,10 @@ import dataclasses
 import functools
 import os
 import pathlib
+import shutil
 import string
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -95,6 +98,27 @@ class Guard:
         outside = self.allowed and not any(_below(upper, a) for a in self.allowed)
         parent = "" if outside or upper == folder else str(upper)
         return {"path": str(folder), "parent": parent, "folders": folders, "pictures": pictures}
+
+    def open(self, text: str) -> dict[str, object]:
+        """Shows a folder, or the one a file lies in, in the system's file manager.
+
+        Raises:
+            Mistake: asked from another machine, or there is no such folder or no such program.
+        """
+        if self.remote:
+            raise Mistake("folders open only where the WebUI runs; copy the path")
+        path = self.path(text)
+        folder = path if path.is_dir() else path.parent
+        if not folder.is_dir():
+            raise Mistake(f"path = {shown(text)}: expected a folder; there is none")
+        if sys.platform == "win32":
+            os.startfile(folder)
+            return {"path": str(folder)}
+        program = shutil.which("open" if sys.platform == "darwin" else "xdg-open")
+        if program is None:
+            raise Mistake("there is no program here that shows folders; copy the path")
+        subprocess.Popen([program, str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return {"path": str(folder)}
 
     def picture(self, text: str) -> pathlib.Path:
         """A picture that the page may show."""

@@ -84,7 +84,12 @@ def test_every_route_asks_the_desk_for_one_thing(made):
         ("GET", "/model", None, ("model",)),
         ("GET", "/goals", None, ("goals",)),
         ("GET", "/presets", None, ("presets",)),
-        ("GET", "/presets/mine?goal=style&family=sd1", None, ("preset", "mine", "style", "sd1")),
+        (
+            "GET",
+            "/presets/mine?goal=style&family=sd1&pictures=20",
+            None,
+            ("preset", "mine", "style", "sd1", 20),
+        ),
         ("PUT", "/presets/mine", values, ("put_preset", "mine", {"network.dim": 8})),
         ("DELETE", "/presets/mine", None, ("remove_preset", "mine")),
         ("POST", "/look", values, ("look", {"network.dim": 8})),
@@ -270,6 +275,21 @@ def test_browsing_goes_down_and_not_out(made, folders, tmp_path):
     )
     for path in (tmp_path / "none", inner / "a.png", "\0"):
         assert "expected" in home.get(f"{PREFIX}/folders", params={"path": str(path)}).json()["error"]
+
+
+def test_folders_open_only_at_home(made, folders, monkeypatch):
+    opened = []
+    monkeypatch.setattr("lora_train.ui.guard.subprocess.Popen", lambda words, **_: opened.append(words[1]))
+    monkeypatch.setattr("lora_train.ui.guard.shutil.which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr("lora_train.ui.guard.sys.platform", "linux")
+    client, _ = made()
+    assert (
+        client.post(f"{PREFIX}/open", json={"path": str(folders.loras / "a.safetensors")}).status_code == 200
+    )
+    assert opened == [str(folders.loras)]
+    assert client.post(f"{PREFIX}/open", json={"path": str(folders.loras / "x" / "y")}).status_code == 422
+    far, _ = made(remote=True)
+    assert far.post(f"{PREFIX}/open", json={"path": str(folders.loras)}).status_code == 422
 
 
 def test_only_pictures_of_allowed_folders_are_handed_out(made, folders, tmp_path):

@@ -38,6 +38,10 @@ class Translated:
     into: Callable[[object], Values]
 
 
+Rule = Ignored | Refused | Translated | str  # a path or flat name that means the same
+BLANK = (None, "", "None")
+
+
 def pairs(value: object) -> dict[str, str]:
     """`["conv_dim=4", "conv_alpha=1"]` -> {name: text}."""
     if value is True:  # the flag, and nothing after it
@@ -199,6 +203,30 @@ class Said:
 
     values: Values  # path -> value
     notes: tuple[str, ...]  # options without effect
+
+
+@dataclasses.dataclass
+class Heard:
+    """What another program's file says, in names that `translate` takes."""
+
+    words: Values = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)  # without effect
+    refused: list[str] = dataclasses.field(default_factory=list)  # what would train something else
+
+    def follow(self, found: Mapping[str, object], rules: Mapping[str, Rule]) -> None:
+        """Take settings by a table of that program's names; of those it has not, one says so."""
+        for name, value in found.items():
+            rule = rules.get(name, Refused("no such setting here"))
+            try:
+                if isinstance(rule, str):
+                    self.words.update({} if value in BLANK else {rule: value})
+                elif isinstance(rule, Translated):
+                    self.words.update(rule.into(value))
+                elif not off(value, rule):
+                    kept = self.notes if isinstance(rule, Ignored) else self.refused
+                    kept += [f"{name} = {shown(value)}: {rule.reason}"] if rule.reason else []
+            except Mistake as e:
+                self.refused += str(e).splitlines()
 
 
 def translate(words: Mapping[str, object], declared: Sequence[Setting]) -> Said:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import re
 import typing
 from collections.abc import Iterable, Mapping
 
@@ -209,6 +210,30 @@ def assemble(values: Mapping[str, object], *, tolerant: bool = False) -> tuple[J
     if complaints:
         raise Mistake("\n".join(complaints))
     return built[0], built[1], built[2]
+
+
+def assembled(
+    values: Mapping[str, object], *, tolerant: bool = False
+) -> tuple[tuple[Job, Output, Place] | None, list[str]]:
+    """`assemble`, and all complaints. What a complaint is about is then left at its default, so that the rest
+    can be looked at all the same; None where that does not help."""
+    found: list[str] = []
+    while True:
+        try:
+            return assemble(values, tolerant=tolerant), found
+        except Mistake as e:
+            new = str(e).splitlines()
+        found += [line for line in new if line not in found]
+        wrong = {subject(line) for line in new}
+        kept = {path: value for path, value in values.items() if path not in wrong}
+        if len(kept) == len(values):
+            return None, found
+        values = kept
+
+
+def subject(complaint: str) -> str:
+    """What a complaint begins with: `network.dim = 0: expected …` -> `network.dim`."""
+    return re.split(r" = |: | belongs to ", complaint, maxsplit=1)[0]
 
 
 def written(job: Job, output: Output, place: Place, *, places: bool = True) -> dict[str, object]:

@@ -24,9 +24,20 @@ def read_json(path: pathlib.Path) -> dict[str, object]:
         Mistake: no such file, not UTF-8, or not JSON; with the line.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
+        data = path.read_bytes()
     except OSError as e:
         raise Mistake(f"{path}: expected a JSON file ({e.strerror})") from e
+    return parsed_json(data, path)
+
+
+def parsed_json(data: bytes, path: pathlib.Path) -> dict[str, object]:
+    """What stands in a file.
+
+    Raises:
+        Mistake: not UTF-8, not JSON, or no object.
+    """
+    try:
+        found = json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as e:
         raise Mistake(f"{path}: expected UTF-8 text; save it as UTF-8") from e
     except (ValueError, RecursionError) as e:  # JSONDecodeError, and int's for thousands of digits

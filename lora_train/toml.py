@@ -15,6 +15,19 @@ def read_toml(path: pathlib.Path) -> dict[str, object]:
     """Raises:
     Mistake: no such file, not UTF-8, or not TOML; with the line.
     """
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise Mistake(f"{path}: expected a TOML file ({e.strerror})") from e
+    return parsed_toml(data, path)
+
+
+def parsed_toml(data: bytes, path: pathlib.Path) -> dict[str, object]:
+    """What stands in a file.
+
+    Raises:
+        Mistake: not UTF-8, or not TOML; with the line.
+    """
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -25,9 +38,7 @@ def read_toml(path: pathlib.Path) -> dict[str, object]:
                 f"{path}: reading TOML on Python 3.10 needs the package tomli; pip install tomli"
             ) from e
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as e:
-        raise Mistake(f"{path}: expected a TOML file ({e.strerror})") from e
+        tables = tomllib.loads(data.decode("utf-8-sig").replace("\r\n", "\n"))
     except UnicodeDecodeError as e:
         raise Mistake(f"{path}: expected UTF-8 text; save it as UTF-8") from e
     except (ValueError, RecursionError) as e:  # TOMLDecodeError, and int's for thousands of digits

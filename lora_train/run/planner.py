@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from lora_train.data.memory import Memory, usual
 from lora_train.data.plan import survey
 from lora_train.data.scan import Finding
 from lora_train.errors import Mistake
-from lora_train.job import Job, Output, Place, assemble, declared
+from lora_train.job import Job, Output, Place, assemble, assembled, declared, subject
 from lora_train.knobs import general
 from lora_train.prompts import read_prompts
 from lora_train.run.applies import disabled
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from lora_train.host import Host
 
 Values = Mapping[str, object]
-Parts = tuple[Job, Output, Place]
 
 PICTURES = "data.train_data_dir"
 NAMED = 20  # files of a remark; the others are a number
@@ -102,35 +100,13 @@ def measure(values: Values, host: Host) -> dict[str, float | None]:
 # ── settings ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def assembled(values: Values, *, tolerant: bool = False) -> tuple[Parts | None, list[str]]:
-    """Job and what is beside it, and all complaints. What a complaint is about is then left at its default,
-    so that the pictures are looked at all the same; None where that does not help."""
-    found: list[str] = []
-    while True:
-        try:
-            return assemble(values, tolerant=tolerant), found
-        except Mistake as e:
-            new = str(e).splitlines()
-        found += [line for line in new if line not in found]
-        wrong = {_head(line) for line in new}
-        kept = {path: value for path, value in values.items() if path not in wrong}
-        if len(kept) == len(values):
-            return None, found
-        values = kept
-
-
 def complaints(lines: Iterable[str], values: Values) -> list[dict[str, str | None]]:
     """Each with its setting; one about a file or folder has the setting that named it."""
     return [{"path": _path(line, values), "text": line} for line in dict.fromkeys(lines)]
 
 
-def _head(line: str) -> str:
-    """`network.dim = 0: expected …` -> `network.dim`."""
-    return re.split(r" = |: | belongs to ", line, maxsplit=1)[0]
-
-
 def _path(line: str, values: Values) -> str:
-    head = _head(line)
+    head = subject(line)
     every = {s.path: s for s in declared()}
     if general(head) in every:
         return head

@@ -19,6 +19,7 @@ from lora_train.values import shown, unwrapped
 
 if TYPE_CHECKING:
     from lora_train.host import Folders
+    from lora_train.knobs import Setting
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".gif")
 SHOWN = (".png", ".jpg", ".jpeg", ".webp")  # what `/file` hands out
@@ -33,13 +34,15 @@ class Guard:
 
     @property
     def allowed(self) -> tuple[pathlib.Path, ...]:
-        """What lies below these may be named; () for everything."""
+        """What lies below these may be read; () for everything."""
         f = self.folders
-        if not self.remote and not f.pictures:
-            return ()
-        return (*f.pictures, f.loras, f.desk, *f.models)
+        return (*f.pictures, f.loras, f.desk, *f.models) if self.remote or f.pictures else ()
 
-    def path(self, text: object, what: str = "path") -> pathlib.Path:
+    @property
+    def writable(self) -> tuple[pathlib.Path, ...]:
+        return (self.folders.loras, self.folders.desk) if self.allowed else ()
+
+    def path(self, text: object, what: str = "path", *, written: bool = False) -> pathlib.Path:
         """The path that is meant, with links and `..` followed.
 
         Raises:
@@ -50,13 +53,22 @@ class Guard:
             real = path.resolve()
         except (OSError, RuntimeError, ValueError):  # a circle of links, a NUL
             raise Mistake(f"{what} = {shown(str(text))}: expected a path that can be followed") from None
-        if self.allowed and not any(_below(real, folder) for folder in self.allowed):
-            listed = ", ".join(map(str, dict.fromkeys(self.allowed)))
+        allowed = self.writable if written else self.allowed
+        linked = not written and self._model(path)
+        if allowed and not linked and not any(_below(real, folder) for folder in allowed):
+            listed = ", ".join(map(str, dict.fromkeys(allowed)))
             raise Mistake(
                 f"{what} = {shown(str(text))}: expected a path below {listed}, because this page can be "
-                "reached from other machines; put the files there, or add the folder in Settings, Training"
+                "reached from other machines; the WebUI takes further folders with --gradio-allowed-path"
             )
         return real
+
+    def _model(self, path: pathlib.Path) -> bool:
+        """A checkpoint that its owner linked to from another disk."""
+        plain = path.is_absolute() and ".." not in path.parts
+        return (
+            plain and path.is_file() and any(path.is_relative_to(m.absolute()) for m in self.folders.models)
+        )
 
     def values(self, values: Mapping[str, object]) -> dict[str, object]:
         """A job's values, the paths among them cleaned and allowed.
@@ -66,12 +78,15 @@ class Guard:
         """
         found, complaints = dict(values), []
         for name, value in values.items():
-            if general(name) not in _paths() or value in (None, "") or str(value).startswith("data:"):
+            setting = _paths().get(general(name))
+            if setting is None or value in (None, ""):
+                continue
+            if unwrapped(setting.type)[0] is str and str(value).startswith("data:"):
                 continue
             try:
                 text = cleaned(value, name)
-                self.path(text, name)
-                found[name] = text
+                self.path(text, name, written=_written(setting))
+                found[name] = str(pathlib.Path(text).expanduser())
             except Mistake as e:
                 complaints.append(str(e))
         if complaints:
@@ -159,10 +174,14 @@ def _places(folders: Folders) -> list[pathlib.Path]:
 
 
 @functools.cache
-def _paths() -> frozenset[str]:
+def _paths() -> dict[str, Setting]:
     """The settings that name files."""
     from lora_train.job import declared
 
-    every = declared()
-    named = {s.path for s in every if unwrapped(s.type)[0] is pathlib.Path}
-    return frozenset(named | {s.path for s in every if s.place and not s.choices})
+    files = (s for s in declared() if unwrapped(s.type)[0] is pathlib.Path or s.place and not s.choices)
+    return {s.path: s for s in files}
+
+
+def _written(setting: Setting) -> bool:
+    """Whether a run makes files there: it does in the folders among its output."""
+    return setting.path.startswith("output.") and setting.name.endswith("_dir")

@@ -251,6 +251,29 @@ def test_from_other_machines_no_setting_reaches_outside(made, folders, tmp_path,
     assert client.post(f"{PREFIX}/look", json={"values": {setting: inside}}).status_code == 200
 
 
+def test_from_other_machines_nothing_is_written_among_models_and_pictures(made, folders):
+    client, _ = made(remote=True)
+    for setting in ("output.output_dir", "output.logging_dir"):
+        answer = client.post(f"{PREFIX}/look", json={"values": {setting: str(folders.models[0])}})
+        assert answer.status_code == 422
+        answer = client.post(f"{PREFIX}/look", json={"values": {setting: str(folders.loras)}})
+        assert answer.status_code == 200
+
+
+def test_a_checkpoint_may_be_a_link_to_another_disk(made, folders, tmp_path):
+    (tmp_path / "big.safetensors").touch()
+    (folders.models[0] / "big.safetensors").symlink_to(tmp_path / "big.safetensors")
+    client, _ = made(remote=True)
+    model, name = str(folders.models[0]), "model.pretrained_model_name_or_path"
+    for path, status in (
+        ("big.safetensors", 200),
+        ("../big.safetensors", 422),
+        ("../models/big.safetensors", 422),
+    ):
+        answer = client.post(f"{PREFIX}/look", json={"values": {name: f"{model}/{path}"}})
+        assert answer.status_code == status, path
+
+
 def test_at_home_a_pasted_path_loses_its_quotes(made):
     client, desk = made()
     client.post(f"{PREFIX}/look", json={"values": {"data.train_data_dir": ' "C:\\lora\\my dogs" '}})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import logging
 import os
@@ -16,6 +18,10 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from lora_train.errors import Mistake
+from lora_train.host import Folders, Lent, Model
+from lora_train.hosts.standalone.files import find
+from lora_train.hosts.standalone.host import StandaloneHost
+from lora_train.job import Job, Output, Place
 from lora_train.options import Parser, parse
 from lora_train.ui import demo
 from lora_train.ui.api import PREFIX, Api, attach
@@ -25,12 +31,40 @@ from lora_train.ui.page import assets, root
 from lora_train.values import shown
 
 if TYPE_CHECKING:
-    from lora_train.host import Folders, Host
+    from lora_train.host import Host
 
 HERE = ("127.0.0.1", "localhost", "::1")
 PORT = 7870
+DEMO = demo.CHECKPOINT / "demo.safetensors"
 
 log = logging.getLogger(__name__)
+
+
+class OneModel(StandaloneHost):
+    """Where a job names no checkpoint, the window's: as in the WebUI, where it is the loaded one."""
+
+    def __init__(self, folders: Folders, checkpoint: pathlib.Path):
+        super().__init__(folders)
+        self.checkpoint = checkpoint
+
+    def borrow(self, model: Model, *, device: str, precision: str) -> contextlib.AbstractContextManager[Lent]:
+        return super().borrow(self._named(model), device=device, precision=precision)
+
+    def refusals(self, job: Job, output: Output, place: Place) -> list[str]:
+        return super().refusals(dataclasses.replace(job, model=self._named(job.model)), output, place)
+
+    def header(self) -> dict[str, object]:
+        """Of the window's checkpoint; only its table of contents is read."""
+        try:
+            said = {"loaded": True, "prediction": find(self.checkpoint).facts.prediction}
+        except Mistake as e:
+            said = {"loaded": False, "trainable": False, "reason": str(e)}
+        path = str(self.checkpoint)
+        return {**super().header(), "name": self.checkpoint.name, "path": path, "dtype": "fp32", **said}
+
+    def _named(self, model: Model) -> Model:
+        named = model.pretrained_model_name_or_path or self.checkpoint
+        return dataclasses.replace(model, pretrained_model_name_or_path=named)
 
 
 class Window:
@@ -44,11 +78,8 @@ class Window:
         address: str = HERE[0],
         port: int | None = None,
         login: tuple[str, str] | None = None,
-        checkpoint: pathlib.Path | None = None,
     ):
-        """checkpoint: what the demo trains on; None: the demo's own."""
         self.host, self.folders, self.address, self.port, self.login = host, folders, address, port, login
-        self.checkpoint = checkpoint or demo.CHECKPOINT / "demo.safetensors"
         self.opening = threading.Lock()
 
     def __enter__(self) -> str:
@@ -90,7 +121,7 @@ class Window:
         return Desk(self.host, self.folders)
 
     def demonstrated(self) -> dict[str, object]:
-        return {"values": demo.values(self.folders.desk / "pictures", self.checkpoint), "notes": []}
+        return {"values": demo.values(self.folders.desk / "pictures", DEMO), "notes": []}
 
 
 def _head(scripts: list[pathlib.Path]) -> str:
@@ -111,9 +142,6 @@ def window(words: Sequence[str]) -> tuple[Window, bool]:
     Raises:
         Mistake: a port or login that is none, or this installation has no page.
     """
-    from lora_train.host import Folders
-    from lora_train.hosts.standalone.host import StandaloneHost
-
     given = parse(_parser(), words)
     if not assets()[0]:
         raise Mistake("the page's files are not here; run lora-train ui in a clone of the repository")
@@ -126,14 +154,15 @@ def window(words: Sequence[str]) -> tuple[Window, bool]:
     if "listen" in given and not colon:
         raise Mistake("listen: expected --auth name:password beside it; all who reach the page may train")
     asked = given.get("pretrained_model_name_or_path")
-    checkpoint = pathlib.Path(cleaned(asked)).resolve() if asked else demo.CHECKPOINT / "demo.safetensors"
+    checkpoint = pathlib.Path(cleaned(asked)).resolve() if asked else DEMO
     desk = kept()
+    pictures = (desk / "pictures",) if "listen" in given else ()
     folders = Folders(
         loras=pathlib.Path(str(given.get("output_dir", "output"))).resolve(), desk=desk,
-        models=(checkpoint.parent,), pictures=(desk / "pictures",) if "listen" in given else ())  # fmt: skip
+        models=tuple({checkpoint.parent, DEMO.parent}), pictures=pictures)  # fmt: skip
     address = "0.0.0.0" if "listen" in given else HERE[0]
     login = (name, password) if colon else None
-    made = Window(StandaloneHost(), folders, address=address, port=int(port), login=login)
+    made = Window(OneModel(folders, checkpoint), folders, address=address, port=int(port), login=login)
     return made, "no_browser" not in given
 
 

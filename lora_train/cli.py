@@ -11,7 +11,7 @@ import os
 import pathlib
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lora_train.errors import Mistake
@@ -22,6 +22,7 @@ from lora_train.prompts import Prompt, parse_prompt, read_prompts, sampler
 
 if TYPE_CHECKING:
     from lora_train.host import Lent
+    from lora_train.run.control import Control
 
 STRENGTHS = "0, 0.5-1.0:0.25"
 
@@ -104,8 +105,8 @@ def train(words: list[str]) -> int:
     from lora_train.run.session import run
     from lora_train.run.watchers import Bar
 
-    with _interruptible() as stop:
-        ended = run(job, output, place, StandaloneHost(), watchers=[Bar()], stop=stop)
+    with _interruptible() as control:
+        ended = run(job, output, place, StandaloneHost(), watchers=[Bar()], control=control)
     if ended.progress.stopped:
         log.info(
             "Stopped after step %d. Go on with: lora-train train --resume %s",
@@ -118,20 +119,22 @@ def train(words: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
+def _interruptible() -> Iterator[Control]:
     """The first Ctrl-C, or a launcher's or system's request to end, asks for a stop after the step that is
     under way; the second Ctrl-C stops at once."""
-    asked: list[bool] = []
+    from lora_train.run.control import Control
+
+    control = Control()
 
     def ask(signum: int, frame: object) -> None:
-        if asked and signum == signal.SIGINT:
+        if control.stopping and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        asked.append(True)
+        control.stop()
         sys.stderr.write("\nStopping after this step, with a saved state; press again to stop at once.\n")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(asked)
+        yield control
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

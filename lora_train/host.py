@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -119,9 +119,26 @@ class Lent(Protocol):
         """Move `vae` or `te1` out of the device's memory until it is used again."""
         ...
 
+    def given_back(self) -> contextlib.AbstractContextManager[None]:
+        """A pause: inside `with` the host has its model to itself. Nothing of ours is on it then; afterwards
+        `layers()` may be others, if the model had to be loaded again."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Folders:
+    """Where things of this host are kept."""
+
+    loras: pathlib.Path  # results go here by default
+    desk: pathlib.Path  # queue, presets, runs' journals
+    models: tuple[pathlib.Path, ...] = ()  # where checkpoints lie
+    pictures: tuple[pathlib.Path, ...] = ()  # a remote person may read only below these; () = anywhere
+
 
 class Host(Protocol):
     """The place we run in."""
+
+    folders: Folders
 
     def borrow(self, model: Model, *, device: str, precision: str) -> contextlib.AbstractContextManager[Lent]:
         """Lend the model for `with`; whatever was changed is given back on leaving, also after an error.
@@ -135,5 +152,14 @@ class Host(Protocol):
         """
         ...
 
+    def header(self) -> dict[str, object]:
+        """What is known of the model without loading anything."""
+        ...
 
-Stop = Callable[[], bool]
+    def refusals(self, job: object, output: object, place: object) -> list[str]:
+        """What cannot work in this host as it stands; nothing is touched."""
+        ...
+
+    def announce(self, file: pathlib.Path, job: object, output: object) -> list[str]:
+        """After a file was written: what the host does with it, and what its own loader says of it."""
+        ...

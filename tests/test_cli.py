@@ -26,7 +26,7 @@ def asked(monkeypatch):
     """What a run would be made of; nothing is run."""
     found = []
 
-    def run(job, output, place, host, *, watchers=(), stop=None):
+    def run(job, output, place, host, *, watchers=(), control=None):
         found.append((job, output, place))
         progress = types.SimpleNamespace(stopped=False, step=1)
         return types.SimpleNamespace(progress=progress, file=output.output_dir, state=None)

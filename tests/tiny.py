@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import pathlib
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -12,7 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lora_train.adapters.layer import Layer
-from lora_train.host import Cond, Model, Origin
+from lora_train.host import Cond, Folders, Model, Origin
+from lora_train.hosts.standalone.host import refusals
 from lora_train.noise import Schedule
 
 WIDTH, TIME, TEXT, TOKENS = 8, 16, 12, 40  # channels, time embedding, text features, tokens of a caption
@@ -185,6 +187,7 @@ class Tiny:
         self.schedule = Schedule.scaled_linear(prediction=prediction)
         self.origin = Origin("tiny.safetensors", "0" * 8, "0" * 64, prediction=prediction)
         self.parked: list[str] = []
+        self.pauses = 0
 
     def denoise(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         return self.parts["unet"](x_t.to(self.dtype), t, cond.context.to(self.dtype))
@@ -231,11 +234,33 @@ class Tiny:
     def park(self, part: str) -> None:
         self.parked.append(part)
 
+    @contextlib.contextmanager
+    def given_back(self) -> Iterator[None]:
+        self.pauses += 1
+        yield
+
 
 class TinyHost:
     """A `lora_train.host.Host` that lends the same model every time."""
+
+    def __init__(self, folder: pathlib.Path = pathlib.Path("output")):
+        self.folders = Folders(folder / "loras", folder / "desk")
 
     @contextlib.contextmanager
     def borrow(self, model: Model, *, device: str, precision: str) -> Iterator[Tiny]:
         dtypes = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         yield Tiny("v" if model.v_parameterization else "epsilon", dtypes[precision])
+
+    def header(self) -> dict[str, object]:
+        return {
+            "loaded": True, "name": "tiny", "path": "tiny.safetensors", "hash": "0" * 64, "family": "sd1",
+            "prediction": "epsilon", "ztsnr": False, "vae": None, "dtype": "fp32", "device": "cpu",
+            "free_megabytes": None, "total_megabytes": None, "trainable": True, "reason": None,
+            "unchanged": None,
+        }  # fmt: skip
+
+    def refusals(self, job: object, output: object, place: object) -> list[str]:
+        return refusals(job, place)
+
+    def announce(self, file: pathlib.Path, job: object, output: object) -> list[str]:
+        return []

@@ -79,6 +79,20 @@ class Network(nn.Module):
             while self._handles:
                 self._handles.pop().remove()
 
+    def move(self, layers: Iterable[Layer]) -> None:
+        """On to the same layers of a model that was loaded anew; while not attached.
+
+        Raises:
+            Mistake: it has not the same layers.
+        """
+        if self._handles:
+            raise RuntimeError("this network is attached")
+        there = {layer.key: layer for layer in layers}
+        for key, layer in self.layers.items():
+            if key not in there or there[key].shape != layer.shape:
+                raise Mistake(f"{key}: the model that is loaded now has no such layer; it is another one")
+        self.layers = {key: there[key] for key in self.layers}
+
     def _hook(self, key: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
         adapt, ran = self.adapters[key].forward, self._ran
 

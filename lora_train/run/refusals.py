@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from lora_train.errors import Mistake
 from lora_train.job import Job, Output, Place
 from lora_train.run.metadata import thumbnail
@@ -13,13 +11,6 @@ from lora_train.run.trackers import unready
 def refusals(job: Job, output: Output, place: Place) -> list[str]:
     """What is to be said of them before a run is begun; nothing is touched."""
     complaints = []
-    if job.model.pretrained_model_name_or_path is None:
-        complaints.append("model.pretrained_model_name_or_path: expected a checkpoint to train on")
-    cuda = torch.cuda.is_available()
-    if place.device == "cuda" and not cuda:
-        complaints.append("place.device = cuda: expected a CUDA device and found none; use cpu or auto")
-    if job.training.mixed_precision == "fp16" and (place.device == "cpu" or not cuda):
-        complaints.append("training.mixed_precision = fp16: expected a CUDA device; on a CPU use no or bf16")
     if place.cache_latents or place.cache_latents_to_disk:
         complaints += [
             f"{name}: cannot go with cached latents, for a picture is cached once and looks different each "

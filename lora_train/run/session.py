@@ -9,7 +9,7 @@ import logging
 import pathlib
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,6 +27,7 @@ from lora_train.host import Cond, Host, Lent
 from lora_train.job import Job, Output, Place, written
 from lora_train.knobs import flat, settings
 from lora_train.prompts import Prompt, defaults, read_prompts
+from lora_train.run.control import Control
 from lora_train.run.draw import Wardrobe
 from lora_train.run.metadata import Facts, metadata
 from lora_train.run.refusals import refusals
@@ -67,14 +68,16 @@ def run(
     host: Host,
     *,
     watchers: Sequence[Watcher] = (),
-    stop: Callable[[], bool] = lambda: False,
+    control: Control | None = None,
 ) -> Outcome:
     """Train. Nothing is written before the job, the folders, the pictures and the model are known good.
 
     Raises:
         Mistake: the job cannot be done as it stands; the message says why.
+        Ended: asked to stop before the first step.
     """
-    if complaints := refusals(job, output, place):
+    control = control or Control()
+    if complaints := [*refusals(job, output, place), *host.refusals(job, output, place)]:
         raise Mistake("\n".join(complaints))
     resumed = State.read(place.resume) if place.resume else None
     with team(place.device) as crew:
@@ -89,21 +92,29 @@ def run(
         steps = job.training.steps(count.steps)
         prompts = _prompts(job, output, planned)
         log.info(arithmetic(planned, steps, together))
-        with (
-            host.borrow(job.model, device=place.device, precision=job.training.mixed_precision) as lent,
-            quick(lent.device),
-        ):
+        tell(watchers, "waiting for the model")
+        with host.borrow(job.model, device=place.device, precision=job.training.mixed_precision) as lent:
+            if control.stopping:
+                raise Ended
             session = Session(job, output, place, store, lent, planned, Progress(steps, count.steps), crew)
+            session.control, session.others = control, watchers
             with session.attached() as learner:
-                session.train(learner, prompts, resumed, watchers, stop)
+                session.train(learner, prompts, resumed)
             return session.outcome()
 
 
+class Ended(Exception):
+    """Asked to stop before there was anything to save."""
+
+
+def tell(watchers: Sequence[Watcher], what: str, done: int = 0, of: int = 0) -> None:
+    for watcher in watchers:
+        watcher.preparing(what, done, of)
+
+
 def _prompts(job: Job, output: Output, planned: Planned) -> list[Prompt]:
-    """What is drawn while training: the file's prompts, or where there is none the trigger word and two
-    captions."""
-    if not (output.sample_every_n_steps or output.sample_every_n_epochs or output.sample_at_first):
-        return []
+    """What is drawn while training, by itself or when asked: the file's prompts, or where there is none the
+    trigger word and two captions."""
     if output.sample_prompts is not None:
         return read_prompts(output.sample_prompts, output.sample_sampler)
     rules, unused = planned.sources[0].dataset, random.Random(0)
@@ -165,10 +176,13 @@ class Session:
         self.network = _network(job, lent)
         self.wardrobe = Wardrobe(lent, [output.output_dir])
         self.session = random.SystemRandom().randrange(2**32)
+        self.control, self.others = Control(), ()
+        self.on = contextlib.ExitStack()  # what of ours is on the model
 
     @contextlib.contextmanager
     def attached(self) -> Iterator[Learner]:
-        with self.network.attached():
+        with self.on:
+            self.attach()
             course = self.job.objective.begin(self.lent)
             self.learner = Learner.new(
                 self.network, course, optimizer=self.job.optimizer, lr=self.job.lr, progress=self.progress
@@ -177,14 +191,41 @@ class Session:
                 self.learner.scaler = scaler()
             yield self.learner
 
-    def train(
-        self,
-        learner: Learner,
-        prompts: Sequence[Prompt],
-        resumed: State | None,
-        watchers: Sequence[Watcher],
-        stop: Callable[[], bool],
-    ) -> None:
+    def attach(self) -> None:
+        """All that a run changes of the model and of torch; `self.on.close()` takes it back."""
+        blocks = self.lent.checkpoint_blocks() if self.place.gradient_checkpointing else []
+        for change in (quick(self.lent.device), self.network.attached(), recomputed(blocks)):
+            self.on.enter_context(change)
+
+    def between(self, progress: Progress) -> None:
+        """What is asked for between two steps; during a pause the host has its model to itself."""
+        control = self.control
+        if control.take_save():
+            self.saves.now(progress)
+        if control.paused and not control.stopping:
+            began = time.monotonic()
+            self.rest(progress)
+            progress.began += time.monotonic() - began
+        if not control.stopping and control.take_sample() and self.samples:
+            self.samples.now(progress)
+
+    def rest(self, progress: Progress | None = None) -> None:
+        """Until a person says go on, or stop."""
+        control = self.control
+        self.on.close()
+        try:
+            with self.lent.given_back():
+                while control.paused and not control.stopping:
+                    if progress and control.take_save():
+                        self.saves.now(progress)
+                    control.wait(1.0)
+        finally:
+            layers = self.lent.layers()
+            for network in (self.network, *self.wardrobe.networks.values()):
+                network.move(layers)
+            self.attach()
+
+    def train(self, learner: Learner, prompts: Sequence[Prompt], resumed: State | None) -> None:
         """Everything between a model that is lent and a file that is written."""
         job, crew = self.job, self.crew
         self.wardrobe.read(prompts, [self.output.output_name])
@@ -195,19 +236,18 @@ class Session:
         seen = self.watchers(prompts)
         if crew.first:
             self.store.write_job(written(job, self.output, self.place))
-            seen += watchers
-        blocks = self.lent.checkpoint_blocks() if self.place.gradient_checkpointing else []
-        with recomputed(blocks):
-            train(
-                learner,
-                self.lent,
-                batches,
-                training=job.training,
-                lr=job.lr,
-                watchers=seen,
-                stop=stop,
-                team=crew,
-            )
+            seen += self.others
+        train(
+            learner,
+            self.lent,
+            batches,
+            training=job.training,
+            lr=job.lr,
+            watchers=seen,
+            control=self.control,
+            between=self.between,
+            team=crew,
+        )
 
     def batches(self) -> Batches:
         training = self.job.training
@@ -224,13 +264,21 @@ class Session:
         cache = Cache(
             encode, self.lent.vae_id, folder=folder, batch=self.place.vae_batch_size, memory=Memory(usual())
         )
-        cache.fill(self.crew.share(self.planned.views()))
+        cache.fill(self.crew.share(self.planned.views()), self.cached)
         for others in self.crew.all(
             cache.kept
         ):  # nothing, where they are on disk; and then this waits for all
             cache.kept.update(others)
         self.lent.park("vae")
         return cache
+
+    def cached(self, done: int, of: int) -> None:
+        """Told while latents are made; a stop is a stop here too."""
+        tell(self.others, "caching latents", done, of)
+        if self.control.stopping:
+            raise Ended
+        if self.control.paused and self.crew.world == 1:
+            self.rest()
 
     def _conds(self) -> dict[str, Cond] | None:
         """Of every caption, where neither captions nor the text encoder change."""
@@ -249,15 +297,15 @@ class Session:
 
     def watchers(self, prompts: Sequence[Prompt]) -> list[Watcher]:
         mine = self.crew.share([*enumerate(prompts)])
+        self.samples = Samples(self.output, self.store, mine, self.draw, control=self.control)
         if not self.crew.first:
-            return [Samples(self.output, self.store, mine, self.draw)]
+            return [self.samples]
         seen: list[Watcher] = [Metrics(self.store, self.lent.device)]
         settings = written(self.job, self.output, self.place, places=False)
         logged = trackers(self.output, self.store.records, settings)
-        if prompts:
-            seen.append(Samples(self.output, self.store, mine, self.draw, logged))
-        seen.append(Saves(self.output, self.store, write=self.write, write_state=self.write_state))
-        return [*seen, *logged]
+        self.samples.trackers = logged
+        self.saves = Saves(self.output, self.store, write=self.write, write_state=self.write_state)
+        return [*seen, self.samples, self.saves, *logged]
 
     def draw(self, prompt: Prompt) -> Image.Image:
         """A sample of the adapters as they are, without the dropouts of training, and of what else the prompt

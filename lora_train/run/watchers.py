@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lora_train.errors import Mistake
+from lora_train.run.control import Control
 from lora_train.run.store import RunStore, Unwritable, whole
 from lora_train.train.events import Progress, Watcher
 
@@ -107,8 +108,12 @@ class Saves(Watcher):
             if clock.keep_states is not None and number <= now - clock.keep_states:
                 self.store.remove_state(path(number))
 
+    def now(self, progress: Progress) -> None:
+        """Because a person asks for it."""
+        self._saved(self.store.at_step(progress.step), progress)
+
     def finished(self, progress: Progress, error: BaseException | None) -> None:
-        if error is not None:
+        if error is not None or not progress.keep:
             return
         path = self.store.at_step(progress.step) if progress.stopped else self.store.result
         self._insist(self.write, path, progress)
@@ -230,10 +235,11 @@ class Samples(Watcher):
         store: RunStore,
         prompts: Sequence[tuple[int, Prompt]],
         draw: Callable[[Prompt], Image.Image],
-        trackers: Sequence[Tracker] = (),
+        control: Control | None = None,
     ):
         self.output, self.store, self.prompts, self.draw = output, store, prompts, draw
-        self.trackers, self.told = trackers, False
+        self.control, self.told = control or Control(), False
+        self.trackers: Sequence[Tracker] = ()
 
     def started(self, progress: Progress) -> None:
         if self.output.sample_every_n_epochs and self.output.sample_every_n_steps:
@@ -249,8 +255,14 @@ class Samples(Watcher):
         elif steps is not None and progress.step % steps == 0:
             self._sample(f"{progress.step:06d}", progress)
 
+    def now(self, progress: Progress) -> None:
+        """Because a person asks for it."""
+        self._sample(f"{progress.step:06d}", progress)
+
     def _sample(self, moment: str, progress: Progress) -> None:
         for i, prompt in self.prompts:
+            if self.control.stopping:
+                return
             stamp = time.strftime("%Y%m%d%H%M%S")
             seed = "" if prompt.seed is None else f"_{prompt.seed}"
             image = self.draw(prompt)

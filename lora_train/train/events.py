@@ -9,7 +9,7 @@ The loop, with its events in place:
             clip, rates, optimizer step
             for watcher: measured(progress)       of this step, on a GPU of the one before it
             for watcher: stepped(progress)
-            between(progress)                 may block: that is what a pause is
+            between(progress)                 where something is asked; may block: that is what a pause is
     for watcher: finished(progress, error)    also after an error or a stop
 """
 
@@ -35,6 +35,7 @@ class Progress:
     began: float = dataclasses.field(default_factory=time.monotonic)
     first: int = 0  # step at which this process began: 0, or where it resumed
     stopped: bool = False  # asked to stop before the last step
+    keep: bool = True  # False: stopped, and nothing is to be saved
 
     @property
     def epoch(self) -> int:
@@ -68,6 +69,9 @@ class Progress:
 
 class Watcher:
     """Told what happens; changes nothing of the training."""
+
+    def preparing(self, what: str, done: int, of: int) -> None:
+        """Before `started`: what is made ready, and how much of it is."""
 
     def started(self, progress: Progress) -> None:
         """Before the first step of this process; `progress.step` is not 0 after a resume."""

@@ -14,6 +14,7 @@ import torch
 
 from lora_train.draws import draws, key
 from lora_train.knobs import knob
+from lora_train.run.control import Control
 from lora_train.train.events import Progress, Watcher
 from lora_train.train.finite import Guard, Ruined, cause, gradient
 from lora_train.train.learner import Learner
@@ -78,19 +79,20 @@ def train(  # noqa: PLR0913 (where all of a run meets)
     training: Training,
     lr: Constant,
     watchers: Sequence[Watcher] = (),
+    control: Control | None = None,
     between: Callable[[Progress], None] = lambda _: None,
-    stop: Callable[[], bool] = lambda: False,
     team: Team = Team(),  # noqa: B008 (a process by itself has no state)
 ) -> None:
-    """Go on from `learner.progress.step` to its last step, or until `stop()` says so after a step.
+    """Go on from `learner.progress.step` to its last step, or until `control` says stop after a step.
 
-    The network has to be attached. `between(progress)` is called after each step and may block.
+    The network has to be attached. `between(progress)` is called after a step when `control` asks for
+    something else than a stop, and may block; the numbers of all steps are there by then.
 
     Raises:
         Ruined: too many steps were not finite; watchers are told of a stop, at the last good state.
     """
     p, numbers = learner.progress, _Numbers(learner, watchers, behind(lent.device))
-    p.first, error = p.step, None
+    p.first, error, control = p.step, None, control or Control()
     for watcher in watchers:
         watcher.started(p)
     try:
@@ -99,14 +101,18 @@ def train(  # noqa: PLR0913 (where all of a run meets)
             for group in batches.steps(epoch, skip=done):
                 step = _Step(learner, lent, group, training, team)
                 numbers.take(step.run(lr.factor(p.step, p.steps)))
-                if numbers.waiting and (p.step >= p.steps or team.any(any(w.due(p) for w in watchers))):
+                last = p.step >= p.steps
+                asked = control.asked and not last and team.world == 1  # other processes would give up waiting
+                if numbers.waiting and (asked or last or team.any(any(w.due(p) for w in watchers))):
                     numbers.settle()
                 for watcher in watchers:
                     watcher.stepped(p)
-                between(p)
-                p.stopped = team.any(p.step < p.steps and stop())
-                if p.stopped or p.step >= p.steps:
+                if asked:
+                    between(p)
+                p.stopped = team.any(not last and control.stopping)
+                if p.stopped or last:
                     break
+        p.keep = control.keep or not p.stopped
         numbers.settle()
     except Ruined:
         p.stopped = True

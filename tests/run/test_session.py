@@ -55,7 +55,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(trained, tmp_path, step):
 
 def test_a_run_resumed_in_its_own_folder_leaves_one_log_of_all_steps(trained, tmp_path):
     whole = trained("a", **LIVELY)
-    stopped = trained("b", stop=iter([False, False, False, True]).__next__, **LIVELY)
+    stopped = trained("b", stop=4, **LIVELY)
     assert stopped.progress.stopped
     assert stopped.file.name == "x-step00000004.safetensors"
     with (tmp_path / "b" / "x-run" / "metrics.jsonl").open("a", encoding="utf-8") as log:
@@ -240,7 +240,7 @@ def test_an_error_in_the_run_leaves_the_model_as_it_was(trained):
     before = {name: value.clone() for name, value in lent.parts["unet"].state_dict().items()}
     dicts = [sorted(vars(m)) for net in lent.parts.values() for m in net.modules()]
 
-    class Host:
+    class Host(TinyHost):
         def borrow(self, model, *, device, precision):
             return contextlib.nullcontext(lent)
 
@@ -318,7 +318,7 @@ def test_killed_at_twenty_moments_nothing_is_half_written_and_it_goes_on(trained
 
 
 def test_a_state_from_before_a_setting_was_there_goes_on_with_its_default(trained):
-    stopped = trained("a", stop=iter([False, True]).__next__)
+    stopped = trained("a", stop=2)
     state = State.read(stopped.state)
     for path in ("data.trigger_word", "data.keep_tokens", "data.rotate_aug"):
         del state.plain["job"][path]

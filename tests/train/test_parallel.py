@@ -24,7 +24,8 @@ torch.set_num_threads(1)
 import torch.distributed as dist
 from lora_train.errors import Mistake
 from lora_train.job import assemble
-from lora_train.run.session import run
+from lora_train.run import session
+from lora_train.run.control import Control
 from lora_train.train.events import Watcher
 from tests.tiny import TinyHost
 
@@ -38,12 +39,18 @@ class Seen(Watcher):
         steps.append(progress.step)
         (folder / f"process{rank}").write_text(str(progress.step))
 
-calls = []
-def stopped():
-    calls.append(1)
-    return rank == 1 and len(calls) == stop  # only the second process is asked
+control, train = Control(), session.train
 
-ended = run(*assemble(values), TinyHost(), watchers=[Seen()], stop=stopped)
+class Asked(Watcher):
+    def stepped(self, progress):
+        if progress.step == stop:
+            control.stop()
+
+def asked(*given, watchers, **named):
+    train(*given, watchers=[*watchers, *[Asked()][: rank]], **named)  # only the second process is asked
+
+session.train = asked
+ended = session.run(*assemble(values), TinyHost(), watchers=[Seen()], control=control)
 assert bool(steps) == (rank == 0), "only the first has watchers"
 (folder / f"ended{rank}").write_text(f"{ended.progress.step} {ended.progress.stopped}")
 """

@@ -8,7 +8,9 @@ import dataclasses
 import functools
 import hashlib
 import logging
+import pathlib
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from lora_train import names
 from lora_train.adapters.layer import Layer
 from lora_train.errors import Mistake
-from lora_train.host import Cond, Model, Origin
+from lora_train.host import Cond, Folders, Model, Origin
 from lora_train.hosts.standalone.files import CHECKPOINT, Found, Part, find
 from lora_train.hosts.standalone.tokens import Chunk, Tokens
 from lora_train.noise import Schedule
@@ -25,13 +27,23 @@ from lora_train.prompts import Prompt
 from lora_train.transfer import sent
 from lora_train.weights import hashes
 
+if TYPE_CHECKING:
+    from lora_train.job import Job, Output, Place
+
 log = logging.getLogger(__name__)
 
+NO_CUDA = "place.device = cuda: expected a CUDA device and found none; use cpu or auto"
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+HOME = pathlib.Path("output")
 
 
 class StandaloneHost:
     """A host that reads its models from files, on diffusers and transformers."""
+
+    def __init__(self, folders: Folders = Folders(HOME, HOME / "desk")):  # noqa: B008 (frozen)
+        self.folders = folders
 
     @contextlib.contextmanager
     def borrow(self, model: Model, *, device: str, precision: str) -> Iterator[Loan]:
@@ -48,12 +60,42 @@ class StandaloneHost:
         finally:
             loan.end()
 
+    def header(self) -> dict[str, object]:
+        """Nothing is loaded between runs; what there is to say is the device."""
+        device = chosen("auto")
+        free = total = None
+        if device.type == "cuda":
+            free, total = (round(n / 2**20) for n in torch.cuda.mem_get_info(device))
+        return {
+            "loaded": False, "name": None, "path": None, "hash": None, "family": "sd1", "prediction": None,
+            "ztsnr": None, "vae": None, "dtype": None, "device": str(device), "free_megabytes": free,
+            "total_megabytes": total, "trainable": True, "reason": None, "unchanged": None,
+        }  # fmt: skip
+
+    def refusals(self, job: Job, output: Output, place: Place) -> list[str]:
+        return refusals(job, place)
+
+    def announce(self, file: pathlib.Path, job: Job, output: Output) -> list[str]:
+        return []
+
+
+def refusals(job: Job, place: Place) -> list[str]:
+    """What cannot work where a model is a file and the device is chosen by `place`."""
+    complaints, cuda = [], torch.cuda.is_available()
+    if job.model.pretrained_model_name_or_path is None:
+        complaints.append(f"{CHECKPOINT}: expected a checkpoint to train on")
+    if place.device == "cuda" and not cuda:
+        complaints.append(NO_CUDA)
+    if job.training.mixed_precision == "fp16" and (place.device == "cpu" or not cuda):
+        complaints.append("training.mixed_precision = fp16: expected a CUDA device; on a CPU use no or bf16")
+    return complaints
+
 
 def chosen(device: str) -> torch.device:
     """Raises Mistake: there is no such device."""
     cuda = torch.cuda.is_available()
     if device == "cuda" and not cuda:
-        raise Mistake("place.device = cuda: expected a CUDA device and found none; use cpu or auto")
+        raise Mistake(NO_CUDA)
     return torch.device("cuda" if cuda and device != "cpu" else "cpu")
 
 
@@ -245,6 +287,9 @@ class Loan:
 
     def park(self, part: str) -> None:
         self.slots[part].park()
+
+    def given_back(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()  # nobody else uses it
 
     def _autocast(self) -> torch.autocast:
         mixed = self.dtype is not torch.float32  # which torch 2.1 refuses on a CPU, even where it is off

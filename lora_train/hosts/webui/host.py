@@ -48,6 +48,9 @@ class WebuiHost:
         with neutral(loaded, options):
             yield Loan(loaded, model)
 
+    def refusals(self, job: object, output: object, place: object) -> list[str]:
+        return []
+
 
 class Loan:
     """The WebUI's SD 1.x model; see `lora_train.host.Lent`."""
@@ -146,3 +149,6 @@ class Loan:
 
     def park(self, part: str) -> None:
         pass
+
+    def given_back(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()

@@ -42,7 +42,8 @@
     };
 
     draft.set = (path, value) => {
-        if (value === null && usual(path) !== null && !(path in draft.base)) delete draft.values[path];
+        const s = draft.settings[path];
+        if (value === null && s && !s.optional) delete draft.values[path];
         else draft.values[path] = value;
         draft.edited(path);
     };

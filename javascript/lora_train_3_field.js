@@ -2,8 +2,9 @@
 (function () {
     "use strict";
 
-    const { el, t } = (() => ({ el: window.loraTrain.el, t: (...given) => window.loraTrain.t(...given) }))();
     const page = window.loraTrain;
+    const { el } = page;
+    const t = (...given) => page.t(...given);
     let count = 0;
 
     /** Range, choices and default of a setting, in words. */
@@ -27,7 +28,7 @@
     };
 
     function control(s, given) {
-        const nullable = s.default === null;
+        const nullable = s.optional;
         if (s.type === "bool" && !nullable) return el("input", { type: "checkbox", ...given });
         const choices = s.type === "bool" ? ["true", "false"] : s.choices;
         if (s.type === "bool" || (choices && choices.length)) {

@@ -93,15 +93,16 @@
             changed();
         }), { "aria-label": `${t("Choose…")} ${title}` });
         const line = el("div.line", {}, input, choose, undo);
-        const unit = s().unit && !own.row ? el("span.unit", {}, t(s().unit)) : null;
-        const about = own.row ? [el("p.help", {}, page.helped(s())), el("p.range", {})] : [];
+        const unit = s().unit && !own.row && !own.alone ? el("span.unit", {}, t(s().unit)) : null;
+        const range = el("p.range");
+        const about = own.row ? el("div.about", {}, el("p.help", {}, page.helped(s())), range) : null;
         const made = el(own.row ? "div.row" : "div.field", { "data-says": "", "data-path": at() },
             el("div.label", {}, label, unit), line, holder, said, about);
         if (!own.row) made.title = page.helped(s());
 
         const refresh = () => {
             put(input, shownValue());
-            const differs = draft.isChanged(at());
+            const differs = draft.isChanged(at()) && (own.row || !page.own(at()));
             page.show(mark, differs);
             page.show(undo, differs);
             made.classList.toggle("lt-changed", differs);
@@ -112,7 +113,7 @@
             made.classList.toggle("lt-wrong", wrong.length > 0);
             input.setAttribute("aria-invalid", wrong.length ? "true" : "false");
             page.write(said, wrong.length ? `⚠ ${wrong.join(" ")}` : why ? `${t("no effect:")} ${why}` : own.hint ? own.hint() || "" : "");
-            if (own.row) page.write(about[1], rangeOf());
+            if (own.row) page.write(range, rangeOf());
         };
         const rangeOf = () => {
             const why = draft.reasons[at()];
@@ -123,12 +124,15 @@
         return { box: made, input, refresh, path: at, text: () => `${at()} ${title} ${page.helped(s())} ${s().help}`.toLowerCase() };
     };
 
-    page.helped = (s) => t(s.help);
+    page.helped = (s) => {
+        const words = page.words[page.language];
+        return (words && words.help && words.help[s.path]) || s.help;
+    };
 
     /** A complaint beside its own field needs not say the path again. */
     page.short = (complaint) => {
         const { path, text } = complaint;
-        const cut = path && text.startsWith(`${path} = `) ? text.indexOf(": ") : -1;
+        const cut = path && (text.startsWith(`${path} = `) || text.startsWith(`${path}: `)) ? text.indexOf(": ") : -1;
         return cut > 0 ? text.slice(cut + 2) : text;
     };
 

@@ -150,7 +150,7 @@
         page.on("look", refresh);
         const named = made.find((field) => field.path() === "data.trigger_word");
         if (named) named.box.append(tokens);
-        made.filter((f) => ["data.train_data_dir", "model.pretrained_model_name_or_path"].includes(f.path()))
+        made.filter((f) => ["data.train_data_dir", "data.trigger_word", "model.pretrained_model_name_or_path"].includes(f.path()))
             .forEach((f) => f.box.classList.add("lt-wide"));
         trigger(draft.value("data.trigger_word"));
         return el("div.fields", {}, presets(), made.map((field) => field.box));
@@ -197,6 +197,7 @@
                 e.peak_megabytes && t("peak {memory}", { memory: page.megabytes(e.peak_megabytes) }),
                 e.seconds_per_step && t("measured step: {n} s", { n: page.number(e.seconds_per_step) })] : [];
             page.write(estimate, e ? parts.filter(Boolean).join(" · ") : p ? t("Time and memory are not known yet for these settings.") : "");
+            page.show(box, p || remarks.length);
             page.show(measure, p);
             page.fill(notes, remarks.map((r) => el("details.remark", {}, el("summary", {}, `⚠ ${r.text}`),
                 el("ul", {}, (r.files || []).map((file) => el("li", {}, file))))));
@@ -232,7 +233,9 @@
         const cancel = page.button(t("Cancel"), () => page.edit(null));
         const draw = () => {
             const wrong = draft.look.complaints;
-            page.fill(list, wrong.map((c) => el("li", {}, page.button(c.text, () => page.seek(c.path), { kind: "plain" }))));
+            // with no pictures yet there is a word beside their field, and nothing to be alarmed about
+            const begun = wrong.filter((c) => c.path !== "data.train_data_dir" || draft.value(c.path));
+            page.fill(list, begun.map((c) => el("li", {}, page.button(c.text, () => page.seek(c.path), { kind: "plain" }))));
             [queue, begin, save].forEach((b) => (b.disabled = wrong.length > 0));
             [queue, begin].forEach((b) => page.show(b, !draft.editing));
             [save, cancel].forEach((b) => page.show(b, draft.editing));

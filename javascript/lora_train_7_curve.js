@@ -20,10 +20,13 @@
         let plot = null;
         let dark = null;
 
+        /** What the legend says where nothing is pointed at: the last values. */
+        const last = (u, v, i) => (v === null || v === undefined ? u.data[i][u.data[i].length - 1] : v);
+
         const options = (width) => {
             const [text, line] = [colour("--lt-text", "#222"), colour("--lt-line", "#ccc")];
             const axis = { stroke: text, grid: { stroke: line, width: 0.5 }, ticks: { stroke: line, width: 0.5 }, font: "11px sans-serif" };
-            const value = (u, v) => page.number(v);
+            const value = (u, v, i) => page.number(last(u, v, i));
             const ticks = (u, splits) => splits.map((v) => page.number(v));
             return {
                 width, height: HEIGHT, cursor: { drag: { x: true, y: false } },
@@ -31,7 +34,7 @@
                 axes: [{ ...axis, size: 30 }, { ...axis, size: 55, values: ticks },
                     { ...axis, scale: "lr", side: 1, size: 60, grid: { show: false }, values: ticks }],
                 series: [
-                    { label: t("step"), value: (u, v) => (v === null || v === undefined ? "–" : String(v)) },
+                    { label: t("step"), value: (u, v, i) => String(last(u, v, i)) },
                     { label: t("loss"), stroke: colour("--lt-faint", "#8888"), width: 1, points: { show: false }, value },
                     { label: t("smoothed"), stroke: colour("--lt-accent", "#d9730d"), width: 2.5, points: { show: false }, value },
                     { label: t("learning rate"), stroke: colour("--lt-second", "#2a7ab0"), width: 1.5, dash: [6, 4], scale: "lr", points: { show: false }, value },
@@ -61,8 +64,8 @@
             const fresh = of !== run.id;
             if (fresh) points = [];
             of = run.id;
-            const last = points.length ? points[points.length - 1][0] : -1;
-            const news = (run.points || []).filter((p) => p[0] > last);
+            const end = points.length ? points[points.length - 1][0] : -1;
+            const news = (run.points || []).filter((p) => p[0] > end);
             points.push(...news);
             page.lastStep = points.length ? points[points.length - 1][0] : 0;
             if (fresh || news.length) draw();

@@ -1,0 +1,93 @@
+// The page in Japanese: English words -> Japanese ones. Words that are missing here stay English.
+(function () {
+    "use strict";
+
+    window.loraTrain.words.ja = {
+        // goals, presets and groups, as the server names them
+        "Character": "キャラクター", "Style": "画風", "Object or concept": "物・概念", "Slider": "スライダー", "Edit concept": "概念の編集",
+        "comes with a later version": "今後のバージョンで対応",
+        "One person, animal or figure, in any clothes, place and style.": "一人の人物・動物・キャラクター。服装、場所、画風は問いません。",
+        "How pictures look, whatever is on them.": "何が描かれていても変わらない絵の見た目。",
+        "A thing, a dress, a pose, a place.": "物、衣装、ポーズ、場所など。",
+        "More or less of a quality, by the strength.": "強度で性質を強めたり弱めたりします。",
+        "Take a concept out of the model, or put another in its place.": "モデルから概念を消す、または別の概念に置き換えます。",
+        "Fast": "高速", "Balanced": "標準", "Thorough": "じっくり",
+        "Half the steps and half the rank: to see whether pictures and captions are right.": "ステップ数とランクが半分。画像とキャプションの確認に。",
+        "What works for most sets of 10 to 50 pictures.": "10〜50枚の画像ならたいていうまくいく設定。",
+        "Twice the steps and the rank, more files to choose from.": "ステップ数とランクが2倍。選べるファイルも増えます。",
+        "Data": "データ", "Captions": "キャプション", "Sizes and buckets": "サイズとバケット", "Augmentation": "データ拡張",
+        "Regularisation": "正則化", "Network": "ネットワーク", "Network by block": "ブロック別ネットワーク", "Noise and loss": "ノイズと損失",
+        "Length": "学習の長さ", "Learning rates": "学習率", "Optimizer": "オプティマイザ", "Memory and speed": "メモリと速度",
+        "Samples": "サンプル", "Output": "出力", "Card of the file": "ファイルの説明", "Log": "ログ",
+        "degrees": "度", "epochs": "エポック", "pixels": "px", "steps": "ステップ", "tags": "タグ",
+        "running": "学習中", "paused": "一時停止中", "waiting": "待機中", "done": "完了", "stopped": "停止", "failed": "失敗", "unfinished": "未完了",
+
+        // the model
+        "v-prediction": "v予測", "ε-prediction": "ε予測", "{free} of {total} free": "空き {free} / {total}", "zero-terminal SNR": "ゼロ終端SNR",
+        "VAE": "VAE", "built in": "内蔵", "No model is loaded yet.": "モデルがまだ読み込まれていません。",
+        "model unchanged ✓": "モデルは元のまま ✓", "⚠ the model was changed; load it again": "⚠ モデルが変わりました。読み込み直してください",
+
+        // the form
+        "What do you want to teach?": "何を覚えさせますか？", "own settings": "独自の設定", "Preset": "プリセット", "Model": "モデル",
+        "Pictures": "画像フォルダ", "Name": "名前", "Trigger word": "トリガーワード", "Epochs": "エポック数", "or steps": "またはステップ数",
+        "Size": "サイズ", "Rank": "ランク", "Learning rate": "学習率", "Train the text encoder": "テキストエンコーダーも学習する",
+        "Preset: save, share, import": "プリセットの保存・共有・読み込み", "Save as…": "名前を付けて保存…", "Share": "共有",
+        "Import…": "読み込む…", "Name of the preset": "プリセットの名前", "Save": "保存", "Close": "閉じる", "Delete": "削除",
+        "Delete the preset {name}?": "プリセット {name} を削除しますか？", "Yes, delete": "削除する", "No": "いいえ",
+        "{name} is imported.": "{name} を読み込みました。", "comes to {n}": "= {n}", "read as": "トークン:", "free words:": "空いている語:",
+        "Choose…": "選ぶ…", "Choose a folder": "フォルダを選ぶ", "Use this folder": "このフォルダを使う", "{n} pictures here": "ここに画像 {n} 枚",
+        "Put 10 to 50 pictures into one folder. What a picture shows may stand beside it, in a text file of the same name:":
+            "10〜50枚の画像を1つのフォルダに入れてください。何が写っているかは、同じ名前のテキストファイルに書いておけます:",
+        "To see how it goes, try the 28 drawings that come along:": "まず試すなら、付属の絵28枚をどうぞ:", "Fill in the demo": "デモを入力する",
+
+        // all settings
+        "All settings": "すべての設定", "All settings ({n})": "すべての設定（{n}）", "changed from the preset: {n}": "プリセットからの変更: {n}",
+        "Search, such as rank or noise": "検索（例: rank、ノイズ）", "Search the settings": "設定を検索", "only what differs": "変更したものだけ",
+        "Nothing has this name. Try another word.": "見つかりません。別の語で試してください。", "differs from the preset": "プリセットと異なります",
+        "Reset": "元に戻す", "no effect:": "無効:", "preset {value}:": "プリセット {value}:", "belongs to {are}; {of} is {kind}": "{are} の設定です（{of} は {kind}）",
+        "{low} to {high}": "{low}〜{high}", "{low} or more": "{low} 以上", "up to {high}": "{high} 以下", "default {value}": "既定値 {value}",
+        "empty": "空", "on": "オン", "off": "オフ",
+
+        // the plan
+        "{pictures} pictures × {repeats} repeats → {buckets} buckets → {each} steps an epoch × {epochs} = {steps} steps":
+            "画像 {pictures} 枚 × {repeats} 回 → バケット {buckets} 個 → 1エポック {each} ステップ × {epochs} = {steps} ステップ",
+        "{n} images seen": "のべ {n} 枚", "saves: {n}": "保存 {n} 回", "samples: {n}": "サンプル {n} 回",
+        "{n} on disk, {free} free": "ディスク {n}（空き {free}）", "about {time}": "約 {time}", "peak {memory}": "最大 {memory}",
+        "measured step: {n} s": "1ステップの実測 {n} 秒", "Time and memory are not known yet for these settings.": "この設定での時間とメモリはまだ測っていません。",
+        "Measure": "測る", "Two steps are made to measure; this takes a moment …": "2ステップ動かして測っています…",
+        "Makes two steps at the largest size; nothing is written.": "最大サイズで2ステップだけ動かします。何も書き込みません。",
+        "Add to queue": "キューに追加", "Start training": "学習を始める", "Save changes": "変更を保存", "Cancel": "取り消す",
+
+        // a run
+        "Run": "学習", "Progress": "進み具合", "step {step} of {steps}": "ステップ {step} / {steps}", "epoch {epoch} of {epochs}": "エポック {epoch} / {epochs}",
+        "{time} left": "残り {time}", "{time} so far": "経過 {time}", "{n} images/s": "{n} 枚/秒", "loss {n}": "損失 {n}", "rates: {rates}": "学習率: {rates}",
+        "memory before {before} · during {during} · after {after}": "メモリ 前 {before} · 学習中 {during} · 後 {after}",
+        "Pause": "一時停止", "Continue": "続ける", "Stop & save": "保存して停止", "Stop": "停止", "Yes, stop": "停止する",
+        "Stop at step {step} without saving?": "ステップ {step} で保存せずに停止しますか？", "Sample now": "今サンプルを描く", "Save now": "今保存する",
+        "Gives the model back between two steps: generate, then go on exactly.": "ステップの間でモデルを返します。画像を生成してから、そのまま続けられます。",
+        "Settings of this run": "この学習の設定", "The curve begins with the first steps.": "最初のステップからグラフが描かれます。",
+        "step": "ステップ", "loss": "損失", "smoothed": "平滑化", "learning rate": "学習率",
+        "Loss at step {step}: {loss}, smoothed {average}": "ステップ {step} の損失 {loss}、平滑化 {average}",
+        "Step of the sample": "サンプルのステップ", "Prompts": "プロンプト", "prompt {n}": "プロンプト {n}", "step {step}": "ステップ {step}",
+        "with the LoRA": "LoRAあり", "same seed, without the LoRA": "同じシード、LoRAなし", "How it was drawn": "生成パラメータ",
+        "Send to txt2img": "txt2imgへ送る", "Samples appear here as they are drawn.": "サンプルはここに表示されます。",
+        "The txt2img tab is not there.": "txt2imgタブがありません。",
+
+        // the end, the queue and earlier runs
+        "{name} is finished": "{name} の学習が完了しました", "{name} was stopped": "{name} を停止しました",
+        "{name} was stopped and saved": "{name} を停止し、保存しました", "{name} failed": "{name} は失敗しました",
+        "Try in txt2img": "txt2imgで試す", "Open folder": "フォルダを開く", "The path is copied: {folder}": "パスをコピーしました: {folder}",
+        "{name} stopped at step {step} of {steps} before it was finished.": "{name} はステップ {step} / {steps} で中断されています。",
+        "Resume": "再開", "Keep what is there": "今あるものを残す", "Discard": "破棄", "Delete what the run has written?": "書き出したファイルを削除しますか？",
+        "Queue": "キュー", "Nothing waits. “Add to queue” puts a job here; jobs run one after the other.": "待機中の学習はありません。「キューに追加」したものが順に実行されます。",
+        "Start": "開始", "Edit": "編集", "Up": "上へ", "Down": "下へ", "Duplicate": "複製", "Remove": "外す",
+        "Earlier runs": "これまでの学習", "Use its settings": "設定を使う", "Train it further": "続けて学習", "No run has ended yet.": "まだ終わった学習はありません。",
+        "Clear caches ({size})": "キャッシュを消す（{size}）", "They are made again when needed.": "必要になれば作り直されます。",
+        "Clear states ({size})": "途中状態を消す（{size}）", "Without them it cannot be resumed.": "消すと再開できなくなります。",
+        "Delete this run and its files?": "この学習とファイルを削除しますか？", "Prepare the next one": "次の学習を準備する", "Training": "トレーニング",
+
+        // the page
+        "One moment …": "少々お待ちください…", "Try again": "もう一度", "The server answered {status}.": "サーバーの応答: {status}",
+        "The server does not answer. Look at its window; this page goes on by itself when it is back.": "サーバーが応答しません。コンソールを確認してください。復帰すればこのページは自動で続きます。",
+    };
+})();

@@ -49,11 +49,11 @@ class TestNoTrace:
             train(place__gradient_checkpointing=True)
 
     @pytest.mark.parametrize("save", [True, False])
-    def test_after_a_stop(self, webui, train, save):
+    def test_after_a_stop(self, webui, train, tmp_path, save):
         control = Control()
         with untouched(webui):
-            file = train(watchers=[At(1, lambda: control.stop(save=save))], control=control)
-        assert file.is_file() == save
+            train(watchers=[At(1, lambda: control.stop(save=save))], control=control)
+        assert bool([*(tmp_path / "out").glob("*.safetensors")]) == save
 
     def test_after_an_error(self, webui, train):
         with untouched(webui), pytest.raises(RuntimeError, match="on purpose"):
@@ -193,20 +193,26 @@ class TestOthersMeanwhile:
             webui.switch(first)
 
     def test_a_pause_gives_the_model_back_and_the_file_is_the_same(self, webui, train):
-        before, plain, control, got = webui.picture(CAT), train("plain"), Control(), []
+        longer = {"training__max_train_steps": 5}
+        before, plain, control, got = webui.picture(CAT), train("plain", **longer), Control(), []
 
         def meanwhile():
             got.append(webui.picture(CAT))
             control.go_on()
 
-        thread = threading.Thread(target=meanwhile)
+        thread = threading.Thread(target=meanwhile, daemon=True)
+        late = threading.Timer(30, control.stop)  # a pause that keeps the model would never end
 
         def pause():
+            late.start()
             control.pause()
             thread.start()
 
+        watchers = [At(2, pause), At(5, lambda: got.append("ended"))]
         with untouched(webui):
-            again = train("again", watchers=[At(2, pause)], control=control)
+            again = train("again", watchers=watchers, control=control, **longer)
+            late.cancel()
             thread.join(60)
         same(load_file(plain), load_file(again))
         assert got[0].tobytes() == before.tobytes()
+        assert got[1] == "ended"

@@ -46,6 +46,9 @@ def train(pictures, tmp_path):
     return train
 
 
+OWN = {"last_z_shape"}  # a decoder's note of its last picture
+
+
 def traces(webui) -> dict:
     """All that a run has to leave as it was."""
     import ldm.modules.attention
@@ -59,7 +62,8 @@ def traces(webui) -> dict:
     return {
         "weights": {k: (v.dtype, v.device, v.clone()) for k, v in model.state_dict().items()},
         "modules": [
-            (id(m), type(m), len(m._forward_hooks), len(m._forward_pre_hooks), m.training, sorted(vars(m)))
+            (id(m), type(m), len(m._forward_hooks), len(m._forward_pre_hooks), m.training)
+            + tuple(sorted(vars(m).keys() - OWN))
             for m in model.modules()
         ],
         "padding": [m.padding_mode for m in model.modules() if isinstance(m, torch.nn.Conv2d)],
@@ -89,7 +93,7 @@ def same(before: object, after: object, at: str = "") -> None:
         for key in before:
             same(before[key], after[key], f"{at} {key}")
     elif isinstance(before, tuple | list):
-        assert len(before) == len(after), at
+        assert len(before) == len(after), f"{at}: {before} became {after}"
         for i, pair in enumerate(zip(before, after, strict=True)):
             same(*pair, f"{at} {i}")
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -12,31 +13,51 @@ from lora_train.records import is_record, read_json, unpacked
 from lora_train.toml import read_toml
 from lora_train.values import shown
 
+log = logging.getLogger(__name__)
+
 
 def read_config(path: pathlib.Path, declared: Sequence[Setting]) -> Values:
-    """sd-scripts' --config_file: flat names, in sections that are headings only; sections that spell a path,
-    such as [network] with dim, are read too. A .json is a job or preset.
+    """sd-scripts' --config_file, or a .json: a job or preset, or settings of another program.
 
     Raises:
-        Mistake: it cannot be read, or is a --dataset_config.
+        Mistake: it cannot be read, is a --dataset_config, or trains something that there is not.
     """
     if path.suffix.lower() == ".json":
         return _read_record(path)
-    table = read_toml(path)
-    if isinstance(table.get("datasets"), list):
-        raise Mistake(f"{path}: describes datasets; give it as --dataset_config")
-    return dict(_entries(table, "", {s.path for s in declared}))
+    return config(read_toml(path), path, declared)
+
+
+def config(
+    table: Mapping[str, object], path: pathlib.Path, declared: Sequence[Setting], *, datasets: bool = False
+) -> Values:
+    """sd-scripts' --config_file: flat names, in sections that are headings only; sections that spell a path,
+    such as [network] with dim, are read too.
+
+    Args:
+        datasets: a --dataset_config is read as well.
+
+    Raises:
+        Mistake: it is a --dataset_config.
+    """
+    if not isinstance(table.get("datasets"), list):
+        return dict(_entries(table, "", {s.path for s in declared}))
+    if datasets:
+        return dataset_config(table, path)
+    raise Mistake(f"{path}: describes datasets; give it as --dataset_config")
 
 
 def _read_record(path: pathlib.Path) -> Values:
-    """A job or preset of ours."""
     found = read_json(path)
-    if not is_record(found):
-        raise Mistake(
-            f"{path}: expected a job or preset of lora-train, with a schema; of kohya_ss give the .toml "
-            "that it writes when it trains"
-        )
-    return unpacked(found, path)
+    if is_record(found):
+        return unpacked(found, path)
+    from lora_train.run.programs import heard  # which needs torch, and a word on the command line may not
+
+    said = heard(found, path)
+    if said.refused:
+        raise Mistake("\n".join(f"{path}: {line}" for line in said.refused))
+    for note in said.notes:
+        log.info("%s: %s", path, note)
+    return said.words
 
 
 def _entries(table: Mapping[str, object], lead: str, paths: set[str]) -> Iterator[tuple[str, object]]:
@@ -62,8 +83,12 @@ def read_dataset_config(path: pathlib.Path) -> Values:
     Raises:
         Mistake: it cannot be read, or says what cannot be done; all of it.
     """
+    return dataset_config(read_toml(path), path)
+
+
+def dataset_config(tables: Mapping[str, object], path: pathlib.Path) -> Values:
+    """As `read_dataset_config`, of what stands in the file."""
     found: Values = {}
-    tables = read_toml(path)
     try:
         complaints = _levels(tables, found)
     except Mistake as e:

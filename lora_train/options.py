@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pathlib
 import re
@@ -13,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from lora_train import compat, configs
 from lora_train.errors import Mistake
 from lora_train.knobs import Setting, general, nearest
-from lora_train.records import unpacked
+from lora_train.records import inside
 from lora_train.values import either, numeral, shown, unwrapped
 
 FILES = ("config_file", "dataset_config", "from")
@@ -165,17 +164,7 @@ def _kept(before: Mapping[str, object], values: Mapping[str, object], *, dataset
 def _job_inside(path: pathlib.Path) -> dict[str, object]:
     from lora_train.adapters.file import load
 
-    _, texts = load(path)
-    if "lora_train_job" not in texts:
-        raise Mistake(f"from = {path}: expected a file that lora-train wrote; no job is in this one")
-    try:
-        job = json.loads(texts["lora_train_job"])
-    except (ValueError, RecursionError):
-        job = None
-    if not isinstance(job, dict):
-        raise Mistake(f"from = {path}: expected a job of settings in its metadata; it is damaged")
-    schema = texts.get("lora_train_schema", "1")
-    return unpacked({"schema": int(schema) if schema.isdecimal() else schema, "values": job}, path)
+    return inside(load(path)[1], path)
 
 
 def add(

@@ -70,3 +70,21 @@ def unpacked(found: Mapping[str, object], path: pathlib.Path) -> dict[str, objec
     if not isinstance(values, dict):
         raise Mistake(f"{path}: values: expected {{setting: value}}; the file is damaged")
     return values
+
+
+def inside(texts: Mapping[str, str], path: pathlib.Path) -> dict[str, object]:
+    """The job in a saved file's metadata.
+
+    Raises:
+        Mistake: there is none, or it is damaged.
+    """
+    if "lora_train_job" not in texts:
+        raise Mistake(f"from = {path}: expected a file that lora-train wrote; no job is in this one")
+    try:
+        job = json.loads(texts["lora_train_job"])
+    except (ValueError, RecursionError):
+        job = None
+    if not isinstance(job, dict):
+        raise Mistake(f"from = {path}: expected a job of settings in its metadata; it is damaged")
+    schema = texts.get("lora_train_schema", "1")
+    return unpacked({"schema": int(schema) if schema.isdecimal() else schema, "values": job}, path)

@@ -94,7 +94,7 @@ def test_the_job_that_a_run_writes_repeats_it(trained, tmp_path):  # noqa: F811
         ("{", "not JSON: .*line 1"),
         ('{"schema": 1, "values": ' + "[" * 100_000, "not JSON"),
         (b"\xff\xfe{\x00", "expected UTF-8"),
-        ('{"LoRA_type": "Standard", "network_dim": 8}', "expected a job or preset of lora-train.*kohya_ss"),
+        ('{"LoRA": "Standard", "network_dim": 8}', "expected a job or preset of lora-train.*kohya_ss"),
         (None, "expected a JSON file"),
     ],
 )  # fmt: skip

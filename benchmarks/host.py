@@ -257,6 +257,7 @@ def measured(folder: pathlib.Path, who: str, asked: argparse.Namespace, again: b
         "OMP_WAIT_POLICY": "PASSIVE", "PROBE_ROOT": str(ROOT), "PROBE_TOLD": json.dumps(told),
     }  # fmt: skip
     command = [asked.python, "launch.py", *FLAGS, str(asked.port), "--data-dir", str(folder / "data")]
+    command += asked.flags.split()
     (folder / "answer.json").unlink(missing_ok=True)
     done = subprocess.run(command, cwd=asked.webui, env=environ, capture_output=True, text=True, check=False)
     if not (folder / "answer.json").is_file():
@@ -286,6 +287,7 @@ def main() -> None:
     ask.add_argument("--steps", type=int, default=2)
     ask.add_argument("--side", type=int, default=512, help="pixels")
     ask.add_argument("--threads", type=int, default=2)
+    ask.add_argument("--flags", default="", help="more of the WebUI's, as one word")
     ask.add_argument("--port", type=int, default=7898)
     asked = ask.parse_args()
     sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -97,6 +97,10 @@ def _started(made: World, half: bool, fp8: bool, flags: dict) -> Iterator[World]
         flags, lora_dir=str(made.loras), data_path=str(made.folder), no_half=not half
     )
     paths.models_path, paths.data_path = str(made.folder / "models"), str(made.folder)
+    made.sd_models.model_path, made.sd_vae.vae_path = (
+        str(made.checkpoints),
+        str(made.folder / "models" / "VAE"),
+    )
     if half or fp8:
         devices.dtype = devices.dtype_inference = devices.dtype_unet = torch.bfloat16
         _norms_as_on_a_card()

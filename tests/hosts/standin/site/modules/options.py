@@ -39,3 +39,5 @@ class OptionInfo:
 
     def info(self, text):
         return self
+
+    needs_restart = lambda self: self  # noqa: E731

@@ -14,6 +14,7 @@ from tests.hosts.standin import encoder
 
 checkpoints_list, checkpoint_aliases, checkpoints_loaded = {}, {}, collections.OrderedDict()
 loads = []  # what was loaded, for tests
+model_path = ""
 
 
 class CheckpointInfo:

@@ -1,7 +1,7 @@
 """Autoencoders in place of a checkpoint's own."""
 
 vae_dict, base_vae, loaded_vae_file, checkpoint_info = {}, None, None, None
-unspecified = object()
+vae_path, unspecified = "", object()
 
 
 def get_loaded_vae_name():

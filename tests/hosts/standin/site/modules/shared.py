@@ -11,8 +11,9 @@ cmd_opts = types.SimpleNamespace(
     force_enable_xformers=False, opt_sdp_attention=False, opt_sdp_no_mem_attention=False,
     opt_sub_quad_attention=False, opt_channelslast=False, ckpt_dir=None, vae_dir=None, lora_dir=None,
     embeddings_dir="", data_path="", listen=False, share=False, ngrok=None, api=True, api_auth=None,
-    gradio_auth=None, gradio_auth_path=None, nowebui=False, subpath=None, device_id=None, no_hashing=False,
-    no_prompt_history=True, server_name=None,
+    gradio_auth=None, gradio_auth_path=None, nowebui=False, subpath=None, device_id=None,
+    webui_is_non_local=False, gradio_allowed_path=None, no_hashing=False, no_prompt_history=True,
+    server_name=None,
 )  # fmt: skip
 DEFAULTS = {
     "sd_model_checkpoint": None, "sd_checkpoint_hash": "", "sd_vae": "Automatic", "sd_unet": "Automatic",

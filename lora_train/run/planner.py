@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from lora_train.adapters.file import load
 from lora_train.data.batches import numbers
 from lora_train.data.folder import Data, Planned
-from lora_train.data.health import stretched
+from lora_train.data.health import Found, namesakes, over, stretched, uncalled
 from lora_train.data.memory import Memory, usual
 from lora_train.data.plan import survey
-from lora_train.data.scan import Finding
 from lora_train.errors import Mistake
 from lora_train.job import Job, Output, Place, assemble, assembled, declared, subject
 from lora_train.knobs import general
@@ -26,6 +26,7 @@ from lora_train.run.measure import Measured, dry, parameters, shape
 from lora_train.run.refusals import refusals
 from lora_train.run.session import settled
 from lora_train.run.store import State
+from lora_train.run.trigger import Counter
 
 if TYPE_CHECKING:
     from lora_train.host import Host
@@ -60,8 +61,9 @@ def look(values: Values, host: Host) -> dict[str, object]:
     header = host.header()
     lines += [*refusals(*parts), *host.refusals(*parts)]
     lines += _files(*parts)
-    planned, findings, lost = surveyed(job.data)
-    lines += [*lost, *(finding.text for finding in findings if finding.fatal)]
+    seen = surveyed(job.data, None if job.model.weighted_captions else job.model.max_token_length)
+    planned = seen.planned
+    lines += seen.lost
     plan = estimate = None
     if planned is not None and planned.items:
         plan = _plan(planned, *parts, header)
@@ -70,7 +72,7 @@ def look(values: Values, host: Host) -> dict[str, object]:
         estimate = Measured(host.folders.desk).estimate(shape(*parts, planned, header), plan["steps"])
     return {
         "complaints": complaints(lines, values),
-        "remarks": [*_remarks(findings, planned)],
+        "remarks": [{"text": text, "files": [*files]} for text, files in seen.remarks],
         "disabled": disabled(*parts, header),
         "plan": plan,
         "estimate": estimate,
@@ -90,7 +92,7 @@ def measure(values: Values, host: Host) -> dict[str, float | None]:
     if seen["complaints"]:
         raise Mistake("\n".join(complaint["text"] for complaint in seen["complaints"]))
     job, output, place = assemble(values, tolerant=True)
-    planned, _, _ = surveyed(job.data)
+    planned = surveyed(job.data).planned
     key = shape(job, output, place, planned, host.header())
     found = dry(job, place, host, planned)
     Measured(host.folders.desk).keep(key, found)
@@ -159,21 +161,47 @@ def _stamp(path: pathlib.Path) -> tuple[int, int] | None:
 # ── pictures ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def surveyed(data: Data) -> tuple[Planned | None, list[Finding], list[str]]:
-    """What the folders come to, what was found, and why there is nothing; known as long as no file in them
-    is another than it was."""
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """What the folders come to."""
+
+    planned: Planned | None = None
+    lost: tuple[str, ...] = ()  # why nothing, or not all, can be trained with
+    remarks: tuple[tuple[str, tuple[str, ...]], ...] = ()  # what to look at, and in which files
+
+
+def surveyed(data: Data, limit: int | None = None) -> Survey:
+    """Known as long as no file in the folders is another than it was.
+
+    Args:
+        limit: tokens of a caption that are read; None: they are not counted.
+    """
     roots = [data.train_data_dir, data.reg_data_dir, data.in_json]
     roots += [path for d in data.datasets for s in d.subsets for path in (s.image_dir, s.metadata_file)]
-    return _surveyed(data, tuple(_listed(root, DEEP) for root in roots if root is not None))
+    return _surveyed(data, limit, tuple(_listed(root, DEEP) for root in roots if root is not None))
 
 
 @functools.lru_cache(maxsize=4)
-def _surveyed(data: Data, stamps: object) -> tuple[Planned | None, list[Finding], list[str]]:
+def _surveyed(data: Data, limit: int | None, stamps: object) -> Survey:
     try:
         planned, findings = survey(data, memory=Memory(usual()))
     except Mistake as e:
-        return None, [], str(e).splitlines()
-    return planned, findings, []
+        return Survey(lost=tuple(str(e).splitlines()))
+    kinds: dict[str, list[str]] = {}
+    for finding in findings:
+        if not finding.fatal:
+            kinds.setdefault(finding.kind, []).append(finding.path.name)
+    for found in [*stretched(planned), *namesakes(planned.items), *uncalled(planned.items)]:
+        kinds.setdefault(found.kind, []).append(_told(found))
+    for found in over(planned.items, Counter(), limit) if limit else ():
+        kinds.setdefault(found.kind, []).append(_told(found))
+    remarks = tuple((f"{len(files)} {words(kind)}", tuple(files[:NAMED])) for kind, files in kinds.items())
+    return Survey(planned, tuple(finding.text for finding in findings if finding.fatal), remarks)
+
+
+def _told(found: Found) -> str:
+    names = ", ".join(path.name for path in found.paths)
+    return f"{names} ({found.text})" if found.text else names
 
 
 def _listed(path: pathlib.Path, depth: int) -> object:
@@ -191,18 +219,6 @@ def _listed(path: pathlib.Path, depth: int) -> object:
     except OSError as e:
         return e.errno
     return hash(tuple(sorted(found, key=repr)))
-
-
-def _remarks(findings: Sequence[Finding], planned: Planned | None) -> Iterator[dict[str, object]]:
-    """What to look at, kind by kind; none of it stops a run."""
-    kinds: dict[str, list[str]] = {}
-    for finding in findings:
-        if not finding.fatal:
-            kinds.setdefault(finding.kind, []).append(finding.path.name)
-    for found in stretched(planned) if planned else ():
-        kinds.setdefault(found.kind, []).append(f"{found.paths[0].name} ({found.text})")
-    for kind, files in kinds.items():
-        yield {"text": f"{len(files)} {words(kind)}", "files": files[:NAMED]}
 
 
 # ── the run ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -89,18 +89,39 @@ def clip(text: str) -> list[str]:
 
     Source: Sennrich et al. 2016, arXiv:1508.07909, over bytes; the files are CLIP's.
     """
+    return [_readable(piece) for word in SPLIT.findall(text.lower()) for piece in _joined(word)]
+
+
+@functools.lru_cache(maxsize=100_000)
+def _joined(word: str) -> tuple[str, ...]:
+    """The pieces of a word, in the vocabulary's letters."""
     letters, ranks = _letters(), _ranks()
-    found = []
-    for word in SPLIT.findall(text.lower()):
-        parts = [letters[byte] for byte in word.encode("utf-8", "replace")]
-        parts[-1] += END
-        while len(parts) > 1:
-            rank, at = min((ranks.get(pair, len(ranks)), i) for i, pair in enumerate(zip(parts, parts[1:])))  # noqa: B905 (pairs of neighbours)
-            if rank == len(ranks):
-                break
-            parts[at : at + 2] = [parts[at] + parts[at + 1]]
-        found += [_readable(part) for part in parts]
-    return found
+    parts = [letters[byte] for byte in word.encode("utf-8", "replace")]
+    parts[-1] += END
+    while len(parts) > 1:
+        pairs = zip(parts, parts[1:], strict=False)
+        rank, at = min((ranks.get(pair, len(ranks)), i) for i, pair in enumerate(pairs))
+        if rank == len(ranks):
+            break
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    return tuple(parts)
+
+
+class Counter:
+    """What `data.health` counts tokens with, where no model is at hand."""
+
+    def count(self, text: str) -> int:
+        return sum(len(_joined(word)) for word in SPLIT.findall(text.lower()))
+
+    def cut(self, text: str, limit: int) -> tuple[str, str]:
+        """(what of a caption is within the limit, the rest); between two words."""
+        seen = at = 0
+        for match in SPLIT.finditer(text):
+            seen += len(_joined(match[0].lower()))
+            if seen > limit:
+                return text[:at], text[at:]
+            at = match.end()
+        return text, ""
 
 
 @functools.cache

@@ -101,6 +101,19 @@ def test_remarks_name_their_files(values, host, pictures):
     assert len(enlarged["files"]) == 4
 
 
+def test_captions_that_are_cut_or_do_not_name_the_trigger_are_remarked(values, host, pictures):
+    (pictures / "2.txt").write_text("word " * 80, encoding="utf-8")
+    rows = {
+        row["text"]: row["files"] for row in look({**values, "data.trigger_word": "cat"}, host)["remarks"]
+    }
+    long = next(files for text, files in rows.items() if "more tokens" in text)
+    assert len(long) == 1
+    assert long[0].startswith("2.png (82 tokens: ")  # "cat, " is put to it
+    assert any("without the trigger word" in text for text in rows)
+    more = {**values, "model.max_token_length": 150}
+    assert not [row for row in look(more, host)["remarks"] if "more tokens" in row["text"]]
+
+
 def test_a_change_in_the_folder_is_seen_and_nothing_else_is_looked_at_again(
     values, host, pictures, monkeypatch
 ):

@@ -16,6 +16,13 @@ def test_pieces_are_those_of_the_usual_tokenizer(text):
     assert ours == theirs(text, add_special_tokens=False).input_ids
 
 
+def test_tokens_are_counted_and_cut_between_words():
+    counter = trigger.Counter()
+    assert counter.count("a cat, okara") == 5
+    assert counter.cut("a cat, okara", 4) == ("a cat,", " okara")
+    assert counter.cut("a cat", 9) == ("a cat", "")
+
+
 def test_letters_of_any_writing_are_told_apart():
     assert trigger.clip("café")[-1] == "café</w>"
     assert "".join(trigger.pieces("日本", trigger.clip))

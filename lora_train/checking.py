@@ -8,7 +8,7 @@ import json
 import logging
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lora_train.errors import Mistake
@@ -16,7 +16,7 @@ from lora_train.options import Parser, train_parser, train_values
 
 if TYPE_CHECKING:
     from lora_train.data.health import Tokens
-    from lora_train.job import Job, Output, Place
+    from lora_train.job import Job
     from lora_train.knobs import Setting
     from lora_train.run.check import Report
 
@@ -67,11 +67,12 @@ def reported(words: Sequence[str], every: Sequence[Setting]) -> Report:
     """The report on what `train` would be given these words for."""
     from lora_train.data.memory import Memory, usual
     from lora_train.hosts.standalone.host import refusals
+    from lora_train.job import assembled
     from lora_train.run.check import check, refused
 
     try:
         values, notes = train_values(words, every)
-        parts, complaints = _assembled(values)
+        parts, complaints = assembled(values)
     except Mistake as e:
         return refused(str(e).splitlines())
     if parts is None:
@@ -83,25 +84,6 @@ def reported(words: Sequence[str], every: Sequence[Setting]) -> Report:
         *parts, memory=Memory(usual()), tokens=tokens, complaints=complaints, models=_models
     )  # fmt: skip
     return {**report, "notes": notes + missing}
-
-
-def _assembled(values: Mapping[str, object]) -> tuple[tuple[Job, Output, Place] | None, list[str]]:
-    """Job and what is beside it, and all complaints. What a complaint is about is then left at its default,
-    so that the pictures are looked at all the same; None where that does not help."""
-    from lora_train.job import assemble
-
-    complaints: list[str] = []
-    while True:
-        try:
-            return assemble(values), complaints
-        except Mistake as e:
-            new = str(e).splitlines()
-        complaints += [line for line in new if line not in complaints]
-        wrong = {line.partition(":")[0].partition(" = ")[0] for line in new}
-        kept = {path: value for path, value in values.items() if path not in wrong}
-        if len(kept) == len(values):
-            return None, complaints
-        values = kept
 
 
 def _models(job: Job) -> None:

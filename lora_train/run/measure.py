@@ -20,6 +20,7 @@ from lora_train.adapters.file import begun
 from lora_train.data.batches import Batch, Group
 from lora_train.data.buckets import GRAIN, Size
 from lora_train.data.folder import Planned
+from lora_train.errors import Mistake
 from lora_train.job import Job, Output, Place
 from lora_train.knobs import flat
 from lora_train.run.store import whole
@@ -125,7 +126,43 @@ def dry(job: Job, place: Place, host: Host, planned: Planned) -> dict[str, float
 
     Returns:
         seconds of a step; megabytes at most, None where the system does not tell.
+
+    Raises:
+        Mistake: there is not enough memory for one.
     """
+    try:
+        return _dry(job, place, host, planned)
+    except (MemoryError, RuntimeError) as e:
+        if not full(e):
+            raise
+        why = room(job, place, largest(planned))
+    raise Mistake(why)  # out here the error's frames, and what they hold, are gone
+
+
+def full(error: BaseException) -> bool:
+    """Whether memory ran out: on a card, or on a CPU, where torch has no error of its own for it."""
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def room(job: Job, place: Place, batch: tuple[int, Size]) -> str:
+    """What to change where a step does not fit, what costs least first."""
+    count, bucket = batch
+    moves = []
+    if not place.gradient_checkpointing:
+        moves.append("set place.gradient_checkpointing")
+    if job.training.mixed_precision == "no":
+        moves.append("set training.mixed_precision to bf16 or fp16")
+    if count > 1:
+        moves.append("set data.batch_size to 1, and training.gradient_accumulation_steps for the rest")
+    if job.network.trains("te1") and job.network.trains("unet"):
+        moves.append("set network.train_unet_only")
+    moves.append("choose a smaller data.resolution")
+    size = f"{bucket[0]}x{bucket[1]}" + f" in batches of {count}" * (count > 1)
+    said = f"data.resolution = {job.data.resolution}: a step at {size} needs more memory than is free"
+    return f"{said}; {', or '.join(moves)}"
+
+
+def _dry(job: Job, place: Place, host: Host, planned: Planned) -> dict[str, float | None]:
     job = dataclasses.replace(job, training=dataclasses.replace(job.training, seed=0))
     count, bucket = largest(planned)
     training, progress = job.training, Progress(WARM + STEPS, WARM + STEPS)

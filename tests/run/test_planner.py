@@ -5,10 +5,12 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lora_train.errors import Mistake
 from lora_train.job import assemble, declared
+from lora_train.run import measure as measures
 from lora_train.run import planner
 from lora_train.run.applies import RULES
 from lora_train.run.planner import look, measure
@@ -175,6 +177,19 @@ def test_every_kind_of_step_can_be_measured(values, host, more):
 def test_what_start_would_refuse_is_not_measured(values, host):
     with pytest.raises(Mistake, match="network.dim = 0"):
         measure({**values, "network.dim": 0}, host)
+
+
+def test_a_step_that_does_not_fit_says_what_to_change(values, host, monkeypatch):
+    def fails(*args, **kwargs):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(measures, "train", fails)
+    with pytest.raises(
+        Mistake, match="needs more memory than is free; set place.gradient_checkpointing, or"
+    ) as e:
+        measure(values, host)
+    assert e.value.__cause__ is None
+    assert "batches of 2" in str(e.value)
 
 
 def test_a_damaged_memory_of_measurements_is_as_none(values, host, tmp_path):

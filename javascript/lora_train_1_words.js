@@ -19,7 +19,7 @@
         "Regularisation": "正則化", "Network": "ネットワーク", "Network by block": "ブロック別ネットワーク", "Noise and loss": "ノイズと損失",
         "Length": "学習の長さ", "Learning rates": "学習率", "Optimizer": "オプティマイザ", "Memory and speed": "メモリと速度",
         "Samples": "サンプル", "Output": "出力", "Card of the file": "ファイルの説明", "Log": "ログ",
-        "degrees": "度", "epochs": "エポック", "pixels": "px", "steps": "ステップ", "tags": "タグ",
+        "degrees": "度", "epochs": "エポック", "pixels": "px", "steps": "ステップ", "tags": "タグ", "minutes": "分",
         "running": "学習中", "paused": "一時停止中", "waiting": "待機中", "done": "完了", "stopped": "停止", "failed": "失敗", "unfinished": "未完了",
 
         // the model

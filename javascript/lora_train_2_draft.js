@@ -19,6 +19,7 @@
         pictures: null, // number that the preset was made for
         look: { complaints: [], remarks: [], disabled: {}, plan: null, estimate: null },
         editing: null, // a queued job's id
+        looked: false, // whether the server has said anything yet
         ready: false,
     });
 
@@ -84,6 +85,7 @@
             const lines = error.message.split("\n").map((text) => ({ path: pathOf(text), text }));
             draft.look = { complaints: lines, remarks: [], disabled: {}, plan: null, estimate: null };
         }
+        draft.looked = true;
         page.tell("look");
         page.tell("looking", false);
         const plan = draft.look.plan;

@@ -68,7 +68,7 @@
         const own = given || {};
         const input = control(s(), { id, "aria-describedby": `${id}_said` });
         const title = own.title || (own.row ? s().name : s().name.replace(/_/g, " "));
-        const mark = el("span.mark", { title: t("differs from the preset"), hidden: true }, "●");
+        const mark = el("span.mark", { role: "img", title: t("differs from the preset"), "aria-label": t("differs from the preset"), hidden: true }, "●");
         const label = el(own.row ? "label.name" : "label", { for: id }, title, mark);
         const said = el("div.said", { id: `${id}_said` });
         const undo = el("button.reset", { type: "button", hidden: true, "aria-label": `${t("Reset")}: ${title}` }, "↺");

@@ -36,7 +36,7 @@
         const radios = page.draft.goals.map((goal) => {
             const radio = el("input", { type: "radio", name: "lt_goal", value: goal.id, disabled: !goal.ready });
             radio.addEventListener("change", () => page.busy(radio, () => page.draft.take(page.draft.preset || "Balanced", goal.id)));
-            const title = t(goal.title) + (goal.ready ? "" : ` (${t(goal.reason || "later")})`);
+            const title = t(goal.title) + (goal.ready ? "" : ` (${t(goal.reason)})`);
             box.append(el("label.goal", { title: t(goal.text) }, radio, title));
             return radio;
         });
@@ -132,7 +132,6 @@
             return plan && draft.value(`training.max_train_${name}`) === null ? t("comes to {n}", { n: page.number(plan[name]) }) : "";
         };
         const list = [
-            !page.webui() && ["model.pretrained_model_name_or_path", { title: t("Model") }],
             ["data.train_data_dir", { title: t("Pictures") }],
             ["output.output_name", { title: t("Name") }],
             ["data.trigger_word", { title: t("Trigger word"), typed: trigger }],
@@ -143,6 +142,7 @@
             ["network.dim", { title: t("Rank") }],
             [rate, { title: t("Learning rate") }],
             ["network.train_unet_only", { title: t("Train the text encoder"), inverse: true }],
+            !page.webui() && ["model.pretrained_model_name_or_path", { title: t("Model") }],
         ].filter((row) => row && draft.settings[typeof row[0] === "function" ? row[0]() : row[0]]);
         const made = list.map(([path, given]) => page.field(path, given));
         const refresh = () => made.forEach((field) => field.refresh());
@@ -236,7 +236,7 @@
             // with no pictures yet there is a word beside their field, and nothing to be alarmed about
             const begun = wrong.filter((c) => c.path !== "data.train_data_dir" || draft.value(c.path));
             page.fill(list, begun.map((c) => el("li", {}, page.button(c.text, () => page.seek(c.path), { kind: "plain" }))));
-            [queue, begin, save].forEach((b) => (b.disabled = wrong.length > 0));
+            [queue, begin, save].forEach((b) => (b.disabled = wrong.length > 0 || !draft.looked));
             [queue, begin].forEach((b) => page.show(b, !draft.editing));
             [save, cancel].forEach((b) => page.show(b, draft.editing));
         };
@@ -253,12 +253,21 @@
         await page.refreshed();
     }
 
+    /** The WebUI's list of checkpoints was made before this one was there. */
+    function chosen(title) {
+        const refresh = document.querySelector("#refresh_sd_model_checkpoint");
+        if (!title || !refresh || !window.selectCheckpoint) return;
+        refresh.click();
+        setTimeout(() => window.selectCheckpoint(title), 1500);
+    }
+
     // ── nothing there yet ──
     function teach() {
         const demo = page.button(t("Fill in the demo"), async () => {
             const found = await page.ask("POST", "/demo");
             page.draft.load(found.values);
             page.tell("notes", found.notes || []);
+            chosen(found.checkpoint);
             page.draft.header = await page.ask("GET", "/model");
             page.tell("opened");
         });

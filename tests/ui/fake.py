@@ -71,7 +71,10 @@ class Desk:
         self.kept.remove(name)
 
     def imported(self, name, data):
-        return {"values": {"network.dim": 8, "training.max_train_steps": 333}, "notes": [f"{name}: left out: <b>x</b>"]}
+        return {
+            "values": {"network.dim": 8, "training.max_train_steps": 333},
+            "notes": [f"{name}: left out: <b>x</b>"],
+        }
 
     def look(self, values):
         complaints = []
@@ -86,7 +89,9 @@ class Desk:
             text = "data.train_data_dir: expected a folder with pictures; choose one"
             found["complaints"].append({"path": "data.train_data_dir", "text": text})
             return found
-        found["remarks"] = [{"text": "2 pictures are enlarged", "files": ["0007.png (1.6×)", "<img>.png (1.2×)"]}]
+        found["remarks"] = [
+            {"text": "2 pictures are enlarged", "files": ["0007.png (1.6×)", "<img>.png (1.2×)"]}
+        ]
         found["plan"] = {
             "text": "", "pictures": 20, "samples": 200, "repeats": 10, "buckets": ["a", "b", "c"], "batches": 52,
             "steps_per_epoch": 52, "steps": 520, "epochs": 10, "images": 2000, "batch_size": 4,
@@ -105,7 +110,9 @@ class Desk:
 
     def add(self, values, name, start):
         self.asked.append(("add", values, start))
-        entry = entry_of("9", values.get("output.output_name", "lora"), "running" if start else "waiting", values)
+        entry = entry_of(
+            "9", values.get("output.output_name", "lora"), "running" if start else "waiting", values
+        )
         self.entries.append(entry)
         if start:
             self.run_ = run_of(0, name=entry["name"])
@@ -125,7 +132,13 @@ class Desk:
 
     def status(self, after):
         run = self.run_ and {**self.run_, "points": [p for p in self.run_["points"] if p[0] > after]}
-        return {"model": self.header, "queue": self.entries, "run": run, "unfinished": self.left, "now": time.time()}
+        return {
+            "model": self.header,
+            "queue": self.entries,
+            "run": run,
+            "unfinished": self.left,
+            "now": time.time(),
+        }
 
     def _asked(self, *what):
         self.asked.append(what)
@@ -214,7 +227,9 @@ def served(folder: pathlib.Path, host: str = "webui", port: int = 0):
 
     def drawing(request):
         at = int(request.query_params["of"])
-        return Response(DRAWING.format(colours[at // 100 % 6], 30 + at % 100 * 40), media_type="image/svg+xml")
+        return Response(
+            DRAWING.format(colours[at // 100 % 6], 30 + at % 100 * 40), media_type="image/svg+xml"
+        )
 
     app.router.routes[:0] = [
         Route("/", lambda request: HTMLResponse(PAGE % (head, root(host)))),

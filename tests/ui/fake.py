@@ -1,4 +1,4 @@
-"""A desk with canned answers behind the real routes, and a bare page around the real element: for the page's own tests."""
+"""A desk with canned answers behind the real routes, and a bare page around the real element."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ from lora_train.ui.page import assets, root
 
 PAGE = """<!doctype html><html><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Host</title><link rel="stylesheet" href="/style.css">%s
-<style>body { margin: 0; padding: 12px; background: #fff } body.dark { background: #0b0f19; --body-text-color: #f3f4f6;
---body-text-color-subdued: #9ca3af; --block-background-fill: #1f2937; --background-fill-secondary: #111827;
---input-background-fill: #374151; --border-color-primary: #374151; --button-secondary-background-fill: #4b5563 }
+<style>body { margin: 0; padding: 12px; background: #fff } body.dark { background: #0b0f19;
+--body-text-color: #f3f4f6; --body-text-color-subdued: #9ca3af; --block-background-fill: #1f2937;
+--background-fill-secondary: #111827;
+--input-background-fill: #374151; --border-color-primary: #374151;
+--button-secondary-background-fill: #4b5563 }
 #host { display: none }</style></head>
 <body><div id="host"><div id="tabs"><button>txt2img</button></div>
 <div id="txt2img_prompt"><textarea></textarea></div></div>%s<script>
@@ -32,14 +34,27 @@ function updateInput(field) { field.dispatchEvent(new Event("input", {bubbles: t
 function switch_to_txt2img() { document.body.dataset.tab = "txt2img" }
 </script></body></html>"""
 DRAWING = (
-    '<svg xmlns="http://www.w3.org/2000/svg" width="256" height="256"><rect width="256" height="256" fill="{}"/>'
-    '<circle cx="128" cy="118" r="{}" fill="#e8b04b"/><path d="M0 200 Q128 150 256 210 V256 H0Z" fill="#345"/></svg>'
+    '<svg xmlns="http://www.w3.org/2000/svg" width="256" height="256">'
+    '<rect width="256" height="256" fill="{}"/><circle cx="128" cy="118" r="{}" fill="#e8b04b"/>'
+    '<path d="M0 200 Q128 150 256 210 V256 H0Z" fill="#345"/></svg>'
 )
 MODEL = {
-    "loaded": True, "name": "v1-5-pruned-emaonly.safetensors", "path": "/models/v1-5.safetensors", "hash": "6ce0161689",
-    "family": "sd1", "prediction": "epsilon", "ztsnr": False, "vae": None, "dtype": "fp16", "device": "cuda:0",
-    "free_megabytes": 10035, "total_megabytes": 12288, "trainable": True, "reason": None, "unchanged": None,
-}  # fmt: skip
+    "loaded": True,
+    "name": "v1-5-pruned-emaonly.safetensors",
+    "path": "/models/v1-5.safetensors",
+    "hash": "6ce0161689",
+    "family": "sd1",
+    "prediction": "epsilon",
+    "ztsnr": False,
+    "vae": None,
+    "dtype": "fp16",
+    "device": "cuda:0",
+    "free_megabytes": 10035,
+    "total_megabytes": 12288,
+    "trainable": True,
+    "reason": None,
+    "unchanged": None,
+}
 
 
 class Desk:
@@ -93,11 +108,22 @@ class Desk:
             {"text": "2 pictures are enlarged", "files": ["0007.png (1.6×)", "<img>.png (1.2×)"]}
         ]
         found["plan"] = {
-            "text": "", "pictures": 20, "samples": 200, "repeats": 10, "buckets": ["a", "b", "c"], "batches": 52,
-            "steps_per_epoch": 52, "steps": 520, "epochs": 10, "images": 2000, "batch_size": 4,
-            "saves": [104, 208, 312], "draws": [0, 100, 200, 300, 400, 500], "latents": {},
+            "text": "",
+            "pictures": 20,
+            "samples": 200,
+            "repeats": 10,
+            "buckets": ["a", "b", "c"],
+            "batches": 52,
+            "steps_per_epoch": 52,
+            "steps": 520,
+            "epochs": 10,
+            "images": 2000,
+            "batch_size": 4,
+            "saves": [104, 208, 312],
+            "draws": [0, 100, 200, 300, 400, 500],
+            "latents": {},
             "disk": {"megabytes": 92.5, "free_megabytes": 48200.0},
-        }  # fmt: skip
+        }
         found["estimate"] = self.estimate
         return found
 
@@ -172,9 +198,21 @@ class Desk:
 
 
 def entry_of(id, name, state, values=None, **more):
-    return {"id": id, "name": name, "state": state, "step": 0, "steps": 520, "error": None, "added": 1.7e9, "began": None,
-            "ended": None, "file": None, "model": {"name": MODEL["name"], "hash": MODEL["hash"]},
-            "values": values or {"network.dim": 32, "output.output_name": name}, **more}  # fmt: skip
+    return {
+        "id": id,
+        "name": name,
+        "state": state,
+        "step": 0,
+        "steps": 520,
+        "error": None,
+        "added": 1.7e9,
+        "began": None,
+        "ended": None,
+        "file": None,
+        "model": {"name": MODEL["name"], "hash": MODEL["hash"]},
+        "values": values or {"network.dim": 32, "output.output_name": name},
+        **more,
+    }
 
 
 def run_of(step, *, name="okara", state="running", **more):
@@ -185,16 +223,42 @@ def run_of(step, *, name="okara", state="running", **more):
         average = 0.97 * average + 0.03 * loss
         points.append([i, loss, average, 1e-4 * min(1, i / 26)])
     drawn = [
-        {"step": at, "number": n, "prompt": words, "url": f"/lora_train/v1/drawing?of={at + n}", "base_url":
-         f"/lora_train/v1/drawing?of={n}", "infotext": f"{words}\nSteps: 20, Sampler: DDIM, Seed: {n}"}
-        for at in range(0, step + 1, 100) for n, words in enumerate(["okara, sitting in the snow", "okara <close-up>"])
-    ]  # fmt: skip
-    return {"id": "1", "name": name, "state": state, "step": step, "steps": 520, "epoch": step / 52, "epochs": 10,
-            "seconds": step * 0.79, "left": (520 - step) * 0.79, "images_per_second": 1.27, "megabytes": 8192,
-            "loss": points[-1][1] if points else None, "average": average if points else None,
-            "rates": {"unet": 1e-4, "text_encoder": 5e-5}, "points": points, "samples": drawn, "saves": [],
-            "log": [{"time": 1.7e9 + i, "level": level, "text": text} for i, (level, text) in enumerate(LOG)],
-            "note": None, "memory": None, "unchanged": None, "result": None, **more}  # fmt: skip
+        {
+            "step": at,
+            "number": n,
+            "prompt": words,
+            "url": f"/lora_train/v1/drawing?of={at + n}",
+            "base_url": f"/lora_train/v1/drawing?of={n}",
+            "infotext": f"{words}\nSteps: 20, Sampler: DDIM, Seed: {n}",
+        }
+        for at in range(0, step + 1, 100)
+        for n, words in enumerate(["okara, sitting in the snow", "okara <close-up>"])
+    ]
+    return {
+        "id": "1",
+        "name": name,
+        "state": state,
+        "step": step,
+        "steps": 520,
+        "epoch": step / 52,
+        "epochs": 10,
+        "seconds": step * 0.79,
+        "left": (520 - step) * 0.79,
+        "images_per_second": 1.27,
+        "megabytes": 8192,
+        "loss": points[-1][1] if points else None,
+        "average": average if points else None,
+        "rates": {"unet": 1e-4, "text_encoder": 5e-5},
+        "points": points,
+        "samples": drawn,
+        "saves": [],
+        "log": [{"time": 1.7e9 + i, "level": level, "text": text} for i, (level, text) in enumerate(LOG)],
+        "note": None,
+        "memory": None,
+        "unchanged": None,
+        "result": None,
+        **more,
+    }
 
 
 LOG = [
@@ -202,8 +266,13 @@ LOG = [
     ("warning", "0007.png is enlarged 1.6 times"),
     ("info", "saved okara-000002.safetensors <script>alert(1)</script>"),
 ]
-RESULT = {"file": "/webui/models/Lora/okara.safetensors", "name": "okara", "trigger": "okara", "bytes": 18_900_000,
-          "checks": ["the WebUI's own loader knows all of its 264 layers"]}  # fmt: skip
+RESULT = {
+    "file": "/webui/models/Lora/okara.safetensors",
+    "name": "okara",
+    "trigger": "okara",
+    "bytes": 18_900_000,
+    "checks": ["the WebUI's own loader knows all of its 264 layers"],
+}
 
 
 @contextlib.contextmanager
@@ -219,8 +288,14 @@ def served(folder: pathlib.Path, host: str = "webui", port: int = 0):
     folders = types.SimpleNamespace(loras=folder, desk=folder, models=(), pictures=())
     desk, app = Desk(folder), Starlette()
     api = Api(lambda: desk, lambda: Guard(folders), Gate(), closing=lambda: server.should_exit)
-    api.answer("POST", "/demo", lambda desk, ask: {
-        "values": {"data.train_data_dir": str(folder), "output.output_name": "ink", "network.dim": 16}, "notes": []})  # fmt: skip
+    api.answer(
+        "POST",
+        "/demo",
+        lambda desk, ask: {
+            "values": {"data.train_data_dir": str(folder), "output.output_name": "ink", "network.dim": 16},
+            "notes": [],
+        },
+    )
     attach(app, api)
     found = {p.name: p for p in scripts}
     colours = ["#334", "#445", "#556", "#355", "#654", "#565"]

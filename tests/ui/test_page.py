@@ -1,4 +1,4 @@
-"""The page, in a browser, before a desk with canned answers: what a person does on it and what it then asks."""
+"""The page in a browser, before a desk with canned answers: what a person does, and what it then asks."""
 
 import json
 import os
@@ -17,10 +17,15 @@ OWN = [file for file in assets()[0] if file.name.startswith("lora_train")]
 WORDS = [file for file in OWN if "_words" in file.name]
 DRAWN = [file for file in OWN if file not in WORDS]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --disable-background-networking --disable-component-update "
-    "--disable-sync --no-first-run"
-).split()
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 SCREENS = os.environ.get("SCREENS")  # a folder: pictures of every state are put there
 
 
@@ -380,7 +385,8 @@ def test_ten_thousand_points_keep_it_smooth(opened):
     page = opened()
     page.wait_for_selector(".lt-run .uplot")
     took = page.evaluate("""() => { const t = performance.now(), s = loraTrain.status;
-        loraTrain.tell("status", {...s, run: {...s.run, points: [[10001, 0.1, 0.1, 1e-4]]}}); return performance.now() - t }""")
+        loraTrain.tell("status", {...s, run: {...s.run, points: [[10001, 0.1, 0.1, 1e-4]]}});
+        return performance.now() - t }""")
     assert took < 300  # a tenth of it on a machine that is not busy
 
 

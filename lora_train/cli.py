@@ -102,11 +102,15 @@ def train(words: list[str]) -> int:
     job, output, place = assemble(values)
 
     from lora_train.hosts.standalone.host import StandaloneHost
-    from lora_train.run.session import run
+    from lora_train.run.session import Ended, run
     from lora_train.run.watchers import Bar
 
     with _interruptible() as control:
-        ended = run(job, output, place, StandaloneHost(), watchers=[Bar()], control=control)
+        try:
+            ended = run(job, output, place, StandaloneHost(), watchers=[Bar()], control=control)
+        except Ended:
+            log.info("Stopped before the first step; there is nothing to save.")
+            return STOPPED
     if ended.progress.stopped:
         log.info(
             "Stopped after step %d. Go on with: lora-train train --resume %s",

@@ -177,7 +177,7 @@ FOREIGN: dict[str, Ignored | Refused | Translated] = {
             "v_pred_like_loss", "scale_v_pred_loss_like_noise_pred", "lr_scheduler_type",
             "lr_scheduler_args", "torch_compile", "deepspeed", "validation_split", "validation_seed",
             "validate_every_n_steps", "validate_every_n_epochs", "max_validation_steps", "base_weights",
-            "base_weights_multiplier", "cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk",
+            "base_weights_multiplier",
             "blocks_to_swap", "cpu_offload_checkpointing", "dataset_class",
             "initial_epoch", "initial_step", "skip_until_initial_step",
             "resume_from_huggingface", "huggingface_repo_id", "huggingface_repo_type",

@@ -73,6 +73,9 @@ class Output:
     output_dir: pathlib.Path = knob(
         pathlib.Path("output"), "Folder for everything the run writes.", group="output", place=True,
         basic=True)  # fmt: skip
+    run_dir: pathlib.Path | None = knob(
+        None, "Folder for what a run needs beside its result: log, states, samples, caches. Empty: output_dir.",
+        group="output", place=True)  # fmt: skip
     output_name: str = knob(
         "lora", "File name of the result, without its ending.", group="output", basic=True
     )
@@ -102,6 +105,9 @@ class Output:
     save_last_n_steps_state: int | None = knob(
         None, "Of the states saved by step, keep those of the last n steps. Empty: as save_last_n_steps.",
         group="output", low=1)  # fmt: skip
+    save_state_every_n_minutes: float | None = knob(
+        10.0, "Keep one state for a run that is cut off, not older than this; gone when the run ends. Empty: "
+        "none.", group="output", low=0, unit="minutes")  # fmt: skip
     sample_prompts: pathlib.Path | None = knob(
         None, "Prompts to sample while training: a text file with one a line, or a .toml or .json of "
         "sd-scripts. Empty: the trigger word and two captions.", group="samples", place=True)  # fmt: skip
@@ -110,6 +116,9 @@ class Output:
         None, "Sample after every n-th epoch; overrides sample_every_n_steps.", group="samples", low=1
     )
     sample_at_first: bool = knob(False, "Sample before the first step.", group="samples")
+    sample_base: bool = knob(
+        False, "Also draw each prompt that has a seed once without the LoRA, to compare.", group="samples"
+    )
     sample_sampler: str = knob(
         "ddim", "Sampler of prompts that name none.", group="samples", choices=tuple(SAMPLERS)
     )
@@ -169,6 +178,12 @@ class Place:
     cache_latents_to_disk: bool = knob(
         False, "Keep the latents on disk, beside the output, for this run and later ones.", group="memory"
     )
+    cache_text_encoder_outputs: bool = knob(
+        True, "Run the text encoder once for each caption, where neither it nor the captions change.",
+        group="memory")  # fmt: skip
+    cache_text_encoder_outputs_to_disk: bool = knob(
+        False, "Keep what it makes of the captions on disk, beside the output, for this run and later ones.",
+        group="memory")  # fmt: skip
     vae_batch_size: int = knob(1, "Pictures the autoencoder takes at once.", group="memory", low=1, high=256)
     gradient_checkpointing: bool = knob(
         False, "Keep less for the backward pass and compute it again: less memory, about a quarter slower.",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 
 
 class Control:
@@ -13,6 +15,7 @@ class Control:
         self.stopping = False
         self.keep = True  # what was learned so far is saved before the run ends
         self.paused = False
+        self.resting = False  # the run is in the pause that was asked for
         self._save = self._sample = False
 
     def stop(self, save: bool = True) -> None:
@@ -57,6 +60,14 @@ class Control:
         with self.changed:
             asked, self._sample = self._sample, False
             return asked
+
+    @contextlib.contextmanager
+    def rest(self) -> Iterator[None]:
+        self.resting = True
+        try:
+            yield
+        finally:
+            self.resting = False
 
     def wait(self, seconds: float) -> None:
         """Until something is asked, or for so long."""

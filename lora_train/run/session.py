@@ -17,23 +17,24 @@ import torch
 from lora_train.adapters.file import begun, save
 from lora_train.adapters.network import Network
 from lora_train.data import summary
-from lora_train.data.batches import Batches, arithmetic, every_caption, numbers
-from lora_train.data.cache import Cache, Fresh, Latents
+from lora_train.data.batches import Batches, arithmetic, numbers
 from lora_train.data.folder import Planned
 from lora_train.data.memory import Memory, usual
 from lora_train.data.plan import plan
 from lora_train.errors import Mistake
-from lora_train.host import Cond, Host, Lent
+from lora_train.host import Host, Lent
 from lora_train.job import Job, Output, Place, written
 from lora_train.knobs import flat, settings
 from lora_train.prompts import Prompt, defaults, read_prompts
+from lora_train.run.caches import Caches
 from lora_train.run.control import Control
 from lora_train.run.draw import Wardrobe
 from lora_train.run.metadata import Facts, metadata
 from lora_train.run.refusals import refusals
+from lora_train.run.samples import Samples
 from lora_train.run.store import RunStore, State, optimizer_state, restore_optimizer
 from lora_train.run.trackers import trackers
-from lora_train.run.watchers import Metrics, Samples, Saves
+from lora_train.run.watchers import Metrics, Saves
 from lora_train.train.arithmetic import quick
 from lora_train.train.events import Progress, Watcher
 from lora_train.train.learner import Learner, scaler
@@ -82,7 +83,7 @@ def run(
     resumed = State.read(place.resume) if place.resume else None
     with team(place.device) as crew:
         job = crew.all(settled(job, resumed))[0]  # a seed that was drawn is the first process's
-        store = RunStore(output.output_dir, output.output_name)
+        store = RunStore(output.output_dir, output.output_name, output.run_dir)
         if crew.first:
             store.writable()
         kept = place.cache_latents or place.cache_latents_to_disk
@@ -212,9 +213,11 @@ class Session:
     def rest(self, progress: Progress | None = None) -> None:
         """Until a person says go on, or stop."""
         control = self.control
+        if progress:  # a person may end the program now
+            self.saves.keep(progress)
         self.on.close()
         try:
-            with self.lent.given_back():
+            with self.lent.given_back(), control.rest():
                 while control.paused and not control.stopping:
                     if progress and control.take_save():
                         self.saves.now(progress)
@@ -251,53 +254,26 @@ class Session:
 
     def batches(self) -> Batches:
         training = self.job.training
-        latents, conds = self._latents(training.seed), self._conds()
+        caches = Caches(self.job, self.place, self.store, self.lent, self.planned, self.crew, self.cached)
+        latents, parts = caches.latents(), self.network.parts()
+        conds = None if any(params for part, params in parts.items() if part != "unet") else caches.conds()
         return Batches(
             self.planned, latents, seed=training.seed, accumulation=training.gradient_accumulation_steps,
             conds=conds, steps=self.progress.steps, rank=self.crew.rank, world=self.crew.world)  # fmt: skip
 
-    def _latents(self, seed: int) -> Latents:
-        encode = self.lent.encode_images
-        if not (self.place.cache_latents or self.place.cache_latents_to_disk):
-            return Fresh(encode, seed)
-        folder = self.store.folder / "latents" if self.place.cache_latents_to_disk else None
-        cache = Cache(
-            encode, self.lent.vae_id, folder=folder, batch=self.place.vae_batch_size, memory=Memory(usual())
-        )
-        cache.fill(self.crew.share(self.planned.views()), self.cached)
-        for others in self.crew.all(
-            cache.kept
-        ):  # nothing, where they are on disk; and then this waits for all
-            cache.kept.update(others)
-        self.lent.park("vae")
-        return cache
-
-    def cached(self, done: int, of: int) -> None:
-        """Told while latents are made; a stop is a stop here too."""
-        tell(self.others, "caching latents", done, of)
-        if self.control.stopping:
+    def cached(self, what: str, done: int, of: int) -> None:
+        """Told while latents and conds are made; a stop is a stop here too, and a pause is one."""
+        tell(self.others, what, done, of)
+        if self.control.stopping and self.crew.world == 1:
             raise Ended
         if self.control.paused and self.crew.world == 1:
             self.rest()
 
-    def _conds(self) -> dict[str, Cond] | None:
-        """Of every caption, where neither captions nor the text encoder change."""
-        captions = every_caption(self.planned)
-        if captions is None or any(params for part, params in self.network.parts().items() if part != "unet"):
-            return None
-        with torch.no_grad():
-            conds = {caption: self.lent.encode([caption]) for caption in self.crew.share(captions)}
-        self.lent.park("te1")
-        if self.crew.world == 1:
-            return conds
-        # through the computer's memory, for each has a card of its own
-        mine = {caption: cond.to(torch.empty(0)) for caption, cond in conds.items()}
-        card = torch.empty(0, device=self.lent.device)
-        return {caption: cond.to(card) for some in self.crew.all(mine) for caption, cond in some.items()}
-
     def watchers(self, prompts: Sequence[Prompt]) -> list[Watcher]:
         mine = self.crew.share([*enumerate(prompts)])
-        self.samples = Samples(self.output, self.store, mine, self.draw, control=self.control)
+        self.samples = Samples(
+            self.output, self.store, mine, self.draw, base=self.draw_base, control=self.control
+        )
         if not self.crew.first:
             return [self.samples]
         seen: list[Watcher] = [Metrics(self.store, self.lent.device)]
@@ -305,6 +281,7 @@ class Session:
         logged = trackers(self.output, self.store.records, settings)
         self.samples.trackers = logged
         self.saves = Saves(self.output, self.store, write=self.write, write_state=self.write_state)
+        self.samples.others = self.saves.others = self.others
         return [*seen, self.samples, self.saves, *logged]
 
     def draw(self, prompt: Prompt) -> Image.Image:
@@ -315,6 +292,11 @@ class Session:
             return self.wardrobe.sample(prompt, {self.output.output_name: self.network})
         finally:
             self.network.train()
+
+    def draw_base(self, prompt: Prompt) -> Image.Image:
+        """The same without the adapters."""
+        with self.network.off():
+            return self.draw(prompt)
 
     def write(self, path: pathlib.Path, progress: Progress) -> None:
         facts = Facts(
@@ -339,6 +321,7 @@ class Session:
         tensors.update({f"objective.{k}": v for k, v in learner.course.state_dict().items()})
         plain = {
             "progress": {"step": progress.step, "images": progress.images, "average": progress.average},
+            "model": {"name": self.lent.origin.name, "hash": self.lent.origin.new_hash},
             "samples_per_epoch": self._samples(),
             "batches_per_step": self._together(),
             "job": flat(self.job, places=False),
@@ -350,6 +333,8 @@ class Session:
         self.state = folder
 
     def restore(self, learner: Learner, state: State) -> None:
+        if other := state.refusal(self.lent.origin.name, self.lent.origin.new_hash):
+            raise Mistake(f"place.resume = {self.place.resume}: {other}")
         before, now = state.plain.get("batches_per_step", self._together()), self._together()
         if before != now:
             raise Mistake(

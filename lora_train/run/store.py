@@ -51,10 +51,10 @@ def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 class RunStore:
-    """The files of the run `name` in `folder`."""
+    """The files of the run `name`: results in `folder`, all else in `beside`, if given."""
 
-    def __init__(self, folder: pathlib.Path, name: str):
-        self.folder, self.name = folder, name
+    def __init__(self, folder: pathlib.Path, name: str, beside: pathlib.Path | None = None):
+        self.folder, self.name, self.beside = folder, name, beside or folder
         self.other: pathlib.Path | None = None
 
     @property
@@ -69,12 +69,17 @@ class RunStore:
 
     def state_of(self, file: pathlib.Path) -> pathlib.Path:
         """The state folder that belongs to a saved file."""
-        return file.with_name(f"{file.stem}-state")
+        return (file.parent if self.beside == self.folder else self.beside) / f"{file.stem}-state"
+
+    @property
+    def last(self) -> pathlib.Path:
+        """The state that a run which was cut off goes on from."""
+        return self.records / "last-state"
 
     @property
     def records(self) -> pathlib.Path:
         """Folder of the run's job and metrics."""
-        return self.folder / f"{self.name}-run"
+        return self.beside / f"{self.name}-run"
 
     @property
     def metrics(self) -> pathlib.Path:
@@ -82,7 +87,12 @@ class RunStore:
 
     @property
     def samples(self) -> pathlib.Path:
-        return self.folder / "sample"
+        return self.beside / "sample"
+
+    @property
+    def caches(self) -> tuple[pathlib.Path, pathlib.Path]:
+        """Folders of latents and of conds."""
+        return self.beside / "latents", self.beside / "conds"
 
     def elsewhere(self) -> pathlib.Path:
         """A new folder among the system's temporary ones, for what cannot be written where it belongs."""
@@ -94,15 +104,16 @@ class RunStore:
         """Raises:
         Mistake: nothing can be written to the folder.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            probe = self.folder / f".{self.name}.part"
-            probe.touch()
-            probe.unlink()
-        except OSError as e:
-            raise Mistake(
-                f"output.output_dir = {self.folder}: expected a folder that can be written to ({e.strerror})"
-            ) from e
+        for path, folder in (("output_dir", self.folder), ("run_dir", self.beside)):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                probe = folder / f".{self.name}.part"
+                probe.touch()
+                probe.unlink()
+            except OSError as e:
+                raise Mistake(
+                    f"output.{path} = {folder}: expected a folder that can be written to ({e.strerror})"
+                ) from e
 
     def write_job(self, values: Mapping[str, object]) -> None:
         with whole(self.records / "job.json") as part:
@@ -130,6 +141,20 @@ class State:
 
     tensors: dict[str, torch.Tensor]
     plain: dict[str, object]
+
+    def refusal(self, name: str, digest: str | None) -> str | None:
+        """Why a run on this model does not go on from here, if it is known to be another one.
+
+        Args:
+            digest: sha256 of the model's file.
+        """
+        before = self.plain.get("model") or {}
+        if not before.get("hash") or not digest or before["hash"] == digest:
+            return None
+        return (
+            f"expected the model of the state, {before['name']} ({before['hash'][:10]}), and this is {name} "
+            f"({digest[:10]}); train on the first, or start anew with network_weights"
+        )
 
     def write(self, folder: pathlib.Path) -> None:
         """One file, tensors and plain values together, so that replacing it replaces all or nothing."""

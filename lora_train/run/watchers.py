@@ -1,4 +1,4 @@
-"""Who watches a run: saves, states, samples, the metrics file, the progress bar."""
+"""Who watches a run: saves, states, the metrics file, the progress bar."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import pathlib
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,16 +16,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from lora_train.errors import Mistake
-from lora_train.run.control import Control
-from lora_train.run.store import RunStore, Unwritable, whole
+from lora_train.run.store import RunStore, Unwritable
 from lora_train.train.events import Progress, Watcher
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from lora_train.job import Output
-    from lora_train.prompts import Prompt
-    from lora_train.run.trackers import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +54,11 @@ class Saves(Watcher):
         self.output, self.store, self.write, self.write_state = output, store, write, write_state
         self.missed, self.patience = 0, PATIENCE
         self.clocks: tuple[Every, ...] = ()  # known once the number of epochs is
+        self.others: Sequence[Watcher] = ()  # who is told of each file
+        self.kept, self.late = time.monotonic(), False  # when the last state was kept; whether one is wanted
 
     def started(self, progress: Progress) -> None:
-        o = self.output
+        o, self.kept = self.output, time.monotonic()
         epochs = o.save_every_n_epochs
         if o.save_n_epoch_ratio is not None:
             epochs = progress.epochs // o.save_n_epoch_ratio or 1
@@ -73,9 +71,14 @@ class Saves(Watcher):
         self.clocks = (by_step if epochs is None else by_epoch,)
 
     def due(self, progress: Progress) -> bool:
-        return any(clock.now(progress) is not None for clock in self.clocks)
+        minutes = self.output.save_state_every_n_minutes
+        old = minutes is not None and time.monotonic() - self.kept >= 60 * minutes
+        self.late = old and progress.step < progress.steps
+        return self.late or any(clock.now(progress) is not None for clock in self.clocks)
 
     def stepped(self, progress: Progress) -> None:
+        if self.late:
+            self.keep(progress)
         for clock in self.clocks:
             now = clock.now(progress)
             if now is None:
@@ -88,6 +91,7 @@ class Saves(Watcher):
         """Whether a file of a run that is still going on could be written; it goes on without one."""
         try:
             self.write(path, progress)
+            self._tell(path, progress)
             if self.output.save_state:
                 self.write_state(self.store.state_of(path), progress)
         except Unwritable as e:
@@ -112,13 +116,27 @@ class Saves(Watcher):
         """Because a person asks for it."""
         self._saved(self.store.at_step(progress.step), progress)
 
+    def keep(self, progress: Progress) -> None:
+        """The state that a run which is cut off goes on from, in place of the one before."""
+        if self.output.save_state_every_n_minutes is None:
+            return
+        with contextlib.suppress(Unwritable):  # a full disk is told of when a file is saved
+            self.write_state(self.store.last, progress)
+        self.kept, self.late = time.monotonic(), False
+
+    def _tell(self, path: pathlib.Path, progress: Progress) -> None:
+        for watcher in self.others:
+            watcher.saved(progress, path)
+
     def finished(self, progress: Progress, error: BaseException | None) -> None:
         if error is not None or not progress.keep:
             return
         path = self.store.at_step(progress.step) if progress.stopped else self.store.result
         self._insist(self.write, path, progress)
+        self._tell(path, progress)
         if progress.stopped or self.output.save_state or self.output.save_state_on_train_end:
             self._insist(self.write_state, self.store.state_of(path), progress)
+        shutil.rmtree(self.store.last, ignore_errors=True)
 
     def _insist(self, write: Write, path: pathlib.Path, progress: Progress) -> None:
         """Write what a run must not end without: wait for its folder, and at last take another one."""
@@ -224,59 +242,6 @@ def memory(device: torch.device) -> float:
         return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
-
-
-class Samples(Watcher):
-    """Draws prompts, each with its number among all, with the adapters as they are."""
-
-    def __init__(
-        self,
-        output: Output,
-        store: RunStore,
-        prompts: Sequence[tuple[int, Prompt]],
-        draw: Callable[[Prompt], Image.Image],
-        control: Control | None = None,
-    ):
-        self.output, self.store, self.prompts, self.draw = output, store, prompts, draw
-        self.control, self.told = control or Control(), False
-        self.trackers: Sequence[Tracker] = ()
-
-    def started(self, progress: Progress) -> None:
-        if self.output.sample_every_n_epochs and self.output.sample_every_n_steps:
-            log.info("sample_every_n_steps has no effect here: samples are drawn by epoch")
-        if self.output.sample_at_first and progress.step == 0:
-            self._sample("000000", progress)
-
-    def stepped(self, progress: Progress) -> None:
-        steps, epochs = self.output.sample_every_n_steps, self.output.sample_every_n_epochs
-        if epochs is not None:  # as sd-scripts: epochs win over steps
-            if progress.ends_epoch and progress.epoch % epochs == 0:
-                self._sample(f"e{progress.epoch:06d}", progress)
-        elif steps is not None and progress.step % steps == 0:
-            self._sample(f"{progress.step:06d}", progress)
-
-    def now(self, progress: Progress) -> None:
-        """Because a person asks for it."""
-        self._sample(f"{progress.step:06d}", progress)
-
-    def _sample(self, moment: str, progress: Progress) -> None:
-        for i, prompt in self.prompts:
-            if self.control.stopping:
-                return
-            stamp = time.strftime("%Y%m%d%H%M%S")
-            seed = "" if prompt.seed is None else f"_{prompt.seed}"
-            image = self.draw(prompt)
-            for tracker in self.trackers:
-                tracker.pictured(progress, i, prompt.prompt, image)
-            try:
-                with whole(
-                    self.store.samples / f"{self.store.name}_{moment}_{i:02d}_{stamp}{seed}.png"
-                ) as part:
-                    image.save(part, "PNG")
-            except Unwritable as e:
-                if not self.told:
-                    log.warning("%s. The run goes on without this sample", e)
-                self.told = True
 
 
 class Bar(Watcher):

@@ -16,6 +16,7 @@ The loop, with its events in place:
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import time
 
 
@@ -86,6 +87,12 @@ class Watcher:
 
     def stepped(self, progress: Progress) -> None:
         """After every optimizer step; loss and norm are of this step only where it is `due`."""
+
+    def sampled(self, progress: Progress, sample: dict[str, object]) -> None:
+        """A picture was drawn and saved; see `run.watchers.Samples`."""
+
+    def saved(self, progress: Progress, file: pathlib.Path) -> None:
+        """A LoRA was written."""
 
     def finished(self, progress: Progress, error: BaseException | None) -> None:
         """Once, whatever happened."""

@@ -102,13 +102,11 @@ def train(  # noqa: PLR0913 (where all of a run meets)
                 step = _Step(learner, lent, group, training, team)
                 numbers.take(step.run(lr.factor(p.step, p.steps)))
                 last = p.step >= p.steps
-                asked = control.asked and not last and team.world == 1  # other processes would give up waiting
-                if numbers.waiting and (asked or last or team.any(any(w.due(p) for w in watchers))):
+                asked = control.asked and not last and team.world == 1  # others would give up waiting
+                due = sum([w.due(p) for w in watchers]) > 0  # all of them are asked: they remember the answer
+                if numbers.waiting and (asked or last or team.any(due)):
                     numbers.settle()
-                for watcher in watchers:
-                    watcher.stepped(p)
-                if asked:
-                    between(p)
+                _told(p, watchers, between if asked else None)
                 p.stopped = team.any(not last and control.stopping)
                 if p.stopped or last:
                     break
@@ -123,6 +121,13 @@ def train(  # noqa: PLR0913 (where all of a run meets)
     finally:
         for watcher in watchers:
             watcher.finished(p, error)
+
+
+def _told(p: Progress, watchers: Sequence[Watcher], between: Callable[[Progress], None] | None) -> None:
+    for watcher in watchers:
+        watcher.stepped(p)
+    if between is not None:
+        between(p)
 
 
 def behind(device: torch.device) -> int:

@@ -1,0 +1,215 @@
+"""Live: what can be seen of the run that is on, for any number of onlookers."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import logging
+import pathlib
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterator
+
+import torch
+
+from lora_train.run.control import Control
+from lora_train.run.measure import resident
+from lora_train.train.events import Progress, Watcher
+
+POINTS, LINES = 1000, 500  # of the curve, and of the log, that are shown
+PLAN = "plan.json"  # among a run's records: how many steps it was to have
+ROUTE = "/lora_train/v1/file?path="
+
+
+class Live(Watcher):
+    """A watcher that remembers. Everything in it may be read from other threads."""
+
+    def __init__(self, id: str, name: str, control: Control, records: pathlib.Path, *, device: str = "cpu"):
+        """records: the folder of the run's records, from which a resumed run's past is read."""
+        self.id, self.name, self.control, self.records, self.device = id, name, control, records, device
+        self.lock = threading.Lock()
+        self.state, self.note, self.error = "running", None, None
+        self.progress: Progress | None = None
+        self.points: list[list] = []
+        self.samples: list[dict] = []
+        self.saves: list[dict] = []
+        self.log: collections.deque[dict] = collections.deque(maxlen=LINES)
+        self.memory = {"before": used(device), "during": None, "after": None}
+        self.unchanged, self.result, self.ended = None, None, None
+        self.speed, self.clock = None, (0.0, 0)  # images a second; when they were counted, and how many
+
+    # ── told by the run ──
+
+    def preparing(self, what: str, done: int, of: int) -> None:
+        self.note = f"{what}: {done} of {of}" if of else what
+
+    def started(self, progress: Progress) -> None:
+        self.note, self.progress = None, progress
+        self.clock = (time.monotonic(), progress.images)
+        with contextlib.suppress(OSError):
+            (self.records / PLAN).write_text(json.dumps({"steps": progress.steps}), encoding="utf-8")
+        if progress.step:
+            with self.lock:
+                self.points = [p for p in curve(self.records) if p[0] <= progress.step]
+                self.samples = [s for s in drawn(self.records) if s["step"] <= progress.step]
+
+    def measured(self, progress: Progress) -> None:
+        rate = max(progress.rates.values(), default=None)
+        with self.lock:
+            self.points.append([progress.step, progress.loss, progress.average, rate])
+        now = time.monotonic()
+        if now - self.clock[0] >= 1:
+            self.speed = (progress.images - self.clock[1]) / (now - self.clock[0])
+            self.clock = (now, progress.images)
+            self._weigh()
+
+    def sampled(self, progress: Progress, sample: dict[str, object]) -> None:
+        with self.lock:
+            self.samples.append(shown(sample))
+        self._weigh()
+
+    def saved(self, progress: Progress, file: pathlib.Path) -> None:
+        with self.lock:
+            self.saves.append({"step": progress.step, "file": str(file)})
+
+    def _weigh(self) -> None:
+        now = used(self.device)
+        if now is not None:
+            self.memory["during"] = max(now, self.memory["during"] or 0)
+
+    # ── asked by onlookers ──
+
+    @property
+    def step(self) -> int:
+        return self.progress.step if self.progress else 0
+
+    @property
+    def steps(self) -> int | None:
+        return self.progress.steps if self.progress else None
+
+    @property
+    def now(self) -> str:
+        return "paused" if self.state == "running" and self.control.paused else self.state
+
+    def said(self) -> str | None:
+        """A sentence on what it waits for."""
+        if self.state != "running":
+            return self.note
+        if self.control.stopping:
+            return "stopping after this step"
+        if self.control.paused and not self.control.resting:
+            return "pausing after this step"
+        return None if self.control.paused else self.note
+
+    def view(self, after: int = 0) -> dict[str, object]:
+        """The run as `/status` shows it, with the curve behind step `after`."""
+        p = self.progress
+        with self.lock:
+            points = [point for point in self.points if point[0] > after]
+            samples, saves, lines = [*self.samples], [*self.saves], [*self.log]
+        going = p is not None and self.state == "running"
+        return {
+            "id": self.id, "name": self.name, "state": self.now, "step": self.step, "steps": self.steps,
+            "epoch": p and p.step / p.steps_per_epoch, "epochs": p and p.epochs,
+            "seconds": (self.ended or p.seconds) if p else 0.0,
+            "left": p.left if going and p.step > p.first else None,
+            "images_per_second": self.speed if going else None, "megabytes": self.memory["during"],
+            "loss": p and p.loss, "average": p and p.average, "rates": dict(p.rates) if p else {},
+            "points": thinned(points), "samples": samples, "saves": saves, "log": lines, "note": self.said(),
+            "memory": self.memory if self.memory["after"] else None, "unchanged": self.unchanged,
+            "result": self.result, "error": self.error,
+        }  # fmt: skip
+
+    @contextlib.contextmanager
+    def listening(self, file: pathlib.Path) -> Iterator[None]:
+        """What lora_train logs inside `with` is kept, here and in a file."""
+        ours = logging.getLogger("lora_train")
+        before = ours.level
+        shown = _Lines(self.log, self.lock)
+        with contextlib.suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shown.file = file
+        ours.addHandler(shown)
+        if not ours.isEnabledFor(logging.INFO):
+            ours.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            ours.removeHandler(shown)
+            ours.setLevel(before)
+
+
+class _Lines(logging.Handler):
+    """Keeps records as {time, level, text}, and appends them to a file where one is given."""
+
+    def __init__(self, lines: collections.deque, lock: threading.Lock):
+        super().__init__(logging.INFO)
+        self.lines, self.held, self.file = lines, lock, None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name.startswith("lora_train.ui"):
+            return
+        text = record.getMessage()
+        with self.held:
+            self.lines.append({"time": record.created, "level": record.levelname.lower(), "text": text})
+        if self.file is not None:
+            stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
+            with contextlib.suppress(OSError), self.file.open("a", encoding="utf-8") as out:
+                out.write(f"{stamp} {record.levelname.lower()} {self.format(record)}\n")
+
+
+def used(device: str) -> float | None:
+    """Megabytes in use on the device, by everyone; of this process where it is the CPU."""
+    if device.startswith("cuda") and torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info(device)
+        return round((total - free) / 2**20, 1)
+    return round(resident(), 1) or None
+
+
+def thinned(points: list[list], most: int = POINTS) -> list[list]:
+    """At most so many, evenly taken, the last one always among them."""
+    if len(points) <= most:
+        return points
+    stride = -(-len(points) // (most - 1))
+    return points[:-1:stride] + points[-1:]
+
+
+def curve(records: pathlib.Path) -> list[list]:
+    """The points in a run's metrics."""
+    found = []
+    for line in _lines(records / "metrics.jsonl"):
+        rates = [v for k, v in line.items() if k.startswith("lr/")]
+        found.append([line["step"], line.get("loss"), line.get("average"), max(rates, default=None)])
+    return found
+
+
+def drawn(records: pathlib.Path) -> list[dict]:
+    """The samples of a run, as `/status` shows them."""
+    return [shown(line) for line in _lines(records / "samples.jsonl")]
+
+
+def shown(sample: dict) -> dict:
+    base = sample.get("base")
+    return {
+        "step": sample["step"], "number": sample["number"], "prompt": sample["prompt"],
+        "url": linked(sample["file"]), "base_url": base and linked(base), "infotext": sample.get("infotext"),
+    }  # fmt: skip
+
+
+def linked(path: object) -> str:
+    return ROUTE + urllib.parse.quote(str(path))
+
+
+def _lines(path: pathlib.Path) -> Iterator[dict]:
+    """The whole lines of a file of JSON, without what a cut-off process left behind."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            found = json.loads(line)
+            if isinstance(found, dict) and isinstance(found.get("step"), int):
+                yield found

@@ -1,0 +1,208 @@
+"""The desk and its queue: jobs in a thread of their own, on a light host."""
+
+import json
+import threading
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lora_train.errors import Mistake
+from lora_train.run.desk import Desk
+from tests.tiny import Tiny, TinyHost
+
+SLOW = 0.02  # seconds a step takes at least
+
+
+class Slow(Tiny):
+    def denoise(self, x_t, t, cond):
+        time.sleep(SLOW)
+        return super().denoise(x_t, t, cond)
+
+
+class Host(TinyHost):
+    """Takes its time, and fails when told to."""
+
+    fails = None
+
+    def borrow(self, model, *, device, precision):
+        import contextlib
+
+        if self.fails:
+            raise self.fails
+        return contextlib.nullcontext(Slow())
+
+
+@pytest.fixture
+def host(tmp_path):
+    return Host(tmp_path)
+
+
+@pytest.fixture
+def desk(host):
+    desk = Desk(host, host.folders)
+    yield desk
+    if desk.line.thread:
+        desk.stop(False)
+        until(lambda: desk.line.thread is None)
+
+
+@pytest.fixture
+def values(pictures):
+    def values(name="okara", **more):
+        usual = {
+            "data.train_data_dir": str(pictures), "data.resolution": 64, "training.max_train_steps": 12,
+            "training.seed": 5, "lr.learning_rate": 0.01, "output.output_name": name,
+            "output.save_precision": "float",
+        }  # fmt: skip
+        return {**usual, **{k.replace("__", "."): v for k, v in more.items()}}
+
+    return values
+
+
+def until(done, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def state(desk, id):
+    return next(e for e in desk.queue() if e["id"] == id)["state"]
+
+
+def ended(desk, id):
+    until(lambda: state(desk, id) in ("done", "stopped", "failed"))
+    until(lambda: desk.line.thread is None or desk.line.live.id != id)
+    return next(e for e in desk.queue() if e["id"] == id)
+
+
+def test_a_started_job_runs_and_is_seen(desk, host, values):
+    id = desk.add(values(output__sample_every_n_steps=6), start=True)["id"]
+    entry = ended(desk, id)
+    assert (entry["state"], entry["step"], entry["error"]) == ("done", 12, None)
+    run = desk.status()["run"]
+    assert [p[0] for p in run["points"]] == [*range(1, 13)]
+    assert {s["step"] for s in run["samples"]} == {6, 12}
+    assert all(s["url"] and s["base_url"] for s in run["samples"])
+    assert run["result"]["file"] == str(host.folders.loras / "okara.safetensors")
+    assert run["memory"]["before"] > 0 < run["memory"]["after"]
+    assert [p.name for p in host.folders.loras.iterdir()] == ["okara.safetensors"]
+    assert [p[0] for p in desk.status(10)["run"]["points"]] == [11, 12]
+    (row,) = desk.runs()
+    assert (row["name"], row["state"], row["step"], row["steps"]) == ("okara", "done", 12, 12)
+    json.dumps([desk.status(), desk.runs(), desk.run("okara"), desk.settings()])
+
+
+def test_a_pause_changes_nothing_and_a_file_can_be_saved_in_it(desk, host, values):
+    ended(desk, desk.add(values("whole"), start=True)["id"])
+    id = desk.add(values("paused"), start=True)["id"]
+    until(lambda: desk.status()["run"]["step"] >= 3)
+    desk.pause()
+    until(lambda: desk.line.live.control.resting)
+    assert state(desk, id) == "paused"
+    at = desk.status()["run"]["step"]
+    desk.save_now()
+    until(lambda: desk.status()["run"]["saves"])
+    assert desk.status()["run"]["step"] == at
+    desk.go_on()
+    assert ended(desk, id)["state"] == "done"
+    one, two = (load_file(host.folders.loras / f"{name}.safetensors") for name in ("whole", "paused"))
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_a_name_that_is_there_is_refused_with_a_free_one(desk, values):
+    ended(desk, desk.add(values(), start=True)["id"])
+    with pytest.raises(Mistake, match=r"okara\.safetensors is in .* already.*; okara-2 is a free name"):
+        desk.add(values(), start=True)
+    assert "okara-2" in desk.look(values())["complaints"][0]["text"]
+
+
+def test_a_failure_does_not_stop_the_next_and_is_a_sentence(desk, host, values):
+    host.fails = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+    first = desk.add(values("a"))["id"]
+    second = desk.add(values("b"))["id"]
+    desk.act(first, "start")
+    assert ended(desk, first)["error"].startswith("out of memory: set place.gradient_checkpointing")
+    assert ended(desk, second)["state"] == "failed"
+    host.fails = RuntimeError("on purpose")
+    third = desk.add(values("c"), start=True)["id"]
+    said = ended(desk, third)["error"]
+    assert said.startswith("a fault of lora-train: RuntimeError: on purpose; ")
+    assert "on purpose" in (host.folders.desk / "logs" / "error.txt").read_text(encoding="utf-8")
+    host.fails = None
+    assert ended(desk, desk.act(third, "start")["id"])["state"] == "done"
+
+
+def test_a_stop_with_a_state_is_gone_on_with_and_one_without_leaves_nothing(desk, host, values):
+    ended(desk, desk.add(values("whole"), start=True)["id"])
+    id = desk.add(values("half"), start=True)["id"]
+    until(lambda: desk.status()["run"]["step"] >= 3)
+    desk.stop(True)
+    entry = ended(desk, id)
+    assert entry["state"] == "stopped"
+    assert 3 <= entry["step"] < 12
+    desk.act(id, "resume")
+    assert ended(desk, id)["state"] == "done"
+    assert [p[0] for p in desk.status()["run"]["points"]] == [*range(1, 13)]
+    one, two = (load_file(host.folders.loras / f"{name}.safetensors") for name in ("whole", "half"))
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    id = desk.add(values("none"), start=True)["id"]
+    until(lambda: desk.status()["run"]["step"] >= 3)
+    desk.stop(False)
+    assert ended(desk, id)["file"] is None
+    assert not [*host.folders.loras.glob("none*")]
+
+
+def test_jobs_can_be_ordered_copied_edited_and_removed_and_outlive_a_restart(desk, host, values):
+    a, b, c = (desk.add(values(name))["id"] for name in "abc")
+    desk.act(c, "up")
+    desk.act(a, "down")
+    assert [e["name"] for e in desk.queue()] == ["c", "a", "b"]
+    assert desk.act(a, "duplicate")["name"] == "a-2"
+    desk.edit(b, values("b2", network__dim=8))
+    desk.act(c, "remove")
+    again = Desk(host, host.folders)
+    assert [e["name"] for e in again.queue()] == ["a", "a-2", "b2"]
+    assert again.queue()[2]["values"]["network.dim"] == 8
+    with pytest.raises(Mistake, match="a job that is waiting writes under this name"):
+        desk.add(values("a"))
+    with pytest.raises(LookupError):
+        desk.act("nothing", "up")
+
+
+def test_what_start_would_refuse_is_not_taken_into_the_queue(desk, values):
+    with pytest.raises(Mistake, match=r"network\.dim = 0: expected"):
+        desk.add(values(network__dim=0))
+    for ask in (desk.pause, desk.go_on, desk.save_now, desk.sample_now, desk.stop):
+        with pytest.raises(Mistake, match="no run is on"):
+            ask()
+    assert desk.queue() == []
+
+
+def test_fifty_clicks_from_two_threads_leave_one_job_at_a_time_and_no_dead_lock(desk, values):
+    most, faults = [0], []
+
+    def click(who):
+        for i in range(25):
+            try:
+                if i % 5 == 0:
+                    desk.add(values(f"{who}{i}"), start=True)
+                else:
+                    (desk.pause, desk.go_on, desk.save_now, desk.stop)[i % 5 - 1]()
+                running = [e for e in desk.status()["queue"] if e["state"] in ("running", "paused")]
+                most[0] = max(most[0], len(running))
+            except Mistake:
+                pass
+            except Exception as e:  # noqa: BLE001
+                faults.append(e)
+
+    threads = [threading.Thread(target=click, args=(who,)) for who in "xy"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+        assert not thread.is_alive()
+    assert (most[0], faults) == (1, [])
+    until(lambda: desk.line.thread is None or desk.status()["run"]["state"] == "paused")

@@ -20,6 +20,7 @@ from lora_train.errors import Mistake
 from lora_train.job import Job, Output, Place, assemble, assembled, declared, subject
 from lora_train.knobs import general
 from lora_train.prompts import read_prompts
+from lora_train.run.advice import advice
 from lora_train.run.applies import disabled
 from lora_train.run.check import buckets, course, words, writable
 from lora_train.run.measure import Measured, dry, parameters, shape
@@ -72,7 +73,10 @@ def look(values: Values, host: Host) -> dict[str, object]:
         estimate = Measured(host.folders.desk).estimate(shape(*parts, planned, header), plan["steps"])
     return {
         "complaints": complaints(lines, values),
-        "remarks": [{"text": text, "files": [*files]} for text, files in seen.remarks],
+        "remarks": [
+            *({"text": text, "files": [*files]} for text, files in seen.remarks),
+            *({"text": text, "files": []} for text in (advice(job, plan, header) if plan else ())),
+        ],
         "disabled": disabled(*parts, header),
         "plan": plan,
         "estimate": estimate,

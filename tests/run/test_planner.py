@@ -116,6 +116,33 @@ def test_captions_that_are_cut_or_do_not_name_the_trigger_are_remarked(values, h
     assert not [row for row in look(more, host)["remarks"] if "more tokens" in row["text"]]
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [({"lr.learning_rate": 0.01}, "lr.learning_rate = 0.01: 100 times the usual 0.0001"),
+     ({"lr.text_encoder_lr": 0.01}, "lr.text_encoder_lr = 0.01"),
+     ({"network.dim": 128}, "multiplied by alpha/dim"),
+     ({}, "seen 3.25 times"), ({"training.max_train_steps": 5000}, "learned by heart"),
+     ({}, "1 of 2 buckets never fill a batch (64x64)"), ({}, "No samples are drawn")],
+)  # fmt: skip
+def test_what_people_lose_nights_to_is_said(values, host, more, said):
+    found = look({**values, **more}, host)
+    assert any(said in row["text"] for row in found["remarks"]), found["remarks"]
+    assert not found["complaints"]
+
+
+def test_what_is_usual_is_left_alone(values, host):
+    usual = {"training.max_train_steps": 200, "output.sample_every_n_steps": 20, "data.batch_size": 1}
+    assert look({**values, **usual}, host)["remarks"] == []
+
+
+def test_the_loaded_model_is_compared(values, host):
+    del values["model.pretrained_model_name_or_path"]
+    host.header = lambda: {**TinyHost.header(host), "family": "sdxl"}
+    texts = [row["text"] for row in look({**values, "model.v_parameterization": True}, host)["remarks"]]
+    assert any("SDXL was made for 1024, and falls apart below it" in text for text in texts)
+    assert any("the loaded model predicts epsilon" in text for text in texts)
+
+
 def test_a_change_in_the_folder_is_seen_and_nothing_else_is_looked_at_again(
     values, host, pictures, monkeypatch
 ):

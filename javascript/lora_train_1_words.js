@@ -35,7 +35,7 @@
         "Import…": "読み込む…", "Name of the preset": "プリセットの名前", "Save": "保存", "Close": "閉じる", "Delete": "削除",
         "Delete the preset {name}?": "プリセット {name} を削除しますか？", "Yes, delete": "削除する", "No": "いいえ",
         "{name} is imported.": "{name} を読み込みました。", "comes to {n}": "= {n}", "read as": "トークン:", "free words:": "空いている語:",
-        "Choose…": "選ぶ…", "Choose a folder": "フォルダを選ぶ", "Use this folder": "このフォルダを使う", "{n} pictures here": "ここに画像 {n} 枚",
+        "the one that is loaded": "読み込み中のモデル", "Choose…": "選ぶ…", "Choose a folder": "フォルダを選ぶ", "Use this folder": "このフォルダを使う", "{n} pictures here": "ここに画像 {n} 枚",
         "Put 10 to 50 pictures into one folder. What a picture shows may stand beside it, in a text file of the same name:":
             "10〜50枚の画像を1つのフォルダに入れてください。何が写っているかは、同じ名前のテキストファイルに書いておけます:",
         "To see how it goes, try the 28 drawings that come along:": "まず試すなら、付属の絵28枚をどうぞ:", "Fill in the demo": "デモを入力する",

@@ -140,8 +140,9 @@
 
     /** Takes whole settings: an import, the demo, a queued job, an earlier run. They are their own base. */
     draft.load = (values) => {
-        draft.values = { ...values };
-        draft.base = { ...values };
+        const { "output.run_dir": records, ...own } = values; // where records lie follows from the name
+        draft.values = { ...own };
+        draft.base = { ...own };
         draft.reasons = {};
         draft.preset = "";
         draft.pictures = null;

@@ -58,6 +58,7 @@
     /**
      * given.title: words over it, else the setting's name. given.path: a function, where the path itself depends on values.
      * given.inverse: the box says the opposite of the setting. given.alone: not greyed, for it takes over when it is typed in.
+     * given.placeholder: what an empty one means.
      * given.typed(value): called after a change by hand. given.row: as in "All settings", with help, range and reset.
      */
     page.field = (path, given) => {
@@ -66,7 +67,7 @@
         const s = () => draft.settings[at()];
         const id = `lt_field_${++count}`;
         const own = given || {};
-        const input = control(s(), { id, "aria-describedby": `${id}_said` });
+        const input = control(s(), { id, "aria-describedby": `${id}_said`, ...(own.placeholder ? { placeholder: own.placeholder } : {}) });
         const title = own.title || (own.row ? s().name : s().name.replace(/_/g, " "));
         const mark = el("span.mark", { role: "img", title: t("differs from the preset"), "aria-label": t("differs from the preset"), hidden: true }, "●");
         const label = el(own.row ? "label.name" : "label", { for: id }, title, mark);

@@ -99,7 +99,7 @@
 
     /** A file to pass on: no folders of this machine, as the server keeps presets. */
     function share() {
-        const values = Object.fromEntries(Object.entries(page.draft.posted()).filter(([p]) => page.draft.settings[p].type !== "path"));
+        const values = Object.fromEntries(Object.entries(page.draft.posted()).filter(([p]) => page.draft.settings[p] && page.draft.settings[p].type !== "path"));
         const link = el("a", { href: URL.createObjectURL(new Blob([JSON.stringify(values, null, 2)], { type: "application/json" })),
             download: `${page.draft.preset || page.draft.value("output.output_name") || "preset"}.json` });
         link.click();
@@ -142,7 +142,7 @@
             ["network.dim", { title: t("Rank") }],
             [rate, { title: t("Learning rate") }],
             ["network.train_unet_only", { title: t("Train the text encoder"), inverse: true }],
-            !page.webui() && ["model.pretrained_model_name_or_path", { title: t("Model") }],
+            ["model.pretrained_model_name_or_path", { title: t("Model"), placeholder: t("the one that is loaded") }],
         ].filter((row) => row && draft.settings[typeof row[0] === "function" ? row[0]() : row[0]]);
         const made = list.map(([path, given]) => page.field(path, given));
         const refresh = () => made.forEach((field) => field.refresh());

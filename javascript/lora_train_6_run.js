@@ -39,7 +39,7 @@
     function line(run, part) {
         const rates = Object.entries(run.rates || {}).map(([name, lr]) => `${name} ${page.number(lr)}`).join(", ");
         return [
-            t("step {step} of {steps}", run), `${Math.floor(part)} %`,
+            run.steps ? t("step {step} of {steps}", run) : null, run.steps ? `${Math.floor(part)} %` : null,
             run.epochs ? t("epoch {epoch} of {epochs}", { epoch: page.number(run.epoch), epochs: page.number(run.epochs) }) : null,
             page.active(run) && run.left !== null ? t("{time} left", { time: page.time(run.left) }) : null,
             t("{time} so far", { time: page.time(run.seconds) }),

@@ -146,7 +146,7 @@
             clear(run, "all", t("Delete"), t("Delete this run and its files?"))));
         async function taken(run, more) {
             const values = run.values || (await page.ask("GET", `/runs/${encodeURIComponent(run.name)}`)).values;
-            page.draft.load({ ...values, ...more });
+            page.draft.load({ ...values, "place.resume": null, ...more });
             page.folded = false;
             page.tell("editing", null);
             page.root.scrollIntoView();

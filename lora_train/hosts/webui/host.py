@@ -1,154 +1,158 @@
-"""Lends the model that the WebUI has loaded, as it stands."""
+"""The WebUI as a host: lends the model that it has loaded, as it stands."""
 
 from __future__ import annotations
 
-import bisect
 import contextlib
-import functools
-import hashlib
+import logging
 import pathlib
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
-from torch import Tensor, nn
 
-from lora_train import names
-from lora_train.adapters.layer import Layer
 from lora_train.errors import Mistake
-from lora_train.host import Cond, Model, Origin
-from lora_train.hosts.webui.neutral import neutral, set_options
-from lora_train.noise import Schedule
-from lora_train.prompts import Prompt
-from lora_train.weights import hashes
+from lora_train.host import Folders, Model
+from lora_train.hosts.webui import card, turn
+from lora_train.hosts.webui.folders import folders
+from lora_train.hosts.webui.loan import Loan, family, schedule, untrainable
+from lora_train.hosts.webui.proof import used
 
-SAMPLERS = {  # a row for each value of prompts.SAMPLERS that is called otherwise here
-    "ddim": "DDIM", "pndm": "PLMS", "lms": "LMS", "euler": "Euler", "euler_a": "Euler a", "heun": "Heun",
-    "dpm_2": "DPM2", "dpm_2_a": "DPM2 a", "dpm++_2m": "DPM++ 2M", "dpmsolver": "DPM++ 2M",
-    "dpmsingle": "DPM++ 2S a",
-}  # fmt: skip
+if TYPE_CHECKING:
+    from lora_train.job import Job, Output, Place
+
+log = logging.getLogger(__name__)
+
+LOWVRAM = (
+    "--lowvram moves each block away between its forward and its backward pass; start the WebUI with "
+    "--medvram in its place, with which training fits as well"
+)
+SHORT = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 
 class WebuiHost:
     """A host inside the WebUI's process. Whoever borrows holds the WebUI's queue lock."""
 
+    def __init__(self) -> None:
+        self.unchanged: bool | None = None  # after the last run
+        self.memory: dict[str, int | None] | None = None  # megabytes in use, before and after it
+
+    @property
+    def folders(self) -> Folders:
+        return folders()
+
     @contextlib.contextmanager
     def borrow(self, model: Model, *, device: str, precision: str) -> Iterator[Loan]:
-        """See `lora_train.host.Host`. The model is the loaded one, on its device and in its precision."""
-        from modules import sd_models, shared
+        """See `lora_train.host.Host`. The model is on the WebUI's device and in its precision."""
+        loan = Loan(model, precision)
+        loan.take()
+        try:
+            before = used(loan.device)
+            self.unchanged, self.memory = None, None
+            loan.prove()
+            yield loan
+        finally:
+            self._give_back(loan, before)
 
-        if shared.sd_model is None:
-            raise Mistake("no model is loaded; choose a checkpoint at the top of the page")
-        sd_models.reload_model_weights()  # a refiner may have been left in its place
-        loaded = shared.sd_model
-        if not getattr(loaded, "is_sd1", False):
-            raise Mistake("this version trains Stable Diffusion 1.x; choose such a checkpoint")
-        options = {"CLIP_stop_at_last_layers": model.clip_skip or 1}
-        with neutral(loaded, options):
-            yield Loan(loaded, model)
+    def _give_back(self, loan: Loan, before: int | None) -> None:
+        from modules import sd_models
 
-    def refusals(self, job: object, output: object, place: object) -> list[str]:
-        return []
+        with loan.on:
+            changed = loan.proof.changed(loan.loaded)
+            if changed:
+                log.error("%d weights of the model changed, such as %s; it is loaded again.",
+                          len(changed), changed[0])  # fmt: skip
+                loan.on.callback(sd_models.reload_model_weights, forced_reload=True)
+        self.unchanged = not changed
+        self.memory = {"before": before, "after": used(loan.device)}
 
+    def header(self) -> dict[str, object]:
+        """What is known of the model without loading anything."""
+        from modules import devices, sd_models
 
-class Loan:
-    """The WebUI's SD 1.x model; see `lora_train.host.Lent`."""
+        device, free, total = devices.device, None, None
+        if device.type == "cuda":
+            free, total = (round(n / 2**20) for n in torch.cuda.mem_get_info(device))
+        known: dict[str, object] = dict.fromkeys(
+            ("name", "path", "hash", "family", "prediction", "ztsnr", "vae", "dtype")
+        )
+        known |= {
+            "loaded": False, "device": str(device), "free_megabytes": free, "total_megabytes": total,
+            "trainable": False, "reason": "no model is loaded; choose a checkpoint at the top of the page",
+            "unchanged": self.unchanged, "memory": self.memory,
+        }  # fmt: skip
+        model = sd_models.model_data.sd_model
+        if model is None:
+            return known
+        vae = getattr(model, "loaded_vae_file", None)
+        info = model.sd_checkpoint_info
+        reason = untrainable(model) or (LOWVRAM if _lowvram() else None)
+        known |= {
+            "loaded": True, "name": info.name_for_extra, "path": info.filename, "hash": info.shorthash,
+            "family": family(model)[0], "vae": vae and pathlib.Path(vae).name,
+            "dtype": SHORT.get(devices.dtype_unet, str(devices.dtype_unet)),
+            "trainable": reason is None, "reason": reason,
+        }  # fmt: skip
+        if reason is None:
+            noise = schedule(model)
+            known |= {
+                "prediction": "v" if noise.prediction == "v" else "epsilon",
+                "ztsnr": bool(noise.alphas_cumprod[-1] < 1e-6),
+            }
+        return known
 
-    def __init__(self, loaded: nn.Module, model: Model):
+    def refusals(self, job: Job, output: Output, place: Place) -> list[str]:
+        """What the flags that the WebUI was started with, and its model, do not go with."""
         from modules import devices
 
-        self.loaded, self.model, self.device = loaded, model, devices.device
-        self.unet, self.text = loaded.model.diffusion_model, loaded.cond_stage_model
-        prediction = "v" if loaded.parameterization == "v" else "epsilon"
-        alphas = getattr(loaded, "alphas_cumprod_original", loaded.alphas_cumprod)
-        self.schedule = Schedule(alphas.detach().float().cpu(), prediction)
+        said = [LOWVRAM] if _lowvram() else []
+        here, asked = devices.device.type, place.device
+        if asked not in ("auto", here):
+            said.append(f"place.device = {asked}: the WebUI has its model on {here}; expected auto")
+        said += _precision(job.training.mixed_precision, here)
+        try:
+            loaded = turn.loaded()
+            choice = turn.wanted(job.model.pretrained_model_name_or_path, job.model.vae)
+        except Mistake as e:
+            return [*said, str(e)]
+        if choice is None or choice.filename == loaded.sd_checkpoint_info.filename:
+            said += _of_loaded(job, loaded)
+        return said
 
-    @functools.cached_property
-    def origin(self) -> Origin:
-        info = self.loaded.sd_checkpoint_info
-        old, new = hashes(pathlib.Path(info.filename))
-        return Origin(name=info.name_for_extra + ".safetensors", old_hash=old, new_hash=new,
-                      prediction=self.schedule.prediction)  # fmt: skip
+    def announce(self, file: pathlib.Path, job: Job, output: Output) -> list[str]:
+        """The file among the WebUI's LoRAs, with its card; what the Lora extension says of it."""
+        return card.announce(file, job, output)
 
-    @functools.cached_property
-    def vae_id(self) -> str:
-        digest = hashlib.sha256()
-        for name, value in sorted(self.loaded.first_stage_model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()[:16]
 
-    def denoise(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """The UNet itself: `apply_model` casts t, and half precision has no 257."""
-        from modules import devices
+def _lowvram() -> bool:
+    from modules import shared
 
-        with devices.autocast():
-            return self.unet(x_t, t.to(x_t.device), context=cond.to(x_t).context)
+    return bool(shared.cmd_opts.lowvram)
 
-    def encode(self, captions: Sequence[str], *, weighted: bool | None = None) -> Cond:
-        """What sd-scripts trains with, weights times hidden states and no mean restored, is the WebUI's
-        "No norm"."""
-        weighted = self.model.weighted_captions if weighted is None else weighted
-        read = [self.cut(caption)[0] for caption in captions]
-        with set_options({"emphasis": "No norm" if weighted else "None"}):
-            return Cond(self.loaded.get_learned_conditioning(read))
 
-    def tokens(self, caption: str) -> int:
-        return len(self.text.tokenize([caption])[0])
+def _precision(asked: str, device: str) -> list[str]:
+    from modules import devices
 
-    def cut(self, caption: str) -> tuple[str, str]:
-        """What of a caption is read within max_token_length, and what is not; between two words."""
-        limit = self.model.max_token_length
-        if self.tokens(caption) <= limit:
-            return caption, ""
-        ends = [m.end() for m in re.finditer(r"[^\s,]+[\s,]*", caption)]
-        fits = bisect.bisect_right(ends, limit, key=lambda end: self.tokens(caption[:end]))
-        at = ends[fits - 1] if fits else 0
-        return caption[:at], caption[at:]
+    path = f"training.mixed_precision = {asked}"
+    if asked == "fp16" and device != "cuda":
+        return [f"{path}: expected a CUDA device; on a {device.upper()} use no or bf16"]
+    if asked == "bf16" and device == "cuda" and not torch.cuda.is_bf16_supported():
+        return [f"{path}: this card does not compute in bfloat16; use fp16"]
+    if asked == "no" and device == "cuda" and devices.dtype_unet is torch.float16:
+        return [f"{path}: the WebUI holds its model in float16; use fp16 or bf16, or start it with --no-half"]
+    return []
 
-    @torch.no_grad()
-    def encode_images(self, pixels: Tensor, draws: Sequence[torch.Generator] | None = None) -> Tensor:
-        from modules import devices
 
-        vae = self.loaded.first_stage_model
-        with devices.autocast(disable=True):
-            drawn_from = vae.encode(pixels.to(self.device, next(vae.parameters()).dtype))
-        latents = drawn_from.mean.float()
-        if draws is not None:
-            noise = torch.stack([torch.randn(latents.shape[1:], generator=draw) for draw in draws])
-            latents = latents + drawn_from.std.float() * noise.to(latents)
-        return latents * self.loaded.scale_factor
-
-    def sample(self, prompt: Prompt) -> Image.Image:
-        """Through txt2img, with the hooks that are on; as a person gets it later with the saved file."""
-        from modules import processing
-
-        p = processing.StableDiffusionProcessingTxt2Img(
-            sd_model=self.loaded, prompt=prompt.prompt, negative_prompt=prompt.negative_prompt,
-            width=prompt.width, height=prompt.height, steps=prompt.sample_steps, cfg_scale=prompt.scale,
-            seed=-1 if prompt.seed is None else prompt.seed, scheduler="Automatic",
-            sampler_name=SAMPLERS.get(prompt.sample_sampler, "Euler"),
-            do_not_save_samples=True, do_not_save_grid=True, do_not_reload_embeddings=True,
-            override_settings={"sd_model_checkpoint": self.loaded.sd_checkpoint_info.title})  # fmt: skip
-        p.cached_c, p.cached_uc = [None, None], [None, None]  # whose key knows nothing of our hooks
-        with contextlib.closing(p), torch.random.fork_rng(devices=[]):  # it seeds torch's own generator
-            return processing.process_images(p).images[0]
-
-    def layers(self) -> list[Layer]:
-        text = self.text.wrapped.transformer
-        modules = [("te1", names.text_path(path), module) for path, module in text.named_modules()]
-        modules += [("unet", path, module) for path, module in self.unet.named_modules()]
-        found = [Layer.of(*module) for module in modules if hasattr(module[2], "weight")]
-        return [layer for layer in found if layer is not None]
-
-    def checkpoint_blocks(self) -> list[nn.Module]:
-        kinds = ("ResBlock", "SpatialTransformer")
-        blocks = [*self.text.wrapped.transformer.text_model.encoder.layers]
-        return blocks + [m for m in self.unet.modules() if type(m).__name__ in kinds]
-
-    def park(self, part: str) -> None:
-        pass
-
-    def given_back(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
+def _of_loaded(job: Job, loaded: torch.nn.Module) -> list[str]:
+    if reason := untrainable(loaded):
+        return [reason]
+    said, skip, asked = [], job.model.clip_skip or 1, job.model.v_parameterization
+    depth = len(loaded.cond_stage_model.wrapped.transformer.text_model.encoder.layers)
+    if skip > depth:
+        said.append(f"model.clip_skip = {skip}: the text encoder has {depth} layers")
+    own = schedule(loaded).prediction == "v"
+    if asked is not None and asked != own:
+        said.append(
+            f"model.v_parameterization = {str(asked).lower()}: the loaded model predicts "
+            f"{'v' if own else 'noise'}, as its .yaml says; leave it empty"
+        )
+    return said

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
 
+log = logging.getLogger(__name__)
+
 PATCHED = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.MultiheadAttention)  # by the Lora extension
+LEAN = ("sdp", "sdp-no-mem")  # attentions that train in little memory, the better first
 
 
 @contextlib.contextmanager
-def neutral(model: nn.Module, options: dict[str, object]) -> Iterator[None]:
+def neutral(model: nn.Module, options: dict[str, object]) -> Iterator[Drawing]:
     """The bare, frozen model inside `with`.
 
     LoRAs of the last prompt stay merged after a generation, tiling stays in the convolutions, hypertile in
@@ -21,15 +26,18 @@ def neutral(model: nn.Module, options: dict[str, object]) -> Iterator[None]:
 
     Args:
         options: settings of the WebUI for the length of the run; given back without their onchange.
+
+    Yields:
+        A context manager for samples; see `_attention`.
     """
     with contextlib.ExitStack() as back:
         back.enter_context(set_options(options))
-        back.enter_context(_hypernetworks())
-        back.enter_context(_hypertile(model))
-        back.enter_context(_padding(model))
-        without_loras(model)
-        back.enter_context(_frozen(model))
-        yield
+        for change in (
+            _other_unet(), _hypernetworks(), _hypertile(model), _token_merging(model), _tiling(),
+            _schedule(model), _prompts_read(), _without_loras(model), _frozen(model),
+        ):  # fmt: skip
+            back.enter_context(change)
+        yield back.enter_context(_attention(model))
 
 
 @contextlib.contextmanager
@@ -76,28 +84,166 @@ def _hypertile(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _padding(model: nn.Module) -> Iterator[None]:
-    """Tiling makes convolutions circular until the next generation."""
-    round_ones = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.padding_mode == "circular"]
-    for module in round_ones:
-        module.padding_mode = "zeros"
+def _other_unet() -> Iterator[None]:
+    """One that stands in for the model's own, such as TensorRT's."""
+    from modules import sd_unet
+
+    other = sd_unet.current_unet is not None
+    if other:
+        sd_unet.apply_unet("None")
     try:
         yield
     finally:
-        for module in round_ones:
-            module.padding_mode = "circular"
+        if other:
+            sd_unet.apply_unet()
 
 
-@torch.no_grad()
-def without_loras(model: nn.Module) -> None:
+@contextlib.contextmanager
+def _token_merging(model: nn.Module) -> Iterator[None]:
+    from modules import sd_models
+
+    ratio = getattr(model, "applied_token_merged_ratio", 0)
+    if ratio:
+        sd_models.apply_token_merging(model, 0)
+    try:
+        yield
+    finally:
+        if ratio:
+            sd_models.apply_token_merging(model, ratio)
+
+
+@contextlib.contextmanager
+def _tiling() -> Iterator[None]:
+    """It makes convolutions circular until the next generation."""
+    from modules import sd_hijack
+
+    hijack = sd_hijack.model_hijack
+    before = hijack.circular_enabled
+    hijack.apply_circular(False)
+    try:
+        yield
+    finally:
+        hijack.apply_circular(before)
+
+
+@contextlib.contextmanager
+def _schedule(model: nn.Module) -> Iterator[None]:
+    """Generations leave the noise schedule as the settings bent it."""
+    before = model.alphas_cumprod
+    try:
+        yield
+    finally:
+        model.alphas_cumprod = before
+
+
+@contextlib.contextmanager
+def _prompts_read() -> Iterator[None]:
+    """What prompts became is kept by their text; a LoRA of that name may be another afterwards."""
+    from modules import processing
+
+    kinds = (processing.StableDiffusionProcessing, processing.StableDiffusionProcessingTxt2Img)
+    try:
+        yield
+    finally:
+        for name in ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc"):
+            for kept in [vars(kind)[name] for kind in kinds if name in vars(kind)]:
+                kept[:] = [None] * len(kept)
+
+
+@contextlib.contextmanager
+def _without_loras(model: nn.Module) -> Iterator[None]:
     """Weights as the checkpoint has them, through the Lora extension's own backups."""
     networks = sys.modules.get("networks")
     if networks is None or not hasattr(model, "network_layer_mapping"):
+        yield
         return
-    networks.load_networks([])
+    before = [(n.mentioned_name or n.name, n.te_multiplier, n.unet_multiplier, n.dyn_dim)
+              if hasattr(n, "mentioned_name") else (n.name, n.te_multiplier, n.unet_multiplier, n.dyn_dim)
+              for n in networks.loaded_networks]  # fmt: skip
+    wear(model, [])
+    try:
+        yield
+    finally:
+        if before:
+            wear(model, before)
+
+
+@torch.no_grad()
+def wear(model: nn.Module, loras: list[tuple[str, float, float, int | None]]) -> None:
+    """(name, strength on text encoders, on the UNet, ranks of it) merged into the weights."""
+    networks = sys.modules["networks"]
+    networks.load_networks(*([list(column) for column in zip(*loras, strict=True)] or [[]]))
     for module in model.network_layer_mapping.values():
         if isinstance(module, PATCHED):
             networks.network_apply_weights(module)
+
+
+Drawing = Callable[[], contextlib.AbstractContextManager[None]]
+KINDS = ("CrossAttention", "AttnBlock")  # whose forward the WebUI replaces, for all models at once
+
+
+@contextlib.contextmanager
+def _attention(model: nn.Module) -> Iterator[Drawing]:
+    """One that trains in little memory, in place of one that has no backward pass or keeps every product of
+    queries and keys for it.
+
+    Yields:
+        A context manager for samples: what pictures are drawn with.
+    """
+    from modules import sd_hijack
+
+    before = sd_hijack.current_optimizer
+    titles = {x.name: x.title() for x in sd_hijack.optimizers}
+    other = next((titles[name] for name in LEAN if name in titles), "None")
+    own = before.name if before else "None"
+    if own in (*LEAN, "xformers") and differentiable(model.model.diffusion_model):
+        yield contextlib.nullcontext
+        return
+    log.info("For the run, %s takes the place of the attention %s.", other, own)
+    classes = {type(m) for m in model.modules() if type(m).__name__ in KINDS}
+    drawn = {kind: kind.forward for kind in classes}
+    sd_hijack.model_hijack.apply_optimizations(other)
+    trained = {kind: kind.forward for kind in classes}
+
+    @contextlib.contextmanager
+    def drawing() -> Iterator[None]:
+        _set_forwards(drawn)
+        try:
+            yield
+        finally:
+            _set_forwards(trained)
+
+    try:
+        yield drawing
+    finally:
+        sd_hijack.model_hijack.apply_optimizations(before.title() if before else "None")
+
+
+def _set_forwards(forwards: dict[type, object]) -> None:
+    for kind, forward in forwards.items():
+        kind.forward = forward
+
+
+def differentiable(unet: nn.Module) -> bool:
+    """Whether a gradient comes back through the first attention to itself."""
+    from modules import devices
+
+    found = next((m for path, m in unet.named_modules() if path.endswith("attn1")), None)
+    if found is None:
+        return True
+    weight = found.to_q.weight
+    if weight.device.type != devices.device.type:  # with --medvram it waits in the computer's memory
+        found = copy.deepcopy(found).to(devices.device)
+        weight = found.to_q.weight
+    like = weight.dtype if weight.dtype in (torch.float16, torch.bfloat16) else torch.float32
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        x = torch.ones(1, 64, weight.shape[1], dtype=like, device=weight.device, requires_grad=True)
+        try:
+            with devices.autocast():
+                found(x).float().square().sum().backward()
+        except (NotImplementedError, RuntimeError, ValueError):
+            return False
+    return x.grad is not None and bool(x.grad.isfinite().all())
 
 
 @contextlib.contextmanager

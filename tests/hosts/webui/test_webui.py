@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 ROOT = pathlib.Path(__file__).parents[3]
 WEBUI = pathlib.Path(os.environ.get("SD_WEBUI_DIR", ""))
@@ -63,19 +65,32 @@ def started(tmp_path):
     demo = ROOT / "demo" / "checkpoint"
     shutil.copy(demo / "demo.safetensors", models)
     config = (demo / "demo.yaml").read_text(encoding="utf-8")
-    (models / "demo.yaml").write_text(config.replace("version: demo_clip", f"version: {demo / 'demo_clip'}"))
+    config = config.replace("version: demo_clip", f"version: {demo / 'demo_clip'}")
+    (models / "demo.yaml").write_text(config, encoding="utf-8")
+    other = load_file(demo / "demo.safetensors")
+    other["model.diffusion_model.out.2.weight"] *= 0.5
+    save_file(other, models / "other.safetensors")
+    (models / "other.yaml").write_text(config, encoding="utf-8")
     packages, site = pathlib.Path(sysconfig.get_paths()["purelib"]), tmp_path / "site"
     site.mkdir()
     for name in ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "py.py"):
         (site / name).symlink_to(packages / name)
 
-    def started(*words: str) -> subprocess.CompletedProcess:
+    def started(*words: str, flags: Sequence[str] = FLAGS) -> subprocess.CompletedProcess:
         environ = {
             **os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE",
             "PROBE_PATH": json.dumps([str(site), str(ROOT)]),
             "PROBE_WORDS": json.dumps(["-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", *words]),
         }  # fmt: skip
-        command = [python(), "launch.py", *FLAGS, "--data-dir", str(data)]
+        command = [
+            python(),
+            "launch.py",
+            *flags,
+            "--ckpt",
+            str(models / "demo.safetensors"),
+            "--data-dir",
+            str(data),
+        ]
         return subprocess.run(
             command, cwd=WEBUI, env=environ, capture_output=True, text=True, timeout=600, check=False
         )
@@ -83,7 +98,22 @@ def started(tmp_path):
     return started
 
 
+INSIDE = str(ROOT / "tests" / "hosts" / "webui" / "inside.py")
+
+
 def test_the_loaded_model_is_a_host_as_any_other_and_is_left_as_it_was(started):
-    ended = started("-c", str(ROOT / "pyproject.toml"), str(ROOT / "tests" / "hosts" / "webui" / "inside.py"))
+    ended = started("-c", str(ROOT / "pyproject.toml"), INSIDE)
+    assert ended.returncode == 0, f"{ended.stdout[-6000:]}\n{ended.stderr[-3000:]}"
+    assert " passed" in ended.stdout
+
+
+@pytest.mark.parametrize("flags", ["--medvram", "--lowvram", "fp8", "--opt-sub-quad-attention"])
+def test_with_other_flags_too(started, flags):
+    """--lowvram is refused, and so leaves no trace."""
+    wanted = "lowvram" if flags == "--lowvram" else "leaves_the_model or lora_of_the_last"
+    if flags == "fp8":
+        wanted = "fp8"
+    more = [flags] if flags.startswith("--") else []
+    ended = started("-c", str(ROOT / "pyproject.toml"), INSIDE, "-k", wanted, flags=[*FLAGS, *more])
     assert ended.returncode == 0, f"{ended.stdout[-6000:]}\n{ended.stderr[-3000:]}"
     assert " passed" in ended.stdout

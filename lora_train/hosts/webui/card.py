@@ -1,0 +1,137 @@
+"""A new LoRA among the WebUI's own: its card, its preview, the lists, and what their loader says of it."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+import sys
+from typing import TYPE_CHECKING
+
+from lora_train.run.store import RunStore
+
+if TYPE_CHECKING:
+    from lora_train.job import Job, Output
+
+VERSIONS = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def announce(file: pathlib.Path, job: Job, output: Output) -> list[str]:
+    """Sentences for the person; none where all is well."""
+    from modules import shared
+
+    folder = pathlib.Path(shared.cmd_opts.lora_dir).resolve()
+    if folder not in file.resolve().parents:
+        return [f"{file.name} is not in the WebUI's folder of LoRAs, {folder}; copy it there to use it."]
+    said = []
+    try:
+        write_card(file, job, output)
+        preview(file, output)
+    except OSError as e:
+        said.append(f"{file.name}: its card and preview could not be written ({e.strerror}).")
+    return said + loaded(file)
+
+
+def write_card(file: pathlib.Path, job: Job, output: Output) -> None:
+    """What the Lora extension shows; what a person wrote into it stays."""
+    card = file.with_suffix(".json")
+    try:
+        before = json.loads(card.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = {}
+    if not isinstance(before, dict):
+        return
+    kind = _family()
+    new = {
+        "description": output.card.description or "", "sd version": VERSIONS.get(kind, "Unknown"),
+        "activation text": trigger(job, output), "preferred weight": 1.0, "negative text": "",
+        "notes": f"{job.training.max_train_steps or ''} steps, rank {job.network.dim}".strip(),
+    }  # fmt: skip
+    part = card.with_name(card.name + ".part")
+    part.write_text(json.dumps({**new, **{k: v for k, v in before.items() if v}}, indent=4), encoding="utf-8")
+    part.replace(card)
+
+
+def trigger(job: Job, output: Output) -> str:
+    """Words that bring the LoRA out."""
+    if output.card.trigger_phrase:
+        return output.card.trigger_phrase
+    words = [job.data.trigger_word]
+    words += [subset.call for dataset in job.data.datasets for subset in dataset.subsets]
+    words = [word for word in words if word]
+    return ", ".join(dict.fromkeys(words))
+
+
+def preview(file: pathlib.Path, output: Output) -> None:
+    """The last sample, where there is no picture yet."""
+    taken = [file.with_suffix(end + suffix) for end in ("", ".preview") for suffix in PICTURES]
+    store = RunStore(output.output_dir, output.output_name, output.run_dir)
+    samples = sorted(store.samples.glob(f"{output.output_name}_*.png"), key=lambda path: path.stat().st_mtime)
+    if samples and not any(path.exists() for path in taken):
+        shutil.copyfile(samples[-1], file.with_suffix(".preview.png"))
+
+
+def loaded(file: pathlib.Path) -> list[str]:
+    """What the Lora extension makes of the file; the next generation reads it anew."""
+    networks = sys.modules.get("networks")
+    if networks is None:
+        return ["The built-in extension Lora is switched off, so the WebUI cannot use LoRAs."]
+    networks.list_available_networks()
+    stale(file.stem)
+    entry = networks.available_networks.get(file.stem)
+    if entry is None or pathlib.Path(entry.filename).resolve() != file.resolve():
+        return [f"The WebUI has another LoRA called {file.stem}; rename one of them."]
+    if _family() is None:
+        return []
+    try:
+        net = networks.load_network(file.stem, entry)
+    except Exception as e:  # noqa: BLE001 (whatever it is, a person would meet it)
+        return [f"{file.name}: the WebUI could not load it ({e})."]
+    return judged(file, net)
+
+
+def judged(file: pathlib.Path, net: object) -> list[str]:
+    """Keys that found no layer, numbers that are none, layers that do nothing."""
+    from lora_train.weights import open_weights
+
+    heads: dict[str, bool] = {}
+    broken = []
+    weights = open_weights(file)
+    for key, tensor in weights.read(weights.shapes):
+        layer = key.partition(".")[0]
+        if not tensor.isfinite().all():
+            broken.append(layer)
+        if key.endswith("lora_up.weight"):
+            heads[layer] = bool(tensor.any())
+    said = []
+    if missing := len(heads) - len(net.modules):
+        said.append(f"{file.name}: {missing} of {len(heads)} layers are none of the loaded model's.")
+    if broken:
+        said.append(
+            f"{file.name}: numbers that are not finite in {len(set(broken))} layers, such as {broken[0]}."
+        )
+    if heads and not any(heads.values()):
+        said.append(f"{file.name} changes nothing: every layer of it is zero.")
+    return said
+
+
+def stale(name: str) -> None:
+    """A file saved again under its name is read anew, but layers that wear it look at names only."""
+    from modules import sd_models
+
+    networks, model = sys.modules["networks"], sd_models.model_data.sd_model
+    networks.networks_in_memory.pop(name, None)
+    for module in getattr(model, "network_layer_mapping", {}).values():
+        worn = getattr(module, "network_current_names", ())
+        if any(name == (row[0] if isinstance(row, tuple) else row) for row in worn):
+            module.network_current_names = ("stale",)
+
+
+def _family() -> str | None:
+    from modules import sd_models
+
+    from lora_train.hosts.webui.loan import family
+
+    model = sd_models.model_data.sd_model
+    return None if model is None else family(model)[0]

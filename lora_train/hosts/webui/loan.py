@@ -1,0 +1,315 @@
+"""The WebUI's model, lent for a run and given back in its pauses."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import functools
+import hashlib
+import logging
+import pathlib
+import random
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from lora_train import names
+from lora_train.adapters.layer import Layer
+from lora_train.errors import Mistake
+from lora_train.host import Cond, Model, Origin
+from lora_train.hosts.webui import turn
+from lora_train.hosts.webui.neutral import neutral, set_options
+from lora_train.hosts.webui.proof import Proof
+from lora_train.noise import Schedule
+from lora_train.prompts import Prompt
+from lora_train.weights import hashes
+
+log = logging.getLogger(__name__)
+
+SAMPLERS = {  # a row for each value of prompts.SAMPLERS that is called otherwise here
+    "ddim": "DDIM", "pndm": "PLMS", "lms": "LMS", "euler": "Euler", "euler_a": "Euler a", "heun": "Heun",
+    "dpm_2": "DPM2", "dpm_2_a": "DPM2 a", "dpm++_2m": "DPM++ 2M", "dpmsolver": "DPM++ 2M",
+    "dpmsingle": "DPM++ 2S a",
+}  # fmt: skip
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AGAIN = 3  # times that a sample is begun anew, when a person's Interrupt came just before it
+
+
+class Loan:
+    """The WebUI's SD 1.x model; see `lora_train.host.Lent`. `loaded` may be another object after a pause."""
+
+    def __init__(self, model: Model, precision: str):
+        self.model, self.precision = model, precision
+        self.choice: turn.Choice | None = None  # that of the first turn, for those after a pause
+        self.parked: set[str] = set()
+        self.on = contextlib.ExitStack()
+
+    def take(self) -> None:
+        """The lock, the checkpoint, and all of it neutral; `on.close()` gives it back."""
+        from modules import devices, shared
+
+        with contextlib.ExitStack() as on:
+            on.enter_context(turn.turn())
+            first = self.choice or turn.wanted(self.model.pretrained_model_name_or_path, self.model.vae)
+            self.choice = on.enter_context(turn.chosen(first))
+            self.loaded, self.device = shared.sd_model, devices.device
+            if reason := untrainable(self.loaded):
+                raise Mistake(reason)
+            self.unet, self.text = self.loaded.model.diffusion_model, self.loaded.cond_stage_model
+            options = {"CLIP_stop_at_last_layers": self.model.clip_skip or 1, "live_previews_enable": False}
+            self.drawing = on.enter_context(neutral(self.loaded, options))
+            on.enter_context(self._places())
+            on.callback(devices.torch_gc)
+            self.schedule = schedule(self.loaded)
+            self.on = on.pop_all()
+
+    @contextlib.contextmanager
+    def given_back(self) -> Iterator[None]:
+        self.proof.before.result()  # reads what is about to be anybody's
+        self.on.close()
+        try:
+            yield
+        finally:
+            self.take()
+            if changed := self.proof.changed(self.loaded):
+                raise Mistake(
+                    f"the model is another than before the pause ({len(changed)} weights, such as "
+                    f"{changed[0]}); go on from the last saved state with the model as it was"
+                )
+
+    def prove(self) -> None:
+        self.proof = Proof(self.loaded)
+
+    @functools.cached_property
+    def origin(self) -> Origin:
+        info, vae = self.choice.info, self.choice.vae and pathlib.Path(self.choice.vae)
+        old, new = hashes(pathlib.Path(info.filename))
+        vae_old, vae_new = hashes(vae) if vae else (None, None)
+        return Origin(name=info.name_for_extra + ".safetensors", old_hash=old, new_hash=new,
+                      vae_name=vae and vae.name, vae_old_hash=vae_old, vae_new_hash=vae_new,
+                      prediction=self.schedule.prediction)  # fmt: skip
+
+    @functools.cached_property
+    def vae_id(self) -> str:
+        digest = hashlib.sha256()
+        for name, value in sorted(self.loaded.first_stage_model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
+
+    def denoise(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """The UNet itself: `apply_model` casts t, and half precision has no 257."""
+        cond = cond.to(x_t)
+        self._onto_card(cond.context.requires_grad)
+        with self._autocast():
+            return self.unet(x_t, t.to(x_t.device), context=cond.context)
+
+    def encode(self, captions: Sequence[str], *, weighted: bool | None = None) -> Cond:
+        """What sd-scripts trains with, weights times hidden states and no mean restored, is the WebUI's
+        "No norm"."""
+        weighted = self.model.weighted_captions if weighted is None else weighted
+        read = [self.cut(caption)[0] for caption in captions]
+        self._use("te1")
+        with set_options({"emphasis": "No norm" if weighted else "None"}), self._autocast():
+            return Cond(self.loaded.get_learned_conditioning(read))
+
+    def tokens(self, caption: str) -> int:
+        return len(self.text.tokenize([caption])[0])
+
+    def cut(self, caption: str) -> tuple[str, str]:
+        """What of a caption is read within max_token_length, and what is not; between two words."""
+        limit = self.model.max_token_length
+        if self.tokens(caption) <= limit:
+            return caption, ""
+        ends = [m.end() for m in re.finditer(r"[^\s,]+[\s,]*", caption)]
+        fits = bisect.bisect_right(ends, limit, key=lambda end: self.tokens(caption[:end]))
+        at = ends[fits - 1] if fits else 0
+        return caption[:at], caption[at:]
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Tensor, draws: Sequence[torch.Generator] | None = None) -> Tensor:
+        """In float16 some autoencoders overflow; such pictures are encoded in float32."""
+        self._use("vae")
+        mean, std = self._encoded(pixels)
+        if not mean.isfinite().all() and next(self._part("vae").parameters()).dtype is torch.float16:
+            log.warning("The autoencoder overflows in float16; these pictures are encoded in float32.")
+            vae = self._part("vae").float()
+            try:
+                mean, std = self._encoded(pixels)
+            finally:
+                vae.half()  # to float32 and back changes no bit
+        if draws is not None:
+            noise = torch.stack([torch.randn(mean.shape[1:], generator=draw) for draw in draws])
+            mean = mean + std * noise.to(mean)
+        return mean * self.loaded.scale_factor
+
+    def _encoded(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        vae = self._part("vae")
+        with torch.autocast(self.device.type, enabled=False):
+            drawn_from = vae.encode(pixels.to(self.device, next(vae.parameters()).dtype))
+        return drawn_from.mean.float(), drawn_from.std.float()
+
+    def sample(self, prompt: Prompt) -> Image.Image:
+        """Through txt2img, with the hooks that are on; as a person gets it later with the saved file.
+
+        A person's Interrupt ends the picture, which is then half drawn, and not the run.
+        """
+        from modules import processing, shared
+
+        for _ in range(AGAIN):
+            p = processing.StableDiffusionProcessingTxt2Img(
+                sd_model=self.loaded, prompt=prompt.prompt, negative_prompt=prompt.negative_prompt,
+                width=prompt.width, height=prompt.height, steps=prompt.sample_steps, cfg_scale=prompt.scale,
+                seed=-1 if prompt.seed is None else prompt.seed, scheduler="Automatic",
+                sampler_name=SAMPLERS.get(prompt.sample_sampler, "Euler"),
+                do_not_save_samples=True, do_not_save_grid=True, do_not_reload_embeddings=True,
+                override_settings={"sd_model_checkpoint": self.loaded.sd_checkpoint_info.title})  # fmt: skip
+            p.cached_c, p.cached_uc = [None, None], [None, None]  # whose key knows nothing of our hooks
+            with (
+                contextlib.closing(p),
+                turn.state(),
+                self._visited(),
+                _draws_kept(self.device),
+                self.drawing(),
+            ):
+                shared.state.skipped = shared.state.interrupted = shared.state.stopping_generation = False
+                shared.state.job_count = -1
+                drawn = processing.process_images(p)
+            if drawn.images:
+                image = drawn.images[0]
+                image.info["parameters"] = drawn.infotexts[0]
+                return image
+        raise Mistake(
+            "the sample was interrupted each time before it began; the run itself goes on when resumed"
+        )
+
+    def layers(self) -> list[Layer]:
+        text = self.text.wrapped.transformer
+        modules = [("te1", names.text_path(path), module) for path, module in text.named_modules()]
+        modules += [("unet", path, module) for path, module in self.unet.named_modules()]
+        found = [Layer.of(*module) for module in modules if hasattr(module[2], "weight")]
+        return [layer for layer in found if layer is not None]
+
+    def checkpoint_blocks(self) -> list[nn.Module]:
+        kinds = ("ResBlock", "SpatialTransformer")
+        blocks = [*self.text.wrapped.transformer.text_model.encoder.layers]
+        return blocks + [m for m in self.unet.modules() if type(m).__name__ in kinds]
+
+    def park(self, part: str) -> None:
+        """Into the computer's memory; with --medvram the WebUI moves parts itself."""
+        if self.device.type != "cpu" and not self.loaded.lowvram:
+            self._part(part).to("cpu")
+            self.parked.add(part)
+
+    def _part(self, part: str) -> nn.Module:
+        return self.loaded.first_stage_model if part == "vae" else self.text
+
+    def _use(self, part: str) -> None:
+        if part in self.parked:
+            self._part(part).to(self.device)
+            self.parked.discard(part)
+
+    @contextlib.contextmanager
+    def _visited(self) -> Iterator[None]:
+        """All parts on the card; those that were parked go back."""
+        before = set(self.parked)
+        for part in before:
+            self._use(part)
+        try:
+            yield
+        finally:
+            for part in before:
+                self.park(part)
+
+    @contextlib.contextmanager
+    def _places(self) -> Iterator[None]:
+        """Where the parts are: parked ones as before a pause; all of them at the end as at the beginning."""
+        from modules import lowvram
+
+        there = lowvram.module_in_gpu
+        for part in self.parked:
+            self._part(part).to("cpu")
+        try:
+            yield
+        finally:
+            if self.loaded.lowvram:
+                lowvram.send_everything_to_cpu()
+                self.loaded.model.to("cpu")
+                if there is not None:
+                    there.to(self.device)
+                lowvram.module_in_gpu = there
+            for part in self.parked:
+                self._part(part).to(self.device)
+
+    def _onto_card(self, keep: bool) -> None:
+        """With --medvram, before the UNet is called past the hook that would bring it.
+
+        Args:
+            keep: the text encoder's backward pass is still to come, so it stays there as well.
+        """
+        from modules import lowvram
+
+        if not self.loaded.lowvram:
+            return
+        whole = self.loaded.model
+        if keep and lowvram.module_in_gpu is not whole:
+            whole.to(self.device)
+        else:
+            for hook in [*whole._forward_pre_hooks.values()]:
+                hook(whole, ())
+
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        from modules import devices
+
+        if self.precision in DTYPES and not devices.fp8:
+            return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
+        return devices.autocast()
+
+
+@contextlib.contextmanager
+def _draws_kept(device: torch.device) -> Iterator[None]:
+    """A generation seeds torch's own generators, and draws seeds from Python's."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def schedule(loaded: nn.Module) -> Schedule:
+    """The checkpoint's own; generations leave another in `alphas_cumprod`."""
+    prediction = "v" if loaded.parameterization == "v" else "epsilon"
+    alphas = getattr(loaded, "alphas_cumprod_original", loaded.alphas_cumprod)
+    return Schedule(alphas.detach().float().cpu(), prediction)
+
+
+FAMILIES = (("is_sd3", "sd3", "Stable Diffusion 3"), ("is_ssd", "ssd", "SSD-1B"), ("is_sdxl", "sdxl", "SDXL"),
+            ("is_sd2", "sd2", "Stable Diffusion 2"), ("is_sd1", "sd1", "Stable Diffusion 1"))  # fmt: skip
+
+
+def family(loaded: nn.Module) -> tuple[str, str]:
+    """(short, said)."""
+    for flag, short, said in FAMILIES:
+        if getattr(loaded, flag, False):
+            return short, said
+    return "other", "a kind that is not known here"
+
+
+def untrainable(loaded: nn.Module) -> str | None:
+    """Why a model cannot be trained; a sentence."""
+    short, said = family(loaded)
+    if short != "sd1":
+        return f"this version trains Stable Diffusion 1.x, and the loaded model is {said}; choose another at the top of the page"  # noqa: E501
+    channels = loaded.model.diffusion_model.in_channels
+    if channels != 4:
+        return (
+            f"the loaded model takes {channels} channels, as those for inpainting and for edits do; choose a "
+            "plain one at the top of the page"
+        )
+    return None

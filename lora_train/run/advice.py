@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Iterator, Mapping
 
 from lora_train.job import Job
+from lora_train.run.applies import loaded
 from lora_train.values import numeral
 
 USUAL = 1e-4  # learning rate of AdamW for LoRA
@@ -13,21 +15,29 @@ SIDES = {"sd1": (512, 384, 768), "sd2": (768, 512, 1024), "sdxl": (1024, 768, 15
 NAMES = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
 SEEN = (20, 500)  # times that each picture is shown
 SCALE = 1 / 32  # of alpha to dim
+DEMO = "demo"
 
 
 def advice(job: Job, plan: Mapping[str, object], header: Mapping[str, object]) -> Iterator[str]:
     """Sentences. `plan`: of planner.look."""
-    yield from _rates(job)
     yield from _length(job, plan)
-    yield from _size(job, header)
+    if not _demo(job, header):
+        yield from _rates(job)
+        yield from _size(job, header)
     if not plan["draws"]:
         yield "No samples are drawn: nothing is seen before the end. output.sample_every_n_steps draws some."
     predicted, asked = header.get("prediction"), job.model.v_parameterization
-    if header.get("loaded") and predicted and asked is not None and asked != predicted.startswith("v"):
+    if loaded(job, header) and predicted and asked is not None and asked != predicted.startswith("v"):
         yield (
             f"model.v_parameterization = {asked}: the loaded model predicts {predicted}; leave it empty, "
             "or the result is noise."
         )
+
+
+def _demo(job: Job, header: Mapping[str, object]) -> bool:
+    """Whether it is this repository's own small model, of 64 pixels, for which other numbers are right."""
+    path = job.model.pretrained_model_name_or_path or header.get("path") or ""
+    return DEMO in pathlib.Path(str(path)).stem.lower()
 
 
 def _rates(job: Job) -> Iterator[str]:
@@ -75,7 +85,7 @@ def _length(job: Job, plan: Mapping[str, object]) -> Iterator[str]:
 def _size(job: Job, header: Mapping[str, object]) -> Iterator[str]:
     """Of the loaded model alone: of a file nothing is known yet."""
     family = str(header.get("family"))
-    if job.model.pretrained_model_name_or_path or not header.get("loaded") or family not in SIDES:
+    if not loaded(job, header) or family not in SIDES:
         return
     size, (made, low, high) = job.data.resolution, SIDES[family]
     side = (size.width * size.height) ** 0.5

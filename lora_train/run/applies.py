@@ -67,13 +67,23 @@ RULES: tuple[Rule, ...] = (
      lambda j, o, p: not o.save_state, NO_STATE),
     (("output.sample_every_n_steps",), lambda j, o, p: o.sample_every_n_epochs is not None,
      "samples are drawn by epoch, as output.sample_every_n_epochs says"),
-    (("output.sample_prompts", "output.sample_sampler"), lambda j, o, p: not _samples(o), NO_SAMPLES),
+    (("output.sample_prompts", "output.sample_sampler", "output.sample_base"),
+     lambda j, o, p: not _samples(o), NO_SAMPLES),
+    (("place.cache_text_encoder_outputs", "place.cache_text_encoder_outputs_to_disk"),
+     lambda j, o, p: not j.network.train_unet_only,
+     "the text encoder trains, so what it makes of captions changes; set network.train_unet_only"),
     (("output.logging_dir", "output.log_prefix", "output.log_tracker_name", "output.log_tracker_config",
       "output.log_config"), lambda j, o, p: not o.log_with, NO_TRACKER),
     (("output.wandb_run_name",), lambda j, o, p: "wandb" not in o.trackers, "output.log_with is not wandb"),
     (("place.vae_batch_size",), lambda j, o, p: not (p.cache_latents or p.cache_latents_to_disk),
      "latents are made anew for each batch; set place.cache_latents"),
 )  # fmt: skip
+
+
+def loaded(job: Job, header: Mapping[str, object]) -> bool:
+    """Whether the job is for the model that the host's header describes."""
+    path = job.model.pretrained_model_name_or_path
+    return bool(header.get("loaded")) and (path is None or str(path) == str(header.get("path")))
 
 
 def disabled(job: Job, output: Output, place: Place, header: Mapping[str, object]) -> dict[str, str]:
@@ -88,5 +98,5 @@ def _held(job: Job, output: Output, place: Place, header: Mapping[str, object]) 
     for paths, holds, why in RULES:
         if holds(job, output, place):
             yield from ((path, why) for path in paths)
-    if job.model.pretrained_model_name_or_path is None and header.get("family") == "sdxl":
+    if loaded(job, header) and header.get("family") == "sdxl":
         yield "model.clip_skip", "SDXL was made with the last but one layer, and always takes it"

@@ -39,6 +39,7 @@ NAMED = 20  # files of a remark; the others are a number
 DEEP = 2  # folders below one that are looked at for changes: those of repeats, and what is in them
 PARTS = {"float": 4, "fp16": 2, "bf16": 2}  # bytes of a saved number
 STATE = 3 * 4  # bytes of a parameter in a state: itself and AdamW's two
+MB = 2**20
 SPARE = 200  # megabytes of a disk that are left alone
 
 
@@ -69,7 +70,7 @@ def look(values: Values, host: Host) -> dict[str, object]:
     if planned is not None and planned.items:
         plan = _plan(planned, *parts, header)
         if plan["disk"]["free_megabytes"] < plan["disk"]["megabytes"] + SPARE:
-            lines.append(_full(plan["disk"], output))
+            lines.append(_full(plan["disk"]))
         estimate = Measured(host.folders.desk).estimate(shape(*parts, planned, header), plan["steps"])
     return {
         "complaints": complaints(lines, values),
@@ -129,6 +130,8 @@ def _path(line: str, values: Values) -> str:
 def _files(job: Job, output: Output, place: Place) -> Iterator[str]:
     """What is wrong with files other than pictures, and with the folder for the result."""
     looks: list[Callable[[], object]] = [lambda: writable(output.output_dir)]
+    if output.run_dir is not None:
+        looks.append(lambda: writable(output.run_dir))
     if job.network.weights is not None:
         looks.append(lambda: _weights(job.network.weights, _stamp(job.network.weights)))
     if place.resume is not None:
@@ -255,26 +258,34 @@ def _plan(
 
 def _disk(
     found: Mapping[str, Mapping], job: Job, output: Output, place: Place, header: Mapping[str, object]
-) -> dict[str, float]:
-    """Megabytes that the run writes at most, and that there are."""
-    count = parameters(job, header)
-    saves = len(found["saves"])
-    file = count * PARTS[output.save_precision]
+) -> dict[str, object]:
+    """Megabytes that the run writes at most and those that are free, of the disk with the least to spare."""
+    count, saves = parameters(job, header), len(found["saves"])
     states = (saves if output.save_state else 0) or int(output.save_state_on_train_end)
     if output.save_last_n_steps_state or output.save_last_n_epochs_state:
         states = min(states, 2)
+    states += output.save_state_every_n_minutes is not None
     latents = found["latents"]["megabytes"] if place.cache_latents_to_disk else 0
-    folder = output.output_dir.absolute()
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    return {
-        "megabytes": round((saves * file + states * count * STATE) / 2**20 + latents, 1),
-        "free_megabytes": round(shutil.disk_usage(there).free / 2**20, 1),
+    needs = {
+        output.output_dir: 0.0,
+        output.run_dir or output.output_dir: latents + states * count * STATE / MB,
     }
+    needs[output.output_dir] += saves * count * PARTS[output.save_precision] / MB
+    disks: dict[int, dict[str, object]] = {}
+    for folder, megabytes in needs.items():
+        whole = folder.absolute()
+        there = next(path for path in (whole, *whole.parents) if path.exists())
+        free = shutil.disk_usage(there).free / MB
+        disk = disks.setdefault(
+            there.stat().st_dev, {"path": str(folder), "megabytes": 0.0, "free_megabytes": round(free, 1)}
+        )
+        disk["megabytes"] = round(disk["megabytes"] + megabytes, 1)
+    return min(disks.values(), key=lambda disk: disk["free_megabytes"] - disk["megabytes"])
 
 
-def _full(disk: Mapping[str, float], output: Output) -> str:
+def _full(disk: Mapping[str, object]) -> str:
     needs, free = disk["megabytes"], disk["free_megabytes"]
     return (
-        f"output.output_dir = {output.output_dir}: expected a disk with room for about {needs:,.0f} MB; "
+        f"output.output_dir = {disk['path']}: expected a disk with room for about {needs:,.0f} MB; "
         f"{free:,.0f} MB are free. Save fewer files or states, or clear those of earlier runs"
     )

@@ -269,8 +269,7 @@ class _Chosen:
             every,
             (f"{math.ceil(steps / every)} files to compare: the last one is not always the best."),
         )
-        yield "output.save_state", True, "After a power failure the run goes on from the last file."
-        yield "output.save_last_n_steps_state", every, "Only the last states: each is three times the file."
+        yield "output.save_state_every_n_minutes", 10.0, "After a power failure ten minutes are lost at most."
         draws = self.pace.draws if self.card else max(2, self.pace.draws // 3)
         yield (
             "output.sample_every_n_steps",
@@ -282,6 +281,11 @@ class _Chosen:
             ),
         )
         yield "output.sample_at_first", True, "To see what the model does before."
+        yield (
+            "output.sample_base",
+            True,
+            "The same prompt and seed without the LoRA stand beside each sample.",
+        )
 
     def _memory(self) -> Iterator[tuple[str, object, str]]:
         precision, why = self._precision()
@@ -300,6 +304,12 @@ class _Chosen:
         )
         yield "place.cache_latents", True, "The autoencoder runs once for each picture, then leaves the card."
         yield "place.cache_latents_to_disk", True, "The next run over these pictures begins at once."
+        if self.family == "sdxl":
+            yield (
+                "place.cache_text_encoder_outputs_to_disk",
+                True,
+                "Neither text encoder trains, so both run once for each caption, and leave the card.",
+            )
         yield "output.save_precision", "fp16", "Half the size, and no difference that can be seen."
 
     def _precision(self) -> tuple[str, str]:

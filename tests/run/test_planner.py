@@ -131,8 +131,15 @@ def test_what_people_lose_nights_to_is_said(values, host, more, said):
 
 
 def test_what_is_usual_is_left_alone(values, host):
+    host.header = lambda: {**TinyHost.header(host), "loaded": False}
     usual = {"training.max_train_steps": 200, "output.sample_every_n_steps": 20, "data.batch_size": 1}
     assert look({**values, **usual}, host)["remarks"] == []
+
+
+def test_the_demo_has_numbers_of_its_own(values, host):
+    demo = {"model.pretrained_model_name_or_path": "/models/demo.safetensors", "lr.learning_rate": 0.003}
+    texts = [row["text"] for row in look({**values, **demo}, host)["remarks"]]
+    assert not [text for text in texts if "noise" in text or "made for" in text]
 
 
 def test_the_loaded_model_is_compared(values, host):

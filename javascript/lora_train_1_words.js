@@ -49,9 +49,9 @@
         "empty": "空", "on": "オン", "off": "オフ",
 
         // the plan
-        "{pictures} pictures × {repeats} repeats → {buckets} buckets → {each} steps an epoch × {epochs} = {steps} steps":
-            "画像 {pictures} 枚 × {repeats} 回 → バケット {buckets} 個 → 1エポック {each} ステップ × {epochs} = {steps} ステップ",
-        "{n} images seen": "のべ {n} 枚", "saves: {n}": "保存 {n} 回", "samples: {n}": "サンプル {n} 回",
+        "{pictures} pictures × {repeats} repeats → {buckets} → {each} steps an epoch × {epochs} = {steps} steps":
+            "画像 {pictures} 枚 × {repeats} 回 → {buckets} → 1エポック {each} ステップ × {epochs} = {steps} ステップ",
+        "1 bucket": "バケット 1 個", "{n} buckets": "バケット {n} 個", "{n} images seen": "のべ {n} 枚", "saves: {n}": "保存 {n} 回", "samples: {n}": "サンプル {n} 回",
         "{n} on disk, {free} free": "ディスク {n}（空き {free}）", "about {time}": "約 {time}", "peak {memory}": "最大 {memory}",
         "measured step: {n} s": "1ステップの実測 {n} 秒", "Time and memory are not known yet for these settings.": "この設定での時間とメモリはまだ測っていません。",
         "Measure": "測る", "Two steps are made to measure; this takes a moment …": "2ステップ動かして測っています…",

@@ -168,6 +168,9 @@
         else draft.edited(null);
     };
 
+    /** A run that ended has taken its name: what Start would say is another thing now. */
+    draft.heed = () => page.on("ended", look);
+
     draft.listPresets = async () => {
         draft.presets = await page.ask("GET", "/presets");
         page.tell("presets");

@@ -40,7 +40,7 @@
             box.append(el("label.goal", { title: t(goal.text) }, radio, title));
             return radio;
         });
-        const draw = () => radios.forEach((radio) => (radio.checked = radio.value === page.draft.goal));
+        const draw = () => radios.forEach((radio) => (radio.checked = Boolean(page.draft.preset) && radio.value === page.draft.goal));
         page.on("values", draw);
         draw();
         return box;
@@ -199,8 +199,9 @@
             page.write(estimate, e ? parts.filter(Boolean).join(" · ") : p ? t("Time and memory are not known yet for these settings.") : "");
             page.show(box, p || remarks.length);
             page.show(measure, p);
-            page.fill(notes, remarks.map((r) => el("details.remark", {}, el("summary", {}, `⚠ ${r.text}`),
-                el("ul", {}, (r.files || []).map((file) => el("li", {}, file))))));
+            page.fill(notes, remarks.map((r) => (r.files && r.files.length
+                ? el("details.remark", {}, el("summary", {}, `⚠ ${r.text}`), el("ul", {}, r.files.map((file) => el("li", {}, file))))
+                : el("p.remark", {}, `⚠ ${r.text}`))));
         };
         page.on("look", draw);
         draw();
@@ -210,8 +211,8 @@
     function sentence(p) {
         const count = (n) => (Array.isArray(n) ? n.length : n);
         return [
-            t("{pictures} pictures × {repeats} repeats → {buckets} buckets → {each} steps an epoch × {epochs} = {steps} steps", {
-                pictures: p.pictures, repeats: page.number(p.repeats), buckets: count(p.buckets), each: page.number(p.steps_per_epoch),
+            t("{pictures} pictures × {repeats} repeats → {buckets} → {each} steps an epoch × {epochs} = {steps} steps", {
+                pictures: p.pictures, repeats: page.number(p.repeats), buckets: count(p.buckets) === 1 ? t("1 bucket") : t("{n} buckets", { n: count(p.buckets) }), each: page.number(p.steps_per_epoch),
                 epochs: page.number(p.epochs), steps: p.steps }),
             t("{n} images seen", { n: p.images }),
             t("saves: {n}", { n: count(p.saves) }),

@@ -139,6 +139,7 @@
         if (page.root !== root) return;
         page.fill(body, page.unfinished(), page.endCard(), page.runView(), folding(page.form()), page.queueView(), page.runsView());
         dropping(body);
+        page.draft.heed();
         page.tell("opened");
         page.lastStep = 0;
         if (page.status) await page.refreshed().catch(() => {});

@@ -76,7 +76,7 @@ def test_a_script_is_short_and_puts_no_text_in_as_html(file):
 
 def test_every_rule_of_the_style_sheet_stays_on_the_page():
     bare = re.sub(r"/\*.*?\*/", "", text(assets()[1]), flags=re.S)
-    heads = re.findall(r"([^{}]+)\{", re.sub(r"@media[^{]*\{", "", bare))
+    heads = re.findall(r"([^{}]+)\{", re.sub(r"@(?:media|supports)[^{]*\{", "", bare))
     for head in heads:
         for part in re.split(r",(?![^(]*\))", head):
             assert part.strip().startswith(("#lora_train", ".dark #lora_train")), part

@@ -1,5 +1,6 @@
 """The stand-in for the WebUI: what every host has to do, and that a run leaves no trace however it ends."""
 
+import pathlib
 import threading
 
 import numpy as np
@@ -20,7 +21,7 @@ from tests.hosts.standin import runs  # noqa: E402
 from tests.hosts.standin.runs import At, failing, learns, same, untouched  # noqa: E402
 from tests.hosts.standin.world import world  # noqa: E402
 
-CAT = "a cat"
+CAT, REAL = "a cat", pathlib.Path(__file__).parent / "standin" / "real"
 pictures, train = runs.pictures, runs.train
 
 
@@ -35,6 +36,17 @@ class TestContract(Contract):
     def lent(self, webui):
         with WebuiHost().borrow(Model(), device="auto", precision="no") as lent:
             yield lent
+
+
+@pytest.mark.parametrize("drawn", sorted(REAL.glob("*.png")), ids=lambda path: path.stem)
+def test_it_draws_as_the_webui_does(webui, drawn):
+    """v1.10.1, 4 steps, seed 5; by its infotext one sees what was asked for."""
+    real = Image.open(drawn)
+    prompt, told = real.info["parameters"].rsplit("\n", 1)
+    if f"Model hash: {webui.model.sd_checkpoint_info.shorthash}" not in told:
+        pytest.skip("the demo checkpoint is another than the one that drew it")
+    ours = webui.picture(prompt, sampler_name=told.split("Sampler: ")[1].split(",")[0])
+    assert abs(np.asarray(ours).astype(int) - np.asarray(real).astype(int)).max() <= 1
 
 
 class TestNoTrace:

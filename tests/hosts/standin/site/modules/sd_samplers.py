@@ -17,28 +17,32 @@ class Guided:
         self.sigmas = ((1 - alphas) / alphas).sqrt()
 
     def course(self, steps):
+        """Times and their sigmas, in the middle of two by their logarithms."""
         at = torch.linspace(len(self.sigmas) - 1, 0, steps)
         low, part = at.floor().long(), at.frac()
-        high = (low + 1).clamp(max=len(self.sigmas) - 1)
-        return torch.cat([self.sigmas[low] * (1 - part) + self.sigmas[high] * part, torch.zeros(1)])
+        logs, high = self.sigmas.log(), (low + 1).clamp(max=len(self.sigmas) - 1)
+        return at, torch.cat([(logs[low] * (1 - part) + logs[high] * part).exp(), torch.zeros(1)])
 
-    def derivative(self, x, sigma):
-        t = (self.sigmas - sigma).abs().argmin().repeat(2 * len(x))
-        cond = torch.cat([self.p.uc, self.p.c])
-        twice = torch.cat([x, x]) / (sigma**2 + 1).sqrt()
-        without, given = self.model.apply_model(twice.to(devices.dtype_unet), t, cond).float().chunk(2)
+    def derivative(self, x, t, sigma):
+        """Prompts of different lengths go through the model one after the other."""
+        x, conds = (x / (sigma**2 + 1).sqrt()).to(devices.dtype_unet), (self.p.uc, self.p.c)
+        if conds[0].shape == conds[1].shape:
+            found = self.model.apply_model(torch.cat([x, x]), t.repeat(2 * len(x)), torch.cat(conds))
+        else:
+            found = torch.cat([self.model.apply_model(x, t.repeat(len(x)), cond) for cond in conds])
+        without, given = found.float().chunk(2)
         return without + self.p.cfg_scale * (given - without)
 
 
 def sample(p, x):
     guided, state = Guided(p), shared.state
-    sigmas = guided.course(p.steps)
-    state.sampling_steps, x = p.steps, x * (sigmas[0] ** 2 + 1).sqrt()
+    times, sigmas = guided.course(p.steps)
+    state.sampling_steps, x = p.steps, x * sigmas[0]
     for i in range(p.steps):
         if state.interrupted or state.skipped:
             break
         last, following = sigmas[i], sigmas[i + 1]
-        d, up = guided.derivative(x, last), torch.zeros(())
+        d, up = guided.derivative(x, times[i], last), torch.zeros(())
         if p.sampler_name.endswith(" a"):
             up = torch.minimum(following, (following**2 * (last**2 - following**2) / last**2).sqrt())
         x = x + d * ((following**2 - up**2).sqrt() - last)

@@ -211,8 +211,12 @@ class _Chosen:
         side, why = self._side()
         yield "data.resolution", str(side), why
         yield "data.enable_bucket", True, "Pictures keep their shape: nothing is cut to a square."
-        yield "data.min_bucket_reso", side // 2, "Half the resolution: narrower pictures are rare."
-        yield "data.max_bucket_reso", side * 2, "Twice the resolution, for the same reason."
+        yield "data.min_bucket_reso", 256, "As in sd-scripts: narrower pictures are rare."
+        yield (
+            "data.max_bucket_reso",
+            side * 2,
+            "Twice the resolution: longer pictures are rare, and shown smaller.",
+        )
         yield (
             "data.batch_size",
             self.batch,

@@ -9,6 +9,7 @@ import re
 
 from lora_train.emphasis import BREAK, TAG, pieces
 from lora_train.hosts.webui.folders import sent
+from lora_train.hosts.webui.versions import image_reader, script_argument
 
 BESIDE = "_send_to_extras"
 TABS = ("txt2img", "img2img")
@@ -38,11 +39,8 @@ class SendButton:
         return ToolButton("🎓", elem_id=f"{tab}_send_to_lora_train", tooltip=said)
 
     def _wire(self, tab: str, info: object) -> None:
-        import gradio as gr
-
         log = self.parts[f"html_log_{tab}"]
-        script = "js" if int(gr.__version__.partition(".")[0]) > 3 else "_js"
-        chosen = {script: "(gallery, info, log) => [gallery, info, selected_gallery_index()]"}
+        chosen = {script_argument(): "(gallery, info, log) => [gallery, info, selected_gallery_index()]"}
         self.parts[tab].click(
             fn=send, inputs=[self.parts[f"{tab}_gallery"], info, log], outputs=[log], show_progress=False,
             **chosen)  # fmt: skip
@@ -52,11 +50,9 @@ def send(gallery: list, info: str, index: int) -> str:
     """Saves the chosen picture, or all where none is chosen; what to show about it."""
     if not gallery:
         return "<p>Nothing to send yet: generate a picture first.</p>"
-    try:
-        from modules.infotext_utils import image_from_url_text
-    except ImportError:  # before 1.8
-        from modules.generation_parameters_copypaste import image_from_url_text
     from PIL.PngImagePlugin import PngInfo
+
+    image_from_url_text = image_reader()
 
     try:
         data = json.loads(info)

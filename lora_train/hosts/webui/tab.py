@@ -7,6 +7,7 @@ import secrets
 import threading
 from typing import TYPE_CHECKING
 
+from lora_train.hosts.webui import packages
 from lora_train.hosts.webui.folders import folders, remote
 from lora_train.ui.api import Api, attach
 from lora_train.ui.gate import Gate
@@ -34,6 +35,8 @@ def started(demo: object, app: object) -> None:
     """For `on_app_started`: the routes, on the app of this start or Reload UI."""
     api = Api(desk, lambda: Guard(folders(), remote()), gate(app), closing=lambda: ends(demo))
     api.answer("POST", "/demo", lambda desk, ask: _demonstrated(desk))
+    for row in packages.ROUTES:
+        api.answer(*row)
     attach(app, api)
 
 
@@ -51,10 +54,10 @@ def desk() -> Desk:
 
 @functools.cache
 def _desk() -> Desk:
-    from lora_train.hosts.webui.host import WebuiHost
+    from lora_train.hosts.webui.versions import host
     from lora_train.run.desk import Desk
 
-    return Desk(WebuiHost(), folders())
+    return Desk(host(), folders())
 
 
 def _demonstrated(desk: Desk) -> dict[str, object]:

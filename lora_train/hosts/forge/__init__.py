@@ -1,0 +1,1 @@
+"""Forge and its kin as a host: the folder that training on their backend will fill."""

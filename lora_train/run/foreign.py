@@ -93,7 +93,9 @@ def _taken(found: Heard) -> tuple[Values, list[str]]:
             else:
                 values |= said.values
                 notes += said.notes
-    lost += [line for path in [*values] if (line := _strange(path, values))]
+    places = {s.path for s in every if s.place and s.type is not str}
+    own = [path for path in values if general(path) in places and values[path] is not None]
+    lost += [line for path in own if (line := _strange(path, values))]
     return _whole(values, lost), [
         *(f"not taken: {line}" for line in dict.fromkeys(lost)),
         *dict.fromkeys(notes),
@@ -103,9 +105,6 @@ def _taken(found: Heard) -> tuple[Values, list[str]]:
 def _strange(path: str, values: Values) -> str | None:
     """Takes away a path that cannot be one of this machine's; and says so."""
     text = str(values[path]).strip()
-    places = {s.path for s in declared() if s.place and s.type is not str}
-    if general(path) not in places or values[path] is None:
-        return None
     if path == "model.pretrained_model_name_or_path" and REPOSITORY.fullmatch(text):
         why = "a model of the Hugging Face Hub; load its checkpoint, or choose a file"
     elif text.startswith("/") if os.name == "nt" else WINDOWS.match(text):

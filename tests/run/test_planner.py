@@ -14,6 +14,7 @@ from lora_train.run import measure as measures
 from lora_train.run import planner
 from lora_train.run.applies import RULES
 from lora_train.run.planner import look, measure
+from lora_train.run.session import run
 from tests.tiny import TinyHost
 
 
@@ -73,6 +74,32 @@ def test_every_complaint_stands_beside_its_field(values, host, tmp_path):
                  "network.weights", "output.output_dir", "network.train_unet_only"):  # fmt: skip
         assert about(seen, path), (path, seen["complaints"])
     assert seen["plan"]["pictures"] == 4, "the pictures are looked at all the same"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"network.dim": 0}, {"data.color_aug": True}, {"data.color_aug": True, "place.cache_latents": False},
+     {"place.device": "cuda"}, {"training.mixed_precision": "fp16"}, {"network.weights": "gone.safetensors"},
+     {"output.sample_prompts": "gone.txt", "output.sample_at_first": True}, {"place.resume": "gone-state"},
+     {"data.train_data_dir": "gone"}, {"output.output_name": "a/b"}, {"data.reg_data_dir": "gone"},
+     {"data.in_json": "gone.json"}, {"output.log_with": "tensorboard"}, {"output.card.thumbnail": "gone.png"},
+     {"network.dim_from_weights": True}, {"lr.lr_warmup_steps": 5}, {"objective.min_timestep": 900,
+     "objective.max_timestep": 100}, {"data.resolution": 60, "data.enable_bucket": False},
+     {"optimizer.betas": "0.9"}, {"data.num_repeats": 0.5}, {"network.block_weights": "1,2"},
+     {"data.caption_encoding": "utf-16"}, {"output.save_every_n_steps": 0}, {"data.batch_size": 9}],
+)  # fmt: skip
+def test_it_says_no_where_start_says_no(values, host, more, tmp_path, monkeypatch):
+    """Never more, never less."""
+    monkeypatch.chdir(tmp_path)
+    asked = {**values, **more, "training.max_train_steps": 1}
+    said = [complaint["text"] for complaint in look(asked, host)["complaints"]]
+    try:
+        run(*assemble(asked, tolerant=True), host)
+        refused = []
+    except Mistake as e:
+        refused = str(e).splitlines()
+    assert bool(said) == bool(refused), (said, refused)
+    assert set(refused) <= set(said), "in the same words"
 
 
 def test_a_folder_that_is_not_there_is_said_beside_its_field(values, host, tmp_path):

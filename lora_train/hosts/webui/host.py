@@ -44,11 +44,10 @@ class WebuiHost:
     def borrow(self, model: Model, *, device: str, precision: str) -> Iterator[Loan]:
         """See `lora_train.host.Host`. The model is on the WebUI's device and in its precision."""
         loan = Loan(model, precision)
+        self.unchanged, self.memory = None, None
         loan.take()
+        before = used(loan.device)
         try:
-            before = used(loan.device)
-            self.unchanged, self.memory = None, None
-            loan.prove()
             yield loan
         finally:
             self._give_back(loan, before)
@@ -56,12 +55,14 @@ class WebuiHost:
     def _give_back(self, loan: Loan, before: int | None) -> None:
         from modules import sd_models
 
+        if not loan.taken:  # a pause went wrong, and the WebUI has its model already
+            return
         with loan.on:
             changed = loan.proof.changed(loan.loaded)
             if changed:
                 log.error("%d weights of the model changed, such as %s; it is loaded again.",
                           len(changed), changed[0])  # fmt: skip
-                loan.on.callback(sd_models.reload_model_weights, forced_reload=True)
+                loan.on.callback(sd_models.reload_model_weights, info=loan.choice.info, forced_reload=True)
         self.unchanged = not changed
         self.memory = {"before": before, "after": used(loan.device)}
 

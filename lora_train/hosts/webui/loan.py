@@ -46,7 +46,8 @@ class Loan:
         self.model, self.precision = model, precision
         self.choice: turn.Choice | None = None  # that of the first turn, for those after a pause
         self.parked: set[str] = set()
-        self.on = contextlib.ExitStack()
+        self.on, self.taken = contextlib.ExitStack(), False
+        self.proof: Proof | None = None
 
     def take(self) -> None:
         """The lock, the checkpoint, and all of it neutral; `on.close()` gives it back."""
@@ -65,12 +66,14 @@ class Loan:
             on.enter_context(self._places())
             on.callback(devices.torch_gc)
             self.schedule = schedule(self.loaded)
-            self.on = on.pop_all()
+            self.proof = self.proof or Proof(self.loaded)
+            self.on, self.taken = on.pop_all(), True
 
     @contextlib.contextmanager
     def given_back(self) -> Iterator[None]:
-        self.proof.before.result()  # reads what is about to be anybody's
+        self.proof.wait()  # reads what is about to be anybody's
         self.on.close()
+        self.taken = False
         try:
             yield
         finally:
@@ -80,9 +83,6 @@ class Loan:
                     f"the model is another than before the pause ({len(changed)} weights, such as "
                     f"{changed[0]}); go on from the last saved state with the model as it was"
                 )
-
-    def prove(self) -> None:
-        self.proof = Proof(self.loaded)
 
     @functools.cached_property
     def origin(self) -> Origin:

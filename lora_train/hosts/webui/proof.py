@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import threading
 import zlib
 
 import torch
@@ -28,16 +28,25 @@ class Proof:
 
     def __init__(self, model: nn.Module):
         values = dict(model.state_dict())  # what is there now, wherever a part is moved to meanwhile
-        self.pool = concurrent.futures.ThreadPoolExecutor(1)
-        self.before = self.pool.submit(lambda: {n: _of(v) for n, v in values.items() if not v.is_meta})
-        self.pool.shutdown(wait=False)
+        self.before: dict[str, int] = {}
+        self.thread = threading.Thread(
+            target=self._read, args=[values], name="lora_train checksum", daemon=True
+        )
+        self.thread.start()
 
-    def holds(self, model: nn.Module) -> bool:
-        return not self.changed(model)
+    def _read(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            if not value.is_meta:
+                self.before[name] = _of(value)
+
+    def wait(self) -> None:
+        """Until everything was read."""
+        self.thread.join()
 
     def changed(self, model: nn.Module) -> list[str]:
         """Names of what differs."""
-        before, now = self.before.result(), checksum(model)
+        self.wait()
+        before, now = self.before, checksum(model)
         return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
 
 

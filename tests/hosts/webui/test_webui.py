@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -16,7 +17,7 @@ ROOT = pathlib.Path(__file__).parents[3]
 WEBUI = pathlib.Path(os.environ.get("SD_WEBUI_DIR", ""))
 FLAGS = [
     "--skip-prepare-environment", "--skip-torch-cuda-test", "--no-half", "--use-cpu", "all",
-    "--disable-nan-check", "--no-download-sd-model", "--nowebui", "--port", "7899",
+    "--disable-nan-check", "--no-download-sd-model", "--nowebui",
 ]  # fmt: skip
 # an extension that runs tests once the model is there, and ends the WebUI with them
 PROBE = """
@@ -51,6 +52,13 @@ def python() -> str:
     """The WebUI's own: SD_WEBUI_PYTHON, or that of its venv."""
     own = WEBUI / "venv" / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     return os.environ.get("SD_WEBUI_PYTHON", str(own))
+
+
+def port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @pytest.fixture

@@ -75,7 +75,10 @@ def train_parser(every: Sequence[Setting], words: Sequence[str] = ()) -> Parser:
         "over --from, over the default, which stands in [].")  # fmt: skip
     files = parser.add_argument_group("files of settings")
     files.add_argument(
-        "--config_file", metavar="TOML", help="Settings, by flat name or by path; or a job.json or preset."
+        "--config_file",
+        metavar="TOML",
+        help="Settings, by flat name or by path; or a job.json, a preset, or the JSON of kohya_ss, "
+        "TrainTrain or OneTrainer.",
     )
     files.add_argument("--dataset_config", metavar="TOML", help="Datasets, as sd-scripts describes them.")
     files.add_argument("--from", metavar="FILE", help="Repeat the job inside a saved .safetensors.")

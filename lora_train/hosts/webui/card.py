@@ -8,6 +8,8 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
+import torch
+
 from lora_train.run.store import RunStore
 
 if TYPE_CHECKING:
@@ -85,7 +87,8 @@ def loaded(file: pathlib.Path) -> list[str]:
     if _family() is None:
         return []
     try:
-        net = networks.load_network(file.stem, entry)
+        with torch.random.fork_rng(devices=[]):  # it makes layers, which draw numbers
+            net = networks.load_network(file.stem, entry)
     except Exception as e:  # noqa: BLE001 (whatever it is, a person would meet it)
         return [f"{file.name}: the WebUI could not load it ({e})."]
     return judged(file, net)
@@ -120,6 +123,9 @@ def stale(name: str) -> None:
     """A file saved again under its name is read anew, but layers that wear it look at names only."""
     from modules import sd_models
 
+    from lora_train.hosts.webui.neutral import forget_prompts
+
+    forget_prompts()
     networks, model = sys.modules["networks"], sd_models.model_data.sd_model
     networks.networks_in_memory.pop(name, None)
     for module in getattr(model, "network_layer_mapping", {}).values():

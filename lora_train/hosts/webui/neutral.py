@@ -138,16 +138,20 @@ def _schedule(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _prompts_read() -> Iterator[None]:
-    """What prompts became is kept by their text; a LoRA of that name may be another afterwards."""
-    from modules import processing
-
-    kinds = (processing.StableDiffusionProcessing, processing.StableDiffusionProcessingTxt2Img)
     try:
         yield
     finally:
-        for name in ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc"):
-            for kept in [vars(kind)[name] for kind in kinds if name in vars(kind)]:
-                kept[:] = [None] * len(kept)
+        forget_prompts()
+
+
+def forget_prompts() -> None:
+    """What prompts became is kept by their text; a LoRA of that name may be another now."""
+    from modules import processing
+
+    kinds = (processing.StableDiffusionProcessing, processing.StableDiffusionProcessingTxt2Img)
+    for name in ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc"):
+        for kept in [vars(kind)[name] for kind in kinds if name in vars(kind)]:
+            kept[:] = [None] * len(kept)
 
 
 @contextlib.contextmanager
@@ -157,9 +161,10 @@ def _without_loras(model: nn.Module) -> Iterator[None]:
     if networks is None or not hasattr(model, "network_layer_mapping"):
         yield
         return
-    before = [(n.mentioned_name or n.name, n.te_multiplier, n.unet_multiplier, n.dyn_dim)
-              if hasattr(n, "mentioned_name") else (n.name, n.te_multiplier, n.unet_multiplier, n.dyn_dim)
-              for n in networks.loaded_networks]  # fmt: skip
+    before = [
+        (getattr(n, "mentioned_name", None) or n.name, n.te_multiplier, n.unet_multiplier, n.dyn_dim)
+        for n in networks.loaded_networks
+    ]
     wear(model, [])
     try:
         yield
@@ -172,7 +177,8 @@ def _without_loras(model: nn.Module) -> Iterator[None]:
 def wear(model: nn.Module, loras: list[tuple[str, float, float, int | None]]) -> None:
     """(name, strength on text encoders, on the UNet, ranks of it) merged into the weights."""
     networks = sys.modules["networks"]
-    networks.load_networks(*([list(column) for column in zip(*loras, strict=True)] or [[]]))
+    with torch.random.fork_rng(devices=[]):  # layers are made to hold what is read, and draw numbers first
+        networks.load_networks(*([list(column) for column in zip(*loras, strict=True)] or [[]]))
     for module in model.network_layer_mapping.values():
         if isinstance(module, PATCHED):
             networks.network_apply_weights(module)

@@ -32,12 +32,17 @@ def state(model: torch.nn.Module) -> tuple:
     )
 
 
-def same(before: tuple, after: tuple) -> bool:
+def differing(before: tuple, after: tuple) -> list[str]:
+    """Names of what is not as it was."""
     weights, others = before[0], after[0]
     assert weights.keys() == others.keys()
-    pairs = [(weights[name], others[name]) for name in weights]
-    kept = all(a[:2] == b[:2] and torch.equal(a[2], b[2]) for a, b in pairs)
-    return kept and before[1:3] == after[1:3] and torch.equal(before[3], after[3])
+    pairs = {name: (weights[name], others[name]) for name in weights}
+    found = [name for name, (a, b) in pairs.items() if a[:2] != b[:2] or not torch.equal(a[2], b[2])]
+    found += [
+        f"module {i}: {a} {b}" for i, (a, b) in enumerate(zip(before[1], after[1], strict=True)) if a != b
+    ]
+    found += ["requires_grad"] * (before[2] != after[2])
+    return found + ["random numbers"] * (not torch.equal(before[3], after[3]))
 
 
 @pytest.fixture
@@ -105,12 +110,12 @@ def untouched(model):
         free = call_queue.queue_lock.acquire(blocking=False)
         if free:
             call_queue.queue_lock.release()
-        return (dict(shared.opts.data), shared.state.dict(), free, sd_hijack.current_optimizer,
+        return (dict(shared.opts.data), shared.state.job, shared.state.job_count, shared.state.interrupted, free, sd_hijack.current_optimizer,
                 sd_unet.current_unet_option, sd_hijack.model_hijack.circular_enabled)  # fmt: skip
 
     before, rest = state(model), others()
     yield
-    assert same(before, state(model))
+    assert differing(before, state(model)) == []
     assert others() == rest
 
 

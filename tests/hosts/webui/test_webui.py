@@ -93,6 +93,8 @@ def started(tmp_path):
         command = [
             python(),
             "launch.py",
+            "--port",
+            str(port()),
             *flags,
             "--ckpt",
             str(models / "demo.safetensors"),

@@ -74,8 +74,8 @@ class Output:
         pathlib.Path("output"), "Folder for everything the run writes.", group="output", place=True,
         basic=True)  # fmt: skip
     run_dir: pathlib.Path | None = knob(
-        None, "Folder for what a run needs beside its result: log, states, samples, caches. Empty: output_dir.",
-        group="output", place=True)  # fmt: skip
+        None, "Folder for what a run keeps beside its result: log, states, samples, caches. Empty: "
+        "output_dir.", group="output", place=True)  # fmt: skip
     output_name: str = knob(
         "lora", "File name of the result, without its ending.", group="output", basic=True
     )

@@ -34,6 +34,7 @@ class Entry:
     ended: float | None = None
     file: str | None = None
     model: dict[str, object] | None = None
+    own: bool = False  # what lies under its name is its own, of an earlier try
 
     @classmethod
     def new(cls, name: str, values: Mapping[str, object], model: dict[str, object] | None) -> Entry:

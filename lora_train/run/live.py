@@ -30,7 +30,7 @@ class Live(Watcher):
         """records: the folder of the run's records, from which a resumed run's past is read."""
         self.id, self.name, self.control, self.records, self.device = id, name, control, records, device
         self.lock = threading.Lock()
-        self.state, self.note, self.error = "running", None, None
+        self.state, self.note, self.error = "running", "starting", None
         self.progress: Progress | None = None
         self.points: list[list] = []
         self.samples: list[dict] = []

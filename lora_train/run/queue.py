@@ -149,18 +149,16 @@ class Queue:
         first = next((i for i, e in enumerate(self.entries) if e.state == WAITING), len(self.entries))
         self.entries.insert(first, entry)
         self.rolling = True
-        if self.thread is None:
+        if self.thread is None and self._take():
             self.thread = threading.Thread(target=self._work, name="lora-train", daemon=True)
             self.thread.start()
 
     def _resume(self, entry: Entry) -> None:
         if entry.state not in (STOPPED, FAILED, UNFINISHED):
             raise Mistake(f"{entry.name} is {entry.state}; there is nothing to resume")
-        found = files_of(entry).newest
-        if found is None:
-            raise Mistake(f"{entry.name}: there is no state to go on from; start it anew with duplicate")
-        entry.values = {**entry.values, "place.resume": str(found[0])}
-        entry.state, entry.step = WAITING, found[1]
+        state, step = files_of(entry).newest or (None, 0)  # without a state it begins anew
+        entry.values = {**entry.values, "place.resume": state and str(state)}
+        entry.state, entry.step = WAITING, step
         self._begin(entry)
 
     def _discard(self, entry: Entry) -> None:
@@ -194,28 +192,33 @@ class Queue:
             self.machine.release()
 
     def _work(self) -> None:
+        """What the thread does: the job that was taken, and those that wait behind it."""
         while True:
+            with self.machine:
+                self._run(self.find(self.live.id), self.live)
             with self.lock:
-                entry = next((e for e in self.entries if e.state == WAITING), None) if self.rolling else None
-                if entry is None:
+                if not self._take():
                     self.thread, self.rolling = None, False
                     return
-                control = Control()
-                device = self._device()
-                store = files_of(entry).store
-                self.live = Live(entry.id, entry.name, control, store.records, device=device)
-                entry.state, entry.began, entry.ended = RUNNING, time.time(), None
-                entry.error, entry.file = None, None
-                self.journal.write(self.entries)
-            with self.machine:
-                self._run(entry, self.live, store)
+
+    def _take(self) -> bool:
+        """The first that waits is now the one that runs, if one may."""
+        entry = next((e for e in self.entries if e.state == WAITING), None) if self.rolling else None
+        if entry is None:
+            return False
+        records = files_of(entry).store.records
+        self.live = Live(entry.id, entry.name, Control(), records, device=self._device())
+        entry.state, entry.began, entry.ended = RUNNING, time.time(), None
+        entry.error, entry.file = None, None
+        self.journal.write(self.entries)
+        return True
 
     def _device(self) -> str:
         with contextlib.suppress(Exception):  # what is wrong with it, the run will say
             return str(self.host.header().get("device") or "cpu")
         return "cpu"
 
-    def _run(self, entry: Entry, live: Live, store: RunStore) -> None:
+    def _run(self, entry: Entry, live: Live) -> None:
         noting = threading.Event()
         threading.Thread(target=self._note, args=(entry, live, noting), daemon=True).start()
         with live.listening(self.folder / "logs" / f"{entry.name}.log"):
@@ -241,8 +244,10 @@ class Queue:
         """(how it ended, why it failed)."""
         try:
             job, output, place = assemble(entry.values, tolerant=True)
-            if used_up := taken(output.output_dir, output.output_name, resumed=place.resume is not None):
+            own = entry.own or place.resume is not None
+            if used_up := taken(output.output_dir, output.output_name, resumed=own):
                 return FAILED, used_up
+            entry.own = True
             ended = run(job, output, place, self.host, watchers=[live], control=live.control)
             live.result = self._result(job, output, live) if live.saves else None
             return (STOPPED if ended.progress.stopped else DONE), None

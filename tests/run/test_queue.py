@@ -1,6 +1,12 @@
 """The desk and its queue: jobs in a thread of their own, on a light host."""
 
+import contextlib
 import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -13,6 +19,7 @@ from lora_train.run.desk import Desk
 from tests.tiny import Tiny, TinyHost
 
 SLOW = 0.02  # seconds a step takes at least
+LONG = 60  # steps of a run that something is done to while it goes on
 
 
 class Slow(Tiny):
@@ -27,8 +34,6 @@ class Host(TinyHost):
     fails = None
 
     def borrow(self, model, *, device, precision):
-        import contextlib
-
         if self.fails:
             raise self.fails
         return contextlib.nullcontext(Slow())
@@ -50,9 +55,9 @@ def desk(host):
 
 @pytest.fixture
 def values(pictures):
-    def values(name="okara", **more):
+    def values(name="okara", steps=12, **more):
         usual = {
-            "data.train_data_dir": str(pictures), "data.resolution": 64, "training.max_train_steps": 12,
+            "data.train_data_dir": str(pictures), "data.resolution": 64, "training.max_train_steps": steps,
             "training.seed": 5, "lr.learning_rate": 0.01, "output.output_name": name,
             "output.save_precision": "float",
         }  # fmt: skip
@@ -96,8 +101,8 @@ def test_a_started_job_runs_and_is_seen(desk, host, values):
 
 
 def test_a_pause_changes_nothing_and_a_file_can_be_saved_in_it(desk, host, values):
-    ended(desk, desk.add(values("whole"), start=True)["id"])
-    id = desk.add(values("paused"), start=True)["id"]
+    ended(desk, desk.add(values("whole", LONG), start=True)["id"])
+    id = desk.add(values("paused", LONG), start=True)["id"]
     until(lambda: desk.status()["run"]["step"] >= 3)
     desk.pause()
     until(lambda: desk.line.live.control.resting)
@@ -136,19 +141,19 @@ def test_a_failure_does_not_stop_the_next_and_is_a_sentence(desk, host, values):
 
 
 def test_a_stop_with_a_state_is_gone_on_with_and_one_without_leaves_nothing(desk, host, values):
-    ended(desk, desk.add(values("whole"), start=True)["id"])
-    id = desk.add(values("half"), start=True)["id"]
+    ended(desk, desk.add(values("whole", LONG), start=True)["id"])
+    id = desk.add(values("half", LONG), start=True)["id"]
     until(lambda: desk.status()["run"]["step"] >= 3)
     desk.stop(True)
     entry = ended(desk, id)
     assert entry["state"] == "stopped"
-    assert 3 <= entry["step"] < 12
+    assert 3 <= entry["step"] < LONG
     desk.act(id, "resume")
     assert ended(desk, id)["state"] == "done"
-    assert [p[0] for p in desk.status()["run"]["points"]] == [*range(1, 13)]
+    assert [p[0] for p in desk.status()["run"]["points"]] == [*range(1, LONG + 1)]
     one, two = (load_file(host.folders.loras / f"{name}.safetensors") for name in ("whole", "half"))
     assert all(torch.equal(one[k], two[k]) for k in one)
-    id = desk.add(values("none"), start=True)["id"]
+    id = desk.add(values("none", LONG), start=True)["id"]
     until(lambda: desk.status()["run"]["step"] >= 3)
     desk.stop(False)
     assert ended(desk, id)["file"] is None
@@ -206,3 +211,86 @@ def test_fifty_clicks_from_two_threads_leave_one_job_at_a_time_and_no_dead_lock(
         assert not thread.is_alive()
     assert (most[0], faults) == (1, [])
     until(lambda: desk.line.thread is None or desk.status()["run"]["state"] == "paused")
+
+
+KILLED = """
+import json, pathlib, sys, time, torch
+torch.set_num_threads(1)
+from lora_train.run.desk import Desk
+from tests.run.test_queue import Host
+
+host = Host(pathlib.Path(sys.argv[1]))
+desk = Desk(host, host.folders)
+desk.add(json.loads(sys.argv[2]), start=True)
+while desk.line.thread:
+    print(desk.status()["run"]["step"], flush=True)
+    time.sleep(0.01)
+"""
+
+
+def test_a_killed_process_leaves_an_unfinished_job_that_ends_as_if_it_had_not_been(desk, host, values):
+    ended(desk, desk.add(values("whole", LONG), start=True)["id"])
+    one = load_file(host.folders.loras / "whole.safetensors")
+    asked = json.dumps(values("cut", LONG, output__save_state_every_n_minutes=0))
+    words = [sys.executable, "-c", KILLED, str(host.folders.desk.parent), asked]
+    root = pathlib.Path(__file__).resolve().parents[2]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
+    ) as p:
+        for line in p.stdout:
+            if int(line) >= 5:
+                os.kill(p.pid, signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
+                break
+    again = Desk(host, host.folders)
+    (left,) = again.status()["unfinished"]
+    assert (left["name"], left["state"]) == ("cut", "unfinished")
+    assert 1 <= left["step"] < LONG
+    assert again.status()["run"] is None
+    assert again.line.thread is None, "nothing begins by itself"
+    again.act(left["id"], "resume")
+    assert ended(again, left["id"])["state"] == "done"
+    two = load_file(host.folders.loras / "cut.safetensors")
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    assert [p[0] for p in again.run("cut")["points"]] == [*range(1, LONG + 1)]
+    assert not again.runs()[0]["states_bytes"], "the state for a cut-off is gone with the end"
+
+
+def test_an_unfinished_job_can_be_discarded_or_begun_anew(desk, host, values):
+    for name in ("thrown", "anew"):
+        desk.add(values(name))
+    for entry in desk.line.entries:
+        entry.state = "running"
+    desk.line.journal.write(desk.line.entries)
+    again = Desk(host, host.folders)
+    thrown, anew = (e["id"] for e in again.status()["unfinished"])
+    again.act(thrown, "discard")
+    again.act(anew, "resume")
+    assert ended(again, anew)["state"] == "done"
+    assert [e["id"] for e in again.queue()] == [anew]
+
+
+def test_a_damaged_journal_is_set_aside(host):
+    host.folders.desk.mkdir(parents=True)
+    (host.folders.desk / "queue.json").write_text('{"entries": [{"id"', encoding="utf-8")
+    assert Desk(host, host.folders).queue() == []
+    assert (host.folders.desk / "queue.damaged").is_file()
+
+
+def test_samples_are_drawn_when_asked_and_caches_and_states_are_cleared(desk, host, values):
+    more = {"place__cache_latents_to_disk": True, "output__save_state_on_train_end": True}
+    id = desk.add(values(steps=LONG, **more), start=True)["id"]
+    until(lambda: desk.status()["run"]["step"] >= 2)
+    desk.sample_now()
+    until(lambda: desk.status()["run"]["samples"])
+    ended(desk, id)
+    (row,) = desk.runs()
+    assert row["caches_bytes"] > 0 < row["states_bytes"]
+    desk.clear("okara", "caches")
+    desk.clear("okara", "states")
+    (row,) = desk.runs()
+    assert row["caches_bytes"] == row["states_bytes"] == 0
+    desk.clear("okara", "all")
+    assert desk.runs() == []
+    assert (host.folders.loras / "okara.safetensors").is_file()
+    with pytest.raises(LookupError):
+        desk.clear("okara", "all")

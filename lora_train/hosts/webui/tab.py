@@ -7,6 +7,7 @@ import secrets
 import threading
 from typing import TYPE_CHECKING
 
+from lora_train.errors import Mistake
 from lora_train.hosts.webui import packages
 from lora_train.hosts.webui.folders import folders, remote
 from lora_train.ui.api import Api, attach
@@ -62,7 +63,10 @@ def _desk() -> Desk:
 
 def _demonstrated(desk: Desk) -> dict[str, object]:
     from lora_train.hosts.webui.demo import demonstrated
+    from lora_train.hosts.webui.versions import unsupported
 
+    if reason := unsupported():
+        raise Mistake(reason)
     return demonstrated(desk)
 
 

@@ -82,3 +82,8 @@ def script_argument() -> str:
     import gradio
 
     return "js" if int(gradio.__version__.partition(".")[0]) > 3 else "_js"
+
+
+def scheduler(processing: type) -> dict[str, str]:
+    """What a picture's processing is given beside its sampler: before 1.9 samplers had schedulers in them."""
+    return {"scheduler": "Automatic"} if hasattr(processing, "scheduler") else {}

@@ -38,5 +38,6 @@ def demonstrated(desk: object) -> dict[str, object]:
     loaded = shared.sd_model
     if loaded is None or loaded.sd_checkpoint_info.filename != info.filename:
         raise Mistake(f"{checkpoint}: the WebUI could not load it; its console says why")
+    shared.opts.save(shared.config_filename)  # as when it is chosen at the top of the page
     notes = [f"{info.title} is loaded now; choose your own checkpoint at the top when you are done."]
     return {"values": values, "notes": notes, "checkpoint": info.title}

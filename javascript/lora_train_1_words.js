@@ -56,7 +56,7 @@
         "measured step: {n} s": "1ステップの実測 {n} 秒", "Time and memory are not known yet for these settings.": "この設定での時間とメモリはまだ測っていません。",
         "Measure": "測る", "Two steps are made to measure; this takes a moment …": "2ステップ動かして測っています…",
         "Makes two steps at the largest size; nothing is written.": "最大サイズで2ステップだけ動かします。何も書き込みません。",
-        "Add to queue": "キューに追加", "Start training": "学習を始める", "Save changes": "変更を保存", "Cancel": "取り消す",
+        "Looking at pictures and settings …": "画像と設定を確認しています…", "Add to queue": "キューに追加", "Start training": "学習を始める", "Save changes": "変更を保存", "Cancel": "取り消す",
 
         // a run
         "Run": "学習", "Progress": "進み具合", "step {step} of {steps}": "ステップ {step} / {steps}", "epoch {epoch} of {epochs}": "エポック {epoch} / {epochs}",

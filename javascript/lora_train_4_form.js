@@ -68,6 +68,9 @@
         const more = el("details.more", {}, el("summary", { "aria-label": t("Preset: save, share, import") }, "⋯"),
             el("div.menu", {}, page.button(t("Save as…"), () => saveAs(holder)), page.button(t("Share"), share),
                 page.button(t("Import…"), () => file.click()), remove));
+        more.addEventListener("click", (e) => e.target.closest(".lt-menu > .lt-button") && (more.open = e.target.textContent === t("Delete")));
+        more.addEventListener("keydown", (e) => e.key === "Escape" && (more.open = false));
+        more.addEventListener("focusout", (e) => e.relatedTarget && !more.contains(e.relatedTarget) && (more.open = false));
         const file = el("input", { type: "file", hidden: true, accept: ".json,.toml,.safetensors" });
         file.addEventListener("change", () => page.busy(file, async () => {
             if (file.files[0]) await page.imported(file.files[0]);
@@ -244,7 +247,14 @@
         page.on("look", draw);
         page.on("editing", draw);
         draw();
-        return el("div.start", { "data-says": "" }, list, el("div.line.end", {}, queue, begin, cancel, save));
+        const wait = el("span.hint", { role: "status" });
+        let slow = null;
+        page.on("looking", (on) => {
+            clearTimeout(slow);
+            if (on) slow = setTimeout(() => page.write(wait, t("Looking at pictures and settings …")), 1500);
+            else page.write(wait, "");
+        });
+        return el("div.start", { "data-says": "" }, list, el("div.line.end", {}, wait, queue, begin, cancel, save));
     }
 
     async function send(now) {
@@ -276,7 +286,8 @@
             el("p", {}, t("Put 10 to 50 pictures into one folder. What a picture shows may stand beside it, in a text file of the same name:")),
             el("pre", {}, "okara\\\n   0001.png\n   0001.txt   okara, a fox sitting in the snow\n   0002.jpg\n   0002.txt   okara, close-up of the face"),
             el("div.line", {}, el("span", {}, t("To see how it goes, try the 28 drawings that come along:")), demo));
-        const draw = () => page.show(box, !page.draft.value("data.train_data_dir") && !page.draft.editing);
+        const some = () => Object.keys(page.draft.values).some((path) => path.startsWith("data.datasets."));
+        const draw = () => page.show(box, !page.draft.value("data.train_data_dir") && !some() && !page.draft.editing);
         page.on("values", draw);
         draw();
         return box;

@@ -27,7 +27,8 @@ PAGE = """<!doctype html><html><head><meta charset="utf-8"><meta name="viewport"
 --button-secondary-background-fill: #4b5563 }
 #host { display: none }</style></head>
 <body><div id="host"><div id="tabs"><button>txt2img</button></div>
-<div id="txt2img_prompt"><textarea></textarea></div></div>%s<script>
+<div id="txt2img_prompt"><textarea></textarea></div>
+<div id="audio_notification"><audio></audio></div></div>%s<script>
 if (location.search.includes("dark")) document.body.classList.add("dark");
 var opts = {localization: location.search.includes("ja") ? "ja_JP" : "None"};
 function updateInput(field) { field.dispatchEvent(new Event("input", {bubbles: true})) }
@@ -63,6 +64,7 @@ class Desk:
     def __init__(self, folder: pathlib.Path):
         self.header, self.run_, self.entries, self.left, self.asked = dict(MODEL), None, [], [], []
         self.kept, self.estimate, self.earlier = Presets(folder / "presets"), None, []
+        self.slow = 0.0  # seconds that a look takes
 
     def settings(self):
         return schema()
@@ -92,6 +94,7 @@ class Desk:
         }
 
     def look(self, values):
+        time.sleep(self.slow)
         complaints = []
         try:
             assemble(values, tolerant=True)

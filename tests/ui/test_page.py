@@ -262,6 +262,22 @@ def test_a_folder_is_picked(opened, tmp_path):
     assert field(page, "data.train_data_dir").locator("input").input_value() == str(tmp_path / "pictures")
 
 
+def test_a_slow_look_is_said_and_nothing_starts_before_it(opened):
+    opened.before = [lambda desk: setattr(desk, "slow", 4.0)]
+    page = opened()
+    page.wait_for_selector("text=Looking at pictures and settings")
+    assert page.get_by_role("button", name="Start training").is_disabled()
+
+
+def test_a_window_of_ones_own_speaks_the_browsers_language(opened, browser):
+    opened(host="standalone")
+    context = browser.new_context(locale="ja-JP")
+    page = context.new_page()
+    page.goto(opened.url)
+    page.wait_for_selector("text=何を覚えさせますか？")
+    context.close()
+
+
 def test_the_form_survives_a_reload(opened, tmp_path):
     page = opened()
     fill(page, tmp_path)
@@ -335,9 +351,12 @@ def test_at_the_end_a_card_with_what_to_do_next(opened):
     opened.before = [running]
     page = opened()
     page.wait_for_selector(".lt-run .uplot")
+    page.evaluate("""() => { const sound = document.querySelector("audio");
+                             sound.play = async () => { document.body.dataset.sound = "played" } }""")
     opened.desk.run_ = fake.run_of(520, state="done", result=fake.RESULT, unchanged=True)
     page.wait_for_selector("text=okara is finished")
     assert page.title() == "Host"
+    assert page.evaluate("document.body.dataset.sound") == "played"
     assert page.locator(".lt-form").is_visible()
     page.get_by_role("button", name="Try in txt2img").click()
     assert page.locator("#txt2img_prompt textarea").input_value() == "okara, <lora:okara:1>"

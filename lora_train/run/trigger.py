@@ -51,11 +51,14 @@ def warnings(text: str, found: Sequence[str]) -> list[str]:
     said = []
     if text != text.lower():
         said.append(f"CLIP reads capitals as small letters: {text} is the same word as {text.lower()}.")
-    known = [(word, rank) for word in text.lower().split() if (rank := common(word)) is not None]
-    for word, rank in known:
+    ranks = {word: common(word) for word in re.findall(r"[^\W_]+", text.lower())}
+    if ranks and None not in ranks.values():  # beside a word that means nothing, a common one says what it is
+        many, places = len(ranks) > 1, ", ".join(f"{rank:,}" for rank in ranks.values())
+        noun, mean = ("are common words", "they mean") if many else ("is a common word", "it means")
         said.append(
-            f"{word} is a common word, number {rank:,} of {len(vocabulary()) - BYTES:,} that the model knows "
-            "best: what it means now mixes with what it learns. A word that means nothing is learned cleaner."
+            f"{' and '.join(ranks)} {noun}, number {places} of {len(vocabulary()) - BYTES:,} that the model "
+            f"knows best: what {mean} now mixes with what is learned. A word that means nothing is learned "
+            "cleaner."
         )
     if len(found) > MANY:
         said.append(f"It takes {len(found)} of the 75 tokens of a caption; two or three are enough.")

@@ -37,7 +37,9 @@ def test_a_common_word_is_warned_of():
     found = trigger.look("dog")
     assert found["tokens"] == ["dog"]
     assert "dog is a common word" in found["warnings"][0]
-    assert trigger.look("ohwx")["warnings"] == []
+    assert "ink and style are common words, number 455, 1,332 of" in trigger.look("ink, style")["warnings"][0]
+    for fine in ("ohwx", "ohwx woman", "okara, a fox", ""):
+        assert not [text for text in trigger.look(fine)["warnings"] if "common" in text]
 
 
 def test_what_is_odd_about_a_trigger_is_said():

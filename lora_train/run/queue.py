@@ -272,9 +272,9 @@ class Queue:
                 checks += [line for line in said if line not in checks]
         file = pathlib.Path(live.saves[-1]["file"])
         size = file.stat().st_size if file.is_file() else 0
+        trigger = job.data.trigger_word or output.card.trigger_phrase
         return {
-            "file": str(file), "name": file.stem, "trigger": job.data.trigger_word, "bytes": size,
-            "checks": checks,
+            "file": str(file), "name": file.stem, "trigger": trigger, "bytes": size, "checks": checks,
         }  # fmt: skip
 
     def _fault(self, entry: Entry, error: Exception) -> str:

@@ -111,7 +111,7 @@ class WebuiHost:
             said.append(f"place.device = {asked}: the WebUI has its model on {here}; expected auto")
         said += _precision(job.training.mixed_precision, here)
         try:
-            loaded = turn.loaded()
+            loaded = turn.loaded(load=False)
             choice = turn.wanted(job.model.pretrained_model_name_or_path, job.model.vae)
         except Mistake as e:
             return [*said, str(e)]

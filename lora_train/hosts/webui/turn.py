@@ -58,19 +58,22 @@ def state() -> Iterator[None]:
             setattr(shared.state, name, value)
 
 
-def loaded() -> nn.Module:
+def loaded(*, load: bool = True) -> nn.Module:
     """The model that is loaded, after the load at the start, which does not hold the queue's lock.
+
+    Args:
+        load: let the WebUI load its checkpoint where it has not yet.
 
     Raises:
         Mistake: there is none.
     """
     from modules import sd_models, shared
 
-    model = shared.sd_model  # loads it, if nobody has yet
-    lock = getattr(sd_models.model_data, "lock", None)
-    if lock is not None:
-        with lock:  # until what follows a load has been done as well
-            model = shared.sd_model
+    data = sd_models.model_data
+    with getattr(data, "lock", contextlib.nullcontext()):  # until what follows a load has been done as well
+        model = data.sd_model  # shared.sd_model would take the lock once more, where nothing is loaded yet
+    if model is None and load:
+        model = shared.sd_model  # loads it
     if model is None:
         raise Mistake("no model is loaded; choose a checkpoint at the top of the page")
     return model

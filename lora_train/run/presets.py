@@ -61,10 +61,12 @@ class Presets:
         header: Mapping[str, object] | None = None,
         pictures: int | None = None,
     ) -> dict[str, dict]:
-        """{"values", "reasons"} for the model that a host's header describes."""
+        """{"values", "reasons"} for the model that a host's header describes. One that cannot be trained has
+        those of the smallest: that it cannot, the host's refusals say."""
         header = header or {}
+        family = next((f for f in (family, header.get("family")) if f in FAMILIES), None)
         megabytes = header.get("total_megabytes") if header.get("device") != "cpu" else None
-        of = (goal or "character", family or header.get("family"), megabytes, pictures)
+        of = (goal or "character", family, megabytes, pictures)
         dtype = header.get("dtype")
         values = self.read(name, *of, dtype=dtype)
         why = reasons(*of, name=name, dtype=dtype) if name in BUILTIN else {}

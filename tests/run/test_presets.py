@@ -82,3 +82,7 @@ def test_the_header_of_a_host_chooses(tmp_path):
     assert shown["values"].keys() == shown["reasons"].keys()
     on_cpu = {"family": "sd1", "device": "cpu", "total_megabytes": 64_000, "dtype": "fp32"}
     assert Presets(tmp_path).offered("Fast", None, None, on_cpu)["values"]["data.batch_size"] == 1
+    assert (
+        Presets(tmp_path).offered("Fast", None, "sd3", {"family": "sd3"})["values"]["data.resolution"]
+        == "512"
+    )

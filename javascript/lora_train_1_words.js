@@ -86,6 +86,10 @@
         "Clear states ({size})": "途中状態を消す（{size}）", "Without them it cannot be resumed.": "消すと再開できなくなります。",
         "Delete this run and its files?": "この学習とファイルを削除しますか？", "Prepare the next one": "次の学習を準備する", "Training": "トレーニング",
 
+        "Optional packages": "追加パッケージ", "Add": "追加", "not installed": "未導入", "installed: {version}": "導入済み: {version}",
+        "Nothing of the WebUI's own packages is changed, and each can be taken out again.": "WebUI本体のパッケージは変わりません。それぞれ後で取り外せます。",
+        "pip is at work; this can take some minutes …": "pipを実行しています。数分かかることがあります…",
+
         // the page
         "One moment …": "少々お待ちください…", "Try again": "もう一度", "The server answered {status}.": "サーバーの応答: {status}",
         "The server does not answer. Look at its window; this page goes on by itself when it is back.": "サーバーが応答しません。コンソールを確認してください。復帰すればこのページは自動で続きます。",

@@ -278,6 +278,16 @@ RESULT = {
 }
 
 
+def packages(desk, ask):
+    """As hosts/webui/packages.py answers, of one package."""
+    if ask.body:
+        desk.asked.append(("add package", ask.json["name"]))
+    ours = bool(desk.asked)
+    row = {"name": "lion-pytorch", "title": "Lion", "use": "optimizer Lion", "ours": ours, "busy": False}
+    rows = [{**row, "installed": "0.2" if ours else None, "added": []}]
+    return {"notes": ["Added lion-pytorch 0.2."], "packages": rows} if ask.body else rows
+
+
 @contextlib.contextmanager
 def served(folder: pathlib.Path, host: str = "webui", port: int = 0):
     """(address of the page, its desk)."""
@@ -299,6 +309,8 @@ def served(folder: pathlib.Path, host: str = "webui", port: int = 0):
             "notes": [],
         },
     )
+    for method in ("GET", "POST", "DELETE"):
+        api.answer(method, "/packages", packages)
     attach(app, api)
     found = {p.name: p for p in scripts}
     colours = ["#334", "#445", "#556", "#355", "#654", "#565"]

@@ -399,6 +399,15 @@ def test_a_refusal_is_a_sentence_beside_the_button(opened):
     page.wait_for_selector('[role="alert"]:has-text("try again in a moment")')
 
 
+def test_a_package_is_added(opened):
+    page = opened()
+    page.locator("summary", has_text="Optional packages").click()
+    page.get_by_role("button", name="Add Lion").click()
+    page.wait_for_selector("text=Added lion-pytorch 0.2.")
+    assert page.get_by_role("button", name="Remove Lion").is_visible()
+    assert opened.desk.asked == [("add package", "lion-pytorch")]
+
+
 def test_ten_thousand_points_keep_it_smooth(opened):
     opened.before = [lambda desk: setattr(desk, "run_", fake.run_of(10_000, steps=20_000))]
     page = opened()

@@ -17,7 +17,7 @@ def installed(folders):
     """Name -> version, as the names of pip's folders have them: importlib.metadata takes 0.1 s to import."""
     found = {}
     for folder in filter(os.path.isdir, folders):
-        for entry in os.listdir(folder):
+        for entry in os.listdir(folder):  # noqa: PTH208 (pathlib is slow to import, too)
             if entry.endswith(LAST):
                 name, _, version = entry[: -len(LAST)].partition("-")
                 found.setdefault(name.lower(), version)

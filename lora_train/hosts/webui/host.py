@@ -58,7 +58,7 @@ class WebuiHost:
         if not loan.taken:  # a pause went wrong, and the WebUI has its model already
             return
         with loan.on:
-            changed = loan.proof.changed(loan.loaded)
+            changed = loan.changed()
             if changed:
                 log.error("%d weights of the model changed, such as %s; it is loaded again.",
                           len(changed), changed[0])  # fmt: skip
@@ -138,7 +138,8 @@ def _precision(asked: str, device: str) -> list[str]:
         return [f"{path}: expected a CUDA device; on a {device.upper()} use no or bf16"]
     if asked == "bf16" and device == "cuda" and not torch.cuda.is_bf16_supported():
         return [f"{path}: this card does not compute in bfloat16; use fp16"]
-    if asked == "no" and device == "cuda" and devices.dtype_unet is torch.float16:
+    whole = device == "cuda" and devices.cuda_no_autocast()  # see `loan.whole_precision`
+    if asked == "no" and device == "cuda" and devices.dtype_unet is torch.float16 and not whole:
         return [f"{path}: the WebUI holds its model in float16; use fp16 or bf16, or start it with --no-half"]
     return []
 

@@ -24,6 +24,7 @@ from lora_train.host import Cond, Model, Origin
 from lora_train.hosts.webui import turn
 from lora_train.hosts.webui.neutral import neutral, set_options
 from lora_train.hosts.webui.proof import Proof
+from lora_train.hosts.webui.versions import scheduler
 from lora_train.noise import Schedule
 from lora_train.prompts import Prompt
 from lora_train.weights import hashes
@@ -66,8 +67,25 @@ class Loan:
             on.enter_context(self._places())
             on.callback(devices.torch_gc)
             self.schedule = schedule(self.loaded)
-            self.proof = self.proof or Proof(self.loaded)
+            self._same()
+            self.wide = on.enter_context(contextlib.ExitStack())
+            self.wide.enter_context(whole_precision(self.loaded))
             self.on, self.taken = on.pop_all(), True
+
+    def _same(self) -> None:
+        """The model before a pause is that after it."""
+        if self.proof is None:
+            self.proof = Proof(self.loaded)
+        elif changed := self.proof.changed(self.loaded):
+            raise Mistake(
+                f"the model is another than before the pause ({len(changed)} weights, such as {changed[0]}); "
+                "go on from the last saved state with the model as it was"
+            )
+
+    def changed(self) -> list[str]:
+        """Names of the weights that are not as they were lent; nothing is computed on them any more."""
+        self.wide.close()
+        return self.proof.changed(self.loaded)
 
     @contextlib.contextmanager
     def given_back(self) -> Iterator[None]:
@@ -78,11 +96,6 @@ class Loan:
             yield
         finally:
             self.take()
-            if changed := self.proof.changed(self.loaded):
-                raise Mistake(
-                    f"the model is another than before the pause ({len(changed)} weights, such as "
-                    f"{changed[0]}); go on from the last saved state with the model as it was"
-                )
 
     @functools.cached_property
     def origin(self) -> Origin:
@@ -164,10 +177,11 @@ class Loan:
             p = processing.StableDiffusionProcessingTxt2Img(
                 sd_model=self.loaded, prompt=prompt.prompt, negative_prompt=prompt.negative_prompt,
                 width=prompt.width, height=prompt.height, steps=prompt.sample_steps, cfg_scale=prompt.scale,
-                seed=-1 if prompt.seed is None else prompt.seed, scheduler="Automatic",
+                seed=-1 if prompt.seed is None else prompt.seed,
                 sampler_name=SAMPLERS.get(prompt.sample_sampler, "Euler"),
                 do_not_save_samples=True, do_not_save_grid=True, do_not_reload_embeddings=True,
-                override_settings={"sd_model_checkpoint": self.loaded.sd_checkpoint_info.title})  # fmt: skip
+                override_settings={"sd_model_checkpoint": self.loaded.sd_checkpoint_info.title},
+                **scheduler(processing.StableDiffusionProcessingTxt2Img))  # fmt: skip
             p.cached_c, p.cached_uc = [None, None], [None, None]  # whose key knows nothing of our hooks
             with (
                 contextlib.closing(p),
@@ -265,9 +279,38 @@ class Loan:
     def _autocast(self) -> contextlib.AbstractContextManager:
         from modules import devices
 
-        if self.precision in DTYPES and not devices.fp8:
+        whole = devices.dtype_inference is torch.float32 and devices.cuda_no_autocast()
+        if self.precision in DTYPES and not devices.fp8 and not whole:
             return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
         return devices.autocast()
+
+
+@contextlib.contextmanager
+def whole_precision(loaded: nn.Module) -> Iterator[None]:
+    """On cards whose half precision is broken (GTX 16xx) the WebUI casts each weight when it is used, which
+    no backward pass survives: there the model is in float32 for the run. To float32 and back changes no bit.
+    """
+    from modules import devices
+
+    names, half = ("dtype", "dtype_unet", "dtype_inference"), devices.dtype_unet
+    if half is torch.float32 or not devices.cuda_no_autocast():
+        yield
+        return
+    log.info("This card's half precision is broken (GTX 16xx), so the model is in float32 for the run.")
+    before = {name: getattr(devices, name) for name in names}
+    parts = [loaded.model, loaded.cond_stage_model]
+    narrow = [p for part in parts for p in part.parameters() if p.dtype is half]
+    try:
+        for parameter in narrow:
+            parameter.data = parameter.data.float()
+        for name in names:
+            setattr(devices, name, torch.float32)
+        yield
+    finally:
+        for parameter in narrow:
+            parameter.data = parameter.data.to(half)
+        for name, value in before.items():
+            setattr(devices, name, value)
 
 
 @contextlib.contextmanager

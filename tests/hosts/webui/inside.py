@@ -110,7 +110,8 @@ def untouched(model):
         free = call_queue.queue_lock.acquire(blocking=False)
         if free:
             call_queue.queue_lock.release()
-        return (dict(shared.opts.data), shared.state.job, shared.state.job_count, shared.state.interrupted, free, sd_hijack.current_optimizer,
+        doing = shared.state.job, shared.state.job_count, shared.state.interrupted
+        return (dict(shared.opts.data), doing, free, sd_hijack.current_optimizer,
                 sd_unet.current_unet_option, sd_hijack.model_hijack.circular_enabled)  # fmt: skip
 
     before, rest = state(model), others()

@@ -1,0 +1,50 @@
+"""The stand-in for the WebUI: what its host does beyond what every host does."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+for name in ("ldm", "einops", "transformers"):
+    pytest.importorskip(name, reason=f"the WebUI's own model classes need {name}")
+
+from lora_train.hosts.webui.host import WebuiHost  # noqa: E402
+from lora_train.hosts.webui.proof import Proof  # noqa: E402
+from lora_train.job import assemble  # noqa: E402
+from tests.hosts.standin import runs  # noqa: E402
+from tests.hosts.standin.runs import At, learns, untouched  # noqa: E402
+from tests.hosts.standin.world import world  # noqa: E402
+
+pictures, train = runs.pictures, runs.train
+
+
+def test_a_changed_bit_of_any_weight_is_seen():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2).half())
+    proof = Proof(model)
+    assert proof.changed(model) == []
+    model[1].weight.data.view(torch.int16)[0, 0] ^= 1
+    assert proof.changed(model) == ["1.weight"]
+
+
+def test_a_card_with_broken_half_precision_trains_in_float32(tmp_path, train, monkeypatch):
+    """GTX 16xx: the WebUI's own casting at each use has no backward pass."""
+    with world(tmp_path / "webui", half=True) as webui:
+        monkeypatch.setattr(webui.devices, "cuda_no_autocast", lambda device_id=None: True)
+        weight, seen = webui.model.model.diffusion_model.out[2].weight, []
+        with untouched(webui):
+            learned = load_file(train(watchers=[At(1, lambda: seen.append(weight.dtype))]))
+        assert seen == [torch.float32]
+        assert weight.dtype == torch.bfloat16
+        assert learns(learned)
+
+
+def test_what_a_card_of_another_kind_cannot_do_is_refused(tmp_path, pictures):
+    with world(tmp_path / "webui"):
+        job, output, place = assemble(
+            {
+                "data.train_data_dir": pictures, "training.mixed_precision": "fp16", "place.device": "cuda",
+                "model.clip_skip": 12, "model.v_parameterization": True,
+            }
+        )  # fmt: skip
+        said = "\n".join(WebuiHost().refusals(job, output, place))
+    for path in ("training.mixed_precision = fp16", "place.device = cuda", "model.v_parameterization = true"):
+        assert path in said

@@ -28,6 +28,7 @@ PREFIX = "/lora_train/v1"
 LARGEST = 32 * 2**20  # bytes of a request
 FAULTY = "this is a fault of lora-train, and its traceback stands in the console; please report it"
 BEAT, LIFE = 0.5, 120.0  # seconds between looks at the desk, and until a stream ends and the page asks anew
+AGAIN = 15  # seconds that pages wait where the server ends, as for a Reload UI
 QUIET = 15.0  # seconds after which a stream without news says that it is there
 
 log = logging.getLogger(__name__)
@@ -227,6 +228,8 @@ class Api:
             await asyncio.sleep(BEAT)
             if await request.is_disconnected():
                 return
+        if self.closing():  # v1.10.1 ends for good if it is asked for anything while it starts its page anew
+            yield f"retry: {AGAIN * 1000}\n\n"
 
 
 def attach(app: object, api: Api) -> None:

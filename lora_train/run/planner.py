@@ -18,7 +18,7 @@ from lora_train.data.memory import Memory, usual
 from lora_train.data.plan import survey
 from lora_train.errors import Mistake
 from lora_train.job import Job, Output, Place, assemble, assembled, declared, subject
-from lora_train.knobs import general
+from lora_train.knobs import Setting, general
 from lora_train.prompts import read_prompts
 from lora_train.run.advice import advice
 from lora_train.run.applies import disabled
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 Values = Mapping[str, object]
 
-PICTURES = "data.train_data_dir"
+CHECKPOINT, PICTURES = "model.pretrained_model_name_or_path", "data.train_data_dir"
 NAMED = 20  # files of a remark; the others are a number
 DEEP = 2  # folders below one that are looked at for changes: those of repeats, and what is in them
 PARTS = {"float": 4, "fp16": 2, "bf16": 2}  # bytes of a saved number
@@ -61,7 +61,8 @@ def look(values: Values, host: Host) -> dict[str, object]:
         }
     job, output, place = parts
     header = host.header()
-    lines += [*refusals(*parts), *host.refusals(*parts)]
+    hosts = host.refusals(*parts)
+    lines += [*refusals(*parts), *hosts]
     lines += _files(*parts)
     seen = surveyed(job.data, None if job.model.weighted_captions else job.model.max_token_length)
     planned = seen.planned
@@ -73,7 +74,7 @@ def look(values: Values, host: Host) -> dict[str, object]:
             lines.append(_full(plan["disk"]))
         estimate = Measured(host.folders.desk).estimate(shape(*parts, planned, header), plan["steps"])
     return {
-        "complaints": complaints(lines, values),
+        "complaints": complaints(lines, values, dict.fromkeys(hosts, CHECKPOINT)),
         "remarks": [
             *({"text": text, "files": [*files]} for text, files in seen.remarks),
             *({"text": text, "files": []} for text in (advice(job, plan, header) if plan else ())),
@@ -107,14 +108,24 @@ def measure(values: Values, host: Host) -> dict[str, float | None]:
 # ── settings ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def complaints(lines: Iterable[str], values: Values) -> list[dict[str, str | None]]:
-    """Each with its setting; one about a file or folder has the setting that named it."""
-    return [{"path": _path(line, values), "text": line} for line in dict.fromkeys(lines)]
+def complaints(
+    lines: Iterable[str], values: Values, usual: Mapping[str, str] | None = None
+) -> list[dict[str, str | None]]:
+    """Each with its setting; one about a file or folder has the setting that named it.
 
-
-def _path(line: str, values: Values) -> str:
-    head = subject(line)
+    Args:
+        usual: setting of lines that name none; of others it is the pictures' folder.
+    """
+    usual = usual or {}
     every = {s.path: s for s in declared()}
+    return [
+        {"path": _path(line, values, every) or usual.get(line, PICTURES), "text": line}
+        for line in dict.fromkeys(lines)
+    ]
+
+
+def _path(line: str, values: Values, every: Mapping[str, Setting]) -> str | None:
+    head = subject(line)
     if general(head) in every:
         return head
     ends = [path for path in every if path.endswith(f".{head}") and ".N." not in path]
@@ -124,7 +135,7 @@ def _path(line: str, values: Values) -> str:
         return head  # a setting that there is not
     places = [path for path in values if general(path) in every and every[general(path)].place]
     named = [path for path in places if values[path] and line.startswith(str(values[path]))]
-    return max(named, key=lambda path: len(str(values[path])), default=PICTURES)
+    return max(named, key=lambda path: len(str(values[path])), default=None)
 
 
 def _files(job: Job, output: Output, place: Place) -> Iterator[str]:

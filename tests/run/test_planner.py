@@ -109,6 +109,11 @@ def test_a_folder_that_is_not_there_is_said_beside_its_field(values, host, tmp_p
         assert seen["plan"] is None
 
 
+def test_what_the_host_says_without_a_setting_is_about_the_model(values, host):
+    host.refusals = lambda *parts: ["no model is loaded; choose a checkpoint at the top of the page"]
+    assert about(look(values, host), "model.pretrained_model_name_or_path")
+
+
 def test_a_damaged_picture_is_beside_the_folder(values, host, pictures):
     (pictures / "9.png").write_bytes(b"no picture")
     seen = look(values, host)

@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 for name in ("ldm", "einops", "transformers"):
     pytest.importorskip(name, reason=f"the WebUI's own model classes need {name}")
 
+from lora_train.hosts.webui import loan  # noqa: E402
 from lora_train.hosts.webui.host import WebuiHost  # noqa: E402
 from lora_train.hosts.webui.proof import Proof  # noqa: E402
 from lora_train.job import assemble  # noqa: E402
@@ -28,7 +29,7 @@ def test_a_changed_bit_of_any_weight_is_seen():
 def test_a_card_with_broken_half_precision_trains_in_float32(tmp_path, train, monkeypatch):
     """GTX 16xx: the WebUI's own casting at each use has no backward pass."""
     with world(tmp_path / "webui", half=True) as webui:
-        monkeypatch.setattr(webui.devices, "cuda_no_autocast", lambda device_id=None: True)
+        monkeypatch.setattr(loan, "broken_half", lambda: True)
         weight, seen = webui.model.model.diffusion_model.out[2].weight, []
         with untouched(webui):
             learned = load_file(train(watchers=[At(1, lambda: seen.append(weight.dtype))]))

@@ -14,7 +14,7 @@ from lora_train.errors import Mistake
 from lora_train.host import Folders, Model
 from lora_train.hosts.webui import card, turn
 from lora_train.hosts.webui.folders import folders
-from lora_train.hosts.webui.loan import Loan, family, schedule, untrainable
+from lora_train.hosts.webui.loan import Loan, broken_half, family, schedule, untrainable
 from lora_train.hosts.webui.proof import used
 
 if TYPE_CHECKING:
@@ -138,8 +138,7 @@ def _precision(asked: str, device: str) -> list[str]:
         return [f"{path}: expected a CUDA device; on a {device.upper()} use no or bf16"]
     if asked == "bf16" and device == "cuda" and not torch.cuda.is_bf16_supported():
         return [f"{path}: this card does not compute in bfloat16; use fp16"]
-    whole = device == "cuda" and devices.cuda_no_autocast()  # see `loan.whole_precision`
-    if asked == "no" and device == "cuda" and devices.dtype_unet is torch.float16 and not whole:
+    if asked == "no" and device == "cuda" and devices.dtype_unet is torch.float16 and not broken_half():
         return [f"{path}: the WebUI holds its model in float16; use fp16 or bf16, or start it with --no-half"]
     return []
 

@@ -279,10 +279,17 @@ class Loan:
     def _autocast(self) -> contextlib.AbstractContextManager:
         from modules import devices
 
-        whole = devices.dtype_inference is torch.float32 and devices.cuda_no_autocast()
+        whole = devices.dtype_inference is torch.float32 and broken_half()
         if self.precision in DTYPES and not devices.fp8 and not whole:
             return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
         return devices.autocast()
+
+
+def broken_half() -> bool:
+    """Whether the card cannot compute in half precision, as GTX 16xx."""
+    from modules import devices
+
+    return devices.device.type == "cuda" and bool(devices.cuda_no_autocast())
 
 
 @contextlib.contextmanager
@@ -293,7 +300,7 @@ def whole_precision(loaded: nn.Module) -> Iterator[None]:
     from modules import devices
 
     names, half = ("dtype", "dtype_unet", "dtype_inference"), devices.dtype_unet
-    if half is torch.float32 or not devices.cuda_no_autocast():
+    if half is torch.float32 or not broken_half():
         yield
         return
     log.info("This card's half precision is broken (GTX 16xx), so the model is in float32 for the run.")

@@ -31,7 +31,8 @@
                 checks.length ? el("ul", {}, checks) : null,
                 el("div.line", {},
                     page.webui() ? page.button(t("Try in txt2img"), () => {
-                        page.prompted([result.trigger, `<lora:${result.name}:1>`].filter(Boolean).join(", "));
+                        const drawn = (run.samples || []).slice(-1)[0]; // without a trigger word, what the last sample showed
+                        page.prompted([result.trigger || (drawn && drawn.prompt), `<lora:${result.name}:1>`].filter(Boolean).join(", "));
                     }, { kind: "main" }) : null,
                     page.button(t("Open folder"), () => opened(result.file)), el("span.hint", { role: "status" })));
         });

@@ -1,5 +1,6 @@
 """The page in a browser, before a desk with canned answers: what a person does, and what it then asks."""
 
+import io
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import shutil
 
 import fake
 import pytest
+from PIL import Image
 
 from lora_train.run.presets import BUILTIN, GOALS
 from lora_train.run.schema import schema
@@ -432,11 +434,10 @@ def test_everything_is_reached_by_keyboard(opened, tmp_path):
 
 
 def _form(page, tmp_path):
-    folder = tmp_path / "okara"
-    folder.mkdir(exist_ok=True)
-    field(page, "data.train_data_dir").locator("input").fill(str(folder))
-    field(page, "data.trigger_word").locator("input").fill("girl okara")
-    page.wait_for_selector(".lt-token")
+    field(page, "data.train_data_dir").locator("input").fill(r"D:\lora\okara")
+    field(page, "output.output_name").locator("input").fill("okara")
+    field(page, "data.trigger_word").locator("input").fill("girl")
+    page.wait_for_selector(".lt-tokens .lt-warn")
     page.wait_for_selector(".lt-numbers:has-text('520')")
 
 
@@ -481,7 +482,7 @@ def test_every_state_fits_a_wide_and_a_narrow_screen_in_both_languages(opened, t
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         if SCREENS:
             page.wait_for_timeout(800)
-            page.screenshot(
-                path=pathlib.Path(SCREENS, f"{state}-{width}-{theme}-{language}.png"), full_page=True
-            )
+            picture = Image.open(io.BytesIO(page.screenshot(full_page=True)))
+            file = pathlib.Path(SCREENS, f"{state}-{width}-{theme}-{language}.png")
+            picture.convert("RGB").quantize(64).save(file, optimize=True)
         page.context.close()

@@ -101,20 +101,28 @@ def build(folder: pathlib.Path, pins: pathlib.Path, python: str, locked: dict) -
     try:
         subprocess.run([python, "-m", "venv", str(folder)], check=True, **locked)
         subprocess.run([*pip, "-r", str(pins)], check=True, **locked)
+        if (bare := without(pins)).is_file():
+            subprocess.run([*pip, "--no-deps", "-r", str(bare)], check=True, **locked)
     except subprocess.CalledProcessError as e:
         sys.exit(f"The {pins.stem} environment could not be set up (exit status {e.returncode}); see above.")
     (folder / "ready").touch()
     print(f"Set up in {time.monotonic() - began:.0f} s.", flush=True)
 
 
+def without(pins: pathlib.Path) -> pathlib.Path:
+    """The pins beside these that are installed without what they ask for; there need not be any."""
+    return pins.with_name(f"{pins.stem}-alone.txt")
+
+
 def environment(name: str) -> pathlib.Path:
     """The interpreter of the environment with the pins of that name, built if need be."""
     pins = PINS / f"{name}.txt"
     if not pins.is_file():
-        names = sorted(path.stem for path in PINS.glob("*.txt"))
+        names = sorted(path.stem for path in PINS.glob("*.txt") if not path.stem.endswith("-alone"))
         sys.exit(f"{name}: no such environment; there are {', '.join(names)}.")
     python, version = interpreter()
-    key = hashlib.sha256(pins.read_bytes() + version.encode()).hexdigest()[:12]
+    both = b"".join(path.read_bytes() for path in (pins, without(pins)) if path.is_file())
+    key = hashlib.sha256(both + version.encode()).hexdigest()[:12]
     folder = cache() / f"{name}-{key}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with alone(folder.with_suffix(".lock")) as locked:

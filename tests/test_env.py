@@ -43,7 +43,20 @@ def test_other_pins_are_another_environment(env, tmp_path, monkeypatch):
     monkeypatch.setattr(env, "build", lambda *_: None)
     before = env.environment("bare")
     (tmp_path / "bare.txt").write_text("# something\n")
-    assert env.environment("bare") != before
+    other = env.environment("bare")
+    assert other != before
+    (tmp_path / "bare-alone.txt").write_text("# without what it asks for\n")
+    assert env.environment("bare") not in (before, other)
+
+
+def test_what_stands_alone_is_installed_without_what_it_asks_for(env, tmp_path, monkeypatch):
+    (tmp_path / "bare-alone.txt").write_text("# nothing\n")
+    run, ran = env.subprocess.run, []
+    monkeypatch.setattr(env.subprocess, "run", lambda words, **more: ran.append(words) or run(words, **more))
+    env.environment("bare")
+    assert [words[-3:] for words in ran if "--no-deps" in words] == [
+        ["--no-deps", "-r", str(tmp_path / "bare-alone.txt")]
+    ]
 
 
 def test_a_program_runs_the_clone_and_its_exit_status_comes_back(env, monkeypatch):

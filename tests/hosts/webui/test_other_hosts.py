@@ -188,9 +188,4 @@ def test_in_forge_itself_the_tab_opens_and_training_is_refused(forge):
     assert all(
         word in text for word in ("lora_train_page", "txt2img_send_to_lora_train", "lora_train_main.js")
     )
-    ours = [
-        line
-        for line in log.read_text().splitlines()
-        if "sd-webui-lora-train" in line or "lora_train/" in line
-    ]
-    assert not ours, ours
+    assert "lora_train/" not in log.read_text(), log.read_text()[-3000:]  # as in a traceback

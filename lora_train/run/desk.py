@@ -191,6 +191,10 @@ class Desk:
         live = self.line.live
         return {"state": live and live.now, "note": live and live.said()}
 
+    def close(self, seconds: float = 30.0) -> None:
+        """Before the program ends."""
+        self.line.close(seconds)
+
     # ── runs on disk ──
 
     def runs(self) -> list[dict[str, object]]:

@@ -43,7 +43,7 @@ class Live(Watcher):
     # ── told by the run ──
 
     def preparing(self, what: str, done: int, of: int) -> None:
-        self.note = f"{what}: {done} of {of}" if of else what
+        self.note = f"{what}: {done} of {of}" if of else what or None
 
     def started(self, progress: Progress) -> None:
         self.note, self.progress = None, progress

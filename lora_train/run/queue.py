@@ -10,6 +10,7 @@ import pathlib
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 WAITING, RUNNING, DONE, STOPPED, FAILED = "waiting", "running", "done", "stopped", "failed"
 UNFINISHED = "unfinished"
 OVER = (DONE, STOPPED, FAILED, UNFINISHED)
+KEPT = 30  # jobs that are over and still listed
 NOTED = 2.0  # seconds between two notes of the step in the journal
 NONE = "no run is on; start one first"
 MEMORY = (
@@ -181,8 +183,15 @@ class Queue:
             self.rolling = False
             control.stop(save)
 
+    def close(self, seconds: float) -> None:
+        """The program ends: the run is stopped and saved, if that does not take too long."""
+        with contextlib.suppress(Mistake):
+            self.stop(True)
+        if (thread := self.thread) is not None:
+            thread.join(seconds)
+
     @contextlib.contextmanager
-    def idle(self):
+    def idle(self) -> Iterator[None]:
         """Raises Mistake: something computes."""
         if not self.machine.acquire(blocking=False):
             raise Mistake("a run is on; measure when it has ended")
@@ -238,6 +247,9 @@ class Queue:
             entry.file = live.saves[-1]["file"] if live.saves else None
             live.ended = live.progress.seconds if live.progress else None
             live.state, live.error, live.note = state, error, error
+            over = [e for e in self.entries if e.state in (DONE, STOPPED, FAILED)]
+            gone = {e.id for e in over[:-KEPT]}
+            self.entries = [e for e in self.entries if e.id not in gone]
             self.journal.write(self.entries)
 
     def _trained(self, entry: Entry, live: Live) -> tuple[str, str | None]:

@@ -52,12 +52,14 @@ class Run:
     def row(self) -> dict[str, object]:
         files, job = self.files(), self.store.records / "job.json"
         result = self.store.result
+        newest = self.newest
         state = "done" if result.is_file() else "stopped" if files else "unfinished"
         file = result if result.is_file() else files[-1] if files else None
         return {
             "name": self.store.name, "folder": str(self.store.beside), "began": job.stat().st_mtime,
             "step": self.step, "steps": _steps(self.store), "file": file and str(file),
             "bytes": sum(f.stat().st_size for f in files), "state": state, "values": self.values,
+            "resume": newest and str(newest[0]),
             "caches_bytes": sum(map(size, self.store.caches)), "states_bytes": sum(map(size, self.states)),
         }  # fmt: skip
 

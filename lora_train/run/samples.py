@@ -70,9 +70,10 @@ class Samples(Watcher):
         self._sample(f"{progress.step:06d}", progress)
 
     def _sample(self, moment: str, progress: Progress) -> None:
-        for i, prompt in self.prompts:
+        for done, (i, prompt) in enumerate(self.prompts):
             if self.control.stopping:
-                return
+                break
+            self._say("drawing samples", done)
             stamp = time.strftime("%Y%m%d%H%M%S")
             seed = "" if prompt.seed is None else f"_{prompt.seed}"
             image = self.draw(prompt)
@@ -81,6 +82,11 @@ class Samples(Watcher):
             path = self._kept(image, f"{moment}_{i:02d}_{stamp}{seed}")
             if path is not None:
                 self._note(i, prompt, progress, image, path)
+        self._say("", 0)
+
+    def _say(self, what: str, done: int) -> None:
+        for watcher in self.others:
+            watcher.preparing(what, done, len(self.prompts) if what else 0)
 
     def _kept(self, image: Image.Image, words: str) -> pathlib.Path | None:
         path = self.store.samples / f"{self.store.name}_{words}.png"

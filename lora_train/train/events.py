@@ -72,7 +72,7 @@ class Watcher:
     """Told what happens; changes nothing of the training."""
 
     def preparing(self, what: str, done: int, of: int) -> None:
-        """Before `started`: what is made ready, and how much of it is."""
+        """What is made ready before the first step, or is done between two, and how much of it is."""
 
     def started(self, progress: Progress) -> None:
         """Before the first step of this process; `progress.step` is not 0 after a resume."""

@@ -269,6 +269,15 @@ def test_an_unfinished_job_can_be_discarded_or_begun_anew(desk, host, values):
     assert [e["id"] for e in again.queue()] == [anew]
 
 
+def test_a_program_that_ends_saves_its_run(desk, host, values):
+    id = desk.add(values(steps=LONG), start=True)["id"]
+    until(lambda: desk.status()["run"]["step"] >= 2)
+    desk.close()
+    assert desk.line.thread is None
+    assert state(desk, id) == "stopped"
+    assert desk.runs()[0]["resume"].endswith("-state")
+
+
 def test_a_damaged_journal_is_set_aside(host):
     host.folders.desk.mkdir(parents=True)
     (host.folders.desk / "queue.json").write_text('{"entries": [{"id"', encoding="utf-8")

@@ -147,6 +147,8 @@ class Loan:
     def encode_images(self, pixels: Tensor, draws: Sequence[torch.Generator] | None = None) -> Tensor:
         """In float16 some autoencoders overflow; such pictures are encoded in float32."""
         self._use("vae")
+        if self.loaded.lowvram:
+            self._clear_card()
         mean, std = self._encoded(pixels)
         if not mean.isfinite().all() and next(self._part("vae").parameters()).dtype is torch.float16:
             log.warning("The autoencoder overflows in float16; these pictures are encoded in float32.")
@@ -202,6 +204,11 @@ class Loan:
         )
 
     def layers(self) -> list[Layer]:
+        """Adapters go where the layers are, so with --medvram all of those are brought; pictures that are
+        encoded next send them away."""
+        if self.loaded.lowvram:
+            self.loaded.model.to(self.device)
+            self.text.to(self.device)
         text = self.text.wrapped.transformer
         modules = [("te1", names.text_path(path), module) for path, module in text.named_modules()]
         modules += [("unet", path, module) for path, module in self.unet.named_modules()]
@@ -244,20 +251,31 @@ class Loan:
         """Where the parts are: parked ones as before a pause; all of them at the end as at the beginning."""
         from modules import lowvram
 
-        there = lowvram.module_in_gpu
+        there, home = lowvram.module_in_gpu, next(self.unet.parameters()).device
+        if not self.loaded.lowvram and home.type != self.device.type:  # someone unloaded it through the API
+            self.loaded.to(self.device)
         for part in self.parked:
             self._part(part).to("cpu")
         try:
             yield
         finally:
             if self.loaded.lowvram:
-                lowvram.send_everything_to_cpu()
-                self.loaded.model.to("cpu")
+                self._clear_card()
                 if there is not None:
                     there.to(self.device)
                 lowvram.module_in_gpu = there
-            for part in self.parked:
-                self._part(part).to(self.device)
+            elif home.type != self.device.type:
+                self.loaded.to(home)
+            else:
+                for part in self.parked:
+                    self._part(part).to(self.device)
+
+    def _clear_card(self) -> None:
+        from modules import lowvram
+
+        lowvram.send_everything_to_cpu()
+        for module in (self.loaded.model, self.text):
+            module.to("cpu")
 
     def _onto_card(self, keep: bool) -> None:
         """With --medvram, before the UNet is called past the hook that would bring it.

@@ -10,6 +10,7 @@ from lora_train.errors import Mistake
 HERE = pathlib.Path(__file__).resolve().parents[2] / "demo"
 CHECKPOINT = HERE / "checkpoint"
 STEPS = 300
+FEW = 3  # prompts, of those that the demo draws: more would take longer than the training
 
 
 def values(folder: pathlib.Path, checkpoint: pathlib.Path) -> dict[str, object]:
@@ -20,7 +21,9 @@ def values(folder: pathlib.Path, checkpoint: pathlib.Path) -> dict[str, object]:
     """
     pictures, prompts = folder / "demo", folder / "demo-prompts.txt"
     copied(HERE / "dataset", pictures)
-    copied(HERE / "prompts.txt", prompts)
+    lines = (HERE / "prompts.txt").read_text(encoding="utf-8").splitlines()
+    few = [line for line in lines if not line.startswith("#")][:FEW]
+    prompts.write_text("\n".join([*few, ""]), encoding="utf-8")
     return {
         "model.pretrained_model_name_or_path": str(checkpoint), "data.train_data_dir": str(pictures),
         "data.resolution": "64", "data.batch_size": 4, "network.dim": 16, "network.alpha": 16,

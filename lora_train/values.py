@@ -72,7 +72,7 @@ def expected(kind: object, limits: Limits) -> str:
 
 def plain(value: object) -> object:
     """A value as JSON and TOML have it; `parsed` makes the same of it again."""
-    if isinstance(value, tuple):
+    if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 

@@ -11,6 +11,7 @@ from lora_train.job import assemble, declared
 from lora_train.options import train_values
 from lora_train.run import kohya, onetrainer, traintrain
 from lora_train.run.foreign import imported
+from lora_train.values import plain
 
 KOHYA = {
     "LoRA_type": "Standard", "pretrained_model_name_or_path": "/models/v1-5.safetensors",
@@ -286,6 +287,13 @@ def test_the_command_line_reads_kohya_ss_too(tmp_path):
     file.write_text(json.dumps(KOHYA | {"optimizer": "Prodigy"}), encoding="utf-8")
     with pytest.raises(Mistake, match="okara.json: optimizer = Prodigy: not in this version"):
         train_values(["--config_file", str(file)], declared())
+
+
+def test_lists_stay_lists_on_the_way_to_a_page():
+    values, _ = of("okara.json", KOHYA)
+    again = {path: plain(plain(value)) for path, value in values.items()}
+    assert again["data.caption_extension"] == [".txt"]
+    assert assemble(again) == assemble(values)
 
 
 def test_tables_name_settings_that_there_are():

@@ -35,9 +35,28 @@ def neutral(model: nn.Module, options: dict[str, object]) -> Iterator[Drawing]:
         for change in (
             _other_unet(), _hypernetworks(), _hypertile(model), _token_merging(model), _tiling(),
             _schedule(model), _prompts_read(), _without_loras(model), _frozen(model),
+            _contiguous(model),
         ):  # fmt: skip
             back.enter_context(change)
         yield back.enter_context(_attention(model))
+
+
+@contextlib.contextmanager
+def _contiguous(model: nn.Module) -> Iterator[None]:
+    """v1.10.1's SpatialTransformer gives its pictures on with channels last, and then torch turns the weights
+    of every convolution behind it round, in each step: a quarter of a step of 256 pixels on a CPU. Samples
+    are drawn as the WebUI draws them."""
+    blocks = [m for m in model.modules() if type(m).__name__ == "SpatialTransformer"]
+    handles = [m.register_forward_hook(_in_order) for m in blocks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _in_order(module: nn.Module, given: object, out: torch.Tensor) -> torch.Tensor:
+    return out.contiguous() if torch.is_grad_enabled() else out
 
 
 @contextlib.contextmanager

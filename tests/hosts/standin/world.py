@@ -37,10 +37,12 @@ class World:
         from safetensors.torch import load_file, save_file
 
         path = self.checkpoints / f"{name}.safetensors"
-        tensors = load_file(DEMO / "demo.safetensors")
-        if scale is not None:
+        if scale is None:
+            path.write_bytes((DEMO / "demo.safetensors").read_bytes())
+        else:
+            tensors = load_file(DEMO / "demo.safetensors")
             tensors["model.diffusion_model.out.2.weight"] *= scale
-        save_file(tensors, path)
+            save_file(tensors, path)
         config = (DEMO / "demo.yaml").read_text(encoding="utf-8")
         path.with_suffix(".yaml").write_text(
             config.replace("demo_clip", str(DEMO / "demo_clip")), encoding="utf-8"

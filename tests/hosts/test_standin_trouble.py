@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from lora_train.errors import Mistake
 from lora_train.hosts.webui.host import WebuiHost
 from lora_train.run.control import Control
+from lora_train.run.desk import Desk
 from lora_train.train.events import Watcher
 
 for name in ("ldm", "einops", "transformers"):
@@ -262,3 +263,39 @@ class TestAFileThatWasSaved:
         assert again.tobytes() == webui.picture(f"{CAT}<lora:fresh:1>").tobytes()
         assert again.tobytes() != first.tobytes()
         assert webui.picture(CAT).tobytes() == bare.tobytes()
+
+
+class TestTheDesk:
+    """A person sees a sentence, and the next job goes on."""
+
+    @pytest.fixture
+    def desk(self, webui):
+        made = Desk(WebuiHost(), WebuiHost().folders)
+        yield made
+        made.close()
+
+    @staticmethod
+    def ended(desk, *ids):
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            rows = {row["id"]: row for row in desk.queue()}
+            if all(rows[i]["state"] not in ("waiting", "running", "paused") for i in ids):
+                return [rows[i] for i in ids]
+            time.sleep(0.1)
+        raise AssertionError(desk.queue())
+
+    def test_a_full_card_is_a_sentence_and_the_next_job_runs(self, webui, desk, pictures, tmp_path):
+        values = {
+            "data.train_data_dir": str(pictures), "data.resolution": 64, "training.max_train_steps": 2,
+            "network.dim": 2, "output.output_dir": str(tmp_path / "out"),
+        }  # fmt: skip
+        with untouched(webui):
+            with full(webui.model.model.diffusion_model.out, 0):
+                first = desk.add({**values, "output.output_name": "first"}, start=True)["id"]
+                (failed,) = self.ended(desk, first)
+            second = desk.add({**values, "output.output_name": "second"}, start=True)["id"]
+            (done,) = self.ended(desk, second)
+        assert (failed["state"], done["state"]) == ("failed", "done")
+        assert "memory" in failed["error"]
+        assert "Traceback" not in failed["error"]
+        assert done["file"].endswith("second.safetensors")

@@ -216,17 +216,15 @@ class Session:
         if progress:  # a person may end the program now
             self.saves.keep(progress)
         self.on.close()
-        try:
-            with self.lent.given_back(), control.rest():
-                while control.paused and not control.stopping:
-                    if progress and control.take_save():
-                        self.saves.now(progress)
-                    control.wait(1.0)
-        finally:
-            layers = self.lent.layers()
-            for network in (self.network, *self.wardrobe.networks.values()):
-                network.move(layers)
-            self.attach()
+        with self.lent.given_back(), control.rest():
+            while control.paused and not control.stopping:
+                if progress and control.take_save():
+                    self.saves.now(progress)
+                control.wait(1.0)
+        layers = self.lent.layers()
+        for network in (self.network, *self.wardrobe.networks.values()):
+            network.move(layers)
+        self.attach()
 
     def train(self, learner: Learner, prompts: Sequence[Prompt], resumed: State | None) -> None:
         """Everything between a model that is lent and a file that is written."""

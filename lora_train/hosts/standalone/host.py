@@ -73,7 +73,13 @@ class StandaloneHost:
         }  # fmt: skip
 
     def refusals(self, job: Job, output: Output, place: Place) -> list[str]:
-        return refusals(job, place)
+        complaints, checkpoint = refusals(job, place), job.model.pretrained_model_name_or_path
+        if checkpoint is not None:
+            try:
+                find(checkpoint, job.model.vae)
+            except Mistake as e:
+                complaints += str(e).splitlines()
+        return complaints
 
     def announce(self, file: pathlib.Path, job: Job, output: Output) -> list[str]:
         return []

@@ -55,7 +55,7 @@ def desk() -> Desk:
 
 @functools.cache
 def _desk() -> Desk:
-    from lora_train.hosts.webui.versions import host
+    from lora_train.hosts.webui.which import host
     from lora_train.run.desk import Desk
 
     return Desk(host(), folders())

@@ -11,27 +11,13 @@ import pathlib
 import re
 from typing import TYPE_CHECKING
 
-from lora_train.hosts.webui.folders import folders
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lora_train.host import Host
 
 # a top-level package that only this WebUI has -> its name
 BACKENDS = {"backend": "Forge", "ldm_patched": "reForge"}
 OLDEST = (1, 8)  # 1.6 and 1.7 pin torch 2.0 and safetensors 0.3, with which nothing here is tried
-
-
-def host() -> Host:
-    """The host to train in here."""
-    if reason := unsupported():
-        from lora_train.hosts.forge.host import ForgeHost
-
-        return ForgeHost(reason, folders)
-    from lora_train.hosts.webui.host import WebuiHost
-
-    return WebuiHost()
 
 
 def unsupported() -> str | None:

@@ -17,7 +17,7 @@ import urllib.request
 import pytest
 
 from lora_train.errors import Mistake
-from lora_train.hosts.webui import versions
+from lora_train.hosts.webui import versions, which
 
 ROOT = pathlib.Path(__file__).parents[3]
 FORGE = pathlib.Path(os.environ.get("SD_FORGE_DIR", ""))
@@ -75,7 +75,7 @@ def test_where_training_is_not_supported_it_says_so_in_a_sentence(stands_in, kin
     registered = stands_in(kind)
     door()
     assert sorted(registered) == sorted(CALLBACKS)
-    host = versions.host()
+    host = which.host()
     header = host.header()
     assert header["reason"].startswith(f"training inside {name} is not supported yet")
     assert "\n" not in header["reason"]

@@ -8,13 +8,14 @@ import logging
 from PIL import Image
 
 from lora_train.host import Cond
-from tests.tiny import Tiny
+from tests.tiny import Tiny, TinyHost
 
 
-class Lender:
-    """A host that lends what it is given."""
+class Lender(TinyHost):
+    """Lends what it is given."""
 
     def __init__(self, lent: Tiny):
+        super().__init__()
         self.lent = lent
 
     def borrow(self, model, *, device, precision):

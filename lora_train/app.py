@@ -101,6 +101,8 @@ class Window:
         return url
 
     def __exit__(self, *error: object) -> None:
+        if "_desk" in vars(self):
+            self._desk.close()  # a run that is on keeps its state
         self.page.close(verbose=False)
 
     def wait(self) -> None:

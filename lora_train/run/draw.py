@@ -128,6 +128,17 @@ class Wardrobe:
         return f"<lora:{name}>: no {name}.safetensors in {folders}{nearest(name, known)}{listed}"
 
 
+def noted(image: Image.Image, prompt: Prompt, name: str) -> Image.Image:
+    """The picture, whose infotext, where the host wrote one, names the LoRA that was on: with the file it is
+    drawn again so."""
+    text, named = loras(prompt.prompt)
+    written = image.info.get("parameters", "")
+    if text and written.startswith(text):
+        tag = "" if any(lora.name == name for lora in named) else f"<lora:{name}:1>"
+        image.info["parameters"] = prompt.prompt + tag + written[len(text) :]
+    return image
+
+
 def _summed(named: Sequence[Named]) -> dict[str, tuple[float, float]]:
     """Strengths of one that is named twice add up."""
     te, unet = collections.Counter(), collections.Counter()

@@ -28,7 +28,7 @@ from lora_train.knobs import flat, settings
 from lora_train.prompts import Prompt, defaults, read_prompts
 from lora_train.run.caches import Caches
 from lora_train.run.control import Control
-from lora_train.run.draw import Wardrobe
+from lora_train.run.draw import Wardrobe, noted
 from lora_train.run.metadata import Facts, metadata
 from lora_train.run.refusals import refusals
 from lora_train.run.samples import Samples
@@ -285,16 +285,19 @@ class Session:
     def draw(self, prompt: Prompt) -> Image.Image:
         """A sample of the adapters as they are, without the dropouts of training, and of what else the prompt
         names."""
+        return noted(self._drawn(prompt), prompt, self.output.output_name)
+
+    def draw_base(self, prompt: Prompt) -> Image.Image:
+        """The same without the adapters."""
+        with self.network.off():
+            return self._drawn(prompt)
+
+    def _drawn(self, prompt: Prompt) -> Image.Image:
         self.network.eval()
         try:
             return self.wardrobe.sample(prompt, {self.output.output_name: self.network})
         finally:
             self.network.train()
-
-    def draw_base(self, prompt: Prompt) -> Image.Image:
-        """The same without the adapters."""
-        with self.network.off():
-            return self.draw(prompt)
 
     def write(self, path: pathlib.Path, progress: Progress) -> None:
         facts = Facts(

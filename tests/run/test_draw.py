@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from PIL import Image
 
 from lora_train.adapters.file import save
 from lora_train.adapters.lora import Lora
 from lora_train.adapters.network import Network
 from lora_train.errors import Mistake
 from lora_train.prompts import Prompt
-from lora_train.run.draw import Wardrobe, Worn, strengths
+from lora_train.run.draw import Wardrobe, Worn, noted, strengths
 from tests.run.test_adapters_in_a_run import Lender
 from tests.tiny import Tiny
 
@@ -126,3 +127,19 @@ def test_a_name_that_is_not_there_is_refused_before_training(trained, tmp_path):
     with pytest.raises(Mistake, match=r"<lora:y>: .*; there: x$"):
         trained("a", output__sample_prompts=prompts, output__sample_every_n_steps=8)
     assert not list((tmp_path / "a").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "written", "told"),
+    [
+        ("a cat", "a cat\nSteps: 3", "a cat<lora:x:1>\nSteps: 3"),
+        ("a cat<lora:x:0.5>", "a cat\nSteps: 3", "a cat<lora:x:0.5>\nSteps: 3"),
+        ("a cat<lora:y:1>", "a cat\nSteps: 3", "a cat<lora:y:1><lora:x:1>\nSteps: 3"),
+        ("a cat", "a styled cat\nSteps: 3", "a styled cat\nSteps: 3"),
+    ],
+)
+def test_the_infotext_of_a_sample_names_the_lora_that_was_on(prompt, written, told):
+    image = Image.new("RGB", (8, 8))
+    image.info["parameters"] = written
+    assert noted(image, Prompt(prompt), "x").info["parameters"] == told
+    assert "parameters" not in noted(Image.new("RGB", (8, 8)), Prompt(prompt), "x").info

@@ -11,6 +11,8 @@ from lora_train.run import trigger
 )  # fmt: skip
 def test_pieces_are_those_of_the_usual_tokenizer(text):
     transformers = pytest.importorskip("transformers")
+    if int(transformers.__version__.partition(".")[0]) < 5:
+        pytest.importorskip("ftfy", reason="without ftfy its older versions read punctuation otherwise")
     theirs = transformers.CLIPTokenizer.from_pretrained(str(trigger.CLIP), local_files_only=True)
     ours = [trigger.vocabulary()[piece] for piece in trigger.clip(text)]
     assert ours == theirs(text, add_special_tokens=False).input_ids

@@ -17,6 +17,7 @@ from tests.planted import Garden, garden
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "check.md"
 COUNTS = importlib.util.find_spec("transformers") is not None  # tokens
+DEMO = pathlib.Path(__file__).parents[1] / "demo" / "checkpoint" / "demo.safetensors"
 SETTINGS = ("--resolution", "64", "--enable_bucket", "--min_bucket_reso", "32", "--max_bucket_reso", "128",
             "--bucket_reso_steps", "16", "--seed", "1", "--output_name", "x")  # fmt: skip
 
@@ -149,7 +150,7 @@ def test_it_complains_of_what_a_run_would(garden_of, tmp_path, check, capsys):
     for folder, *words in cases:
         given = ["--train_data_dir", tmp_path / folder, *words]
         status, report, _ = check(*given)
-        usual = ["--pretrained_model_name_or_path", "model.safetensors", "--output_dir", tmp_path / "output"]
+        usual = ["--pretrained_model_name_or_path", DEMO, "--output_dir", tmp_path / "output"]
         assert main(["train", *map(str, (*usual, *SETTINGS, *given))]) == status == 2
         assert capsys.readouterr().err.rstrip("\n") == "\n".join(report["complaints"])
 

@@ -109,7 +109,7 @@ JSON: dict[str, bytes | str] = {
     "that is empty": "", "that is cut": '{"schema": 1, "values": {', "that is a list": "[1, 2]",
     "that is a number": "3", "that is nothing": "null", "in UTF-16": "{}".encode("utf-16"),
     "that is a picture": b"\x89PNG" + bytes(40), "with a comma too many": '{"schema": 1,}',
-    "nested without end": "[" * 200_000, "of nothing": "{}", "of kohya_ss": '{"LoRA_type": "Standard"}',
+    "nested without end": "[" * 200_000, "of nothing": "{}", "of kohya_ss for a LoHa": '{"LoRA_type": "LyCORIS/LoHa"}',
     "of a newer schema": '{"schema": 99, "values": {}}', "of a schema that is a text": '{"schema": "1"}',
     "of schema 0": '{"schema": 0, "values": {}}', "of schema nan": '{"schema": NaN, "values": {}}',
     "of schema true": '{"schema": true, "values": {}}', "without values": '{"schema": 1}',

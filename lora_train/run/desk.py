@@ -37,7 +37,7 @@ class Desk:
         self.kept = Presets(folders.desk / "presets")
         self.past = Runs(folders.desk / "runs")
         self.line = Queue(host, folders.desk)
-        self._header: tuple[float, dict] = (0.0, {})
+        self._header: tuple[float, dict] = (-AGO, {})
 
     # ── what can be set ──
 
@@ -58,6 +58,10 @@ class Desk:
             header = self.host.header()
             self._header = (time.monotonic(), header)
         return header
+
+    def forget(self) -> None:
+        """The host has just been given another model."""
+        self._header = (-AGO, {})
 
     def goals(self) -> object:
         return GOALS

@@ -157,7 +157,8 @@ def test_the_stream_tells_what_changed_and_ends_with_the_server(made):
     lines = [line for line in stream.text.splitlines() if line]
     assert stream.headers["content-type"].startswith("text/event-stream")
     assert [line for line in lines if line.startswith("id:")] == ["id: 1", "id: 2"]
-    assert json.loads(lines[-1].removeprefix("data: "))["now"] == 2
+    assert json.loads([line for line in lines if line.startswith("data:")][-1][5:])["now"] == 2
+    assert lines[-1] == "retry: 15000"  # so long pages wait for a server that starts anew
 
 
 # ── who may ask ─────────────────────────────────────────────────────────────────────────────────────────────

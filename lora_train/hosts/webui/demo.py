@@ -35,6 +35,7 @@ def demonstrated(desk: object) -> dict[str, object]:
     sd_models.list_models()
     info = next(i for i in sd_models.checkpoints_list.values() if pathlib.Path(i.filename) == checkpoint)
     shared.opts.set("sd_model_checkpoint", info.title)  # waits for what is being drawn, then loads
+    desk.forget()
     loaded = shared.sd_model
     if loaded is None or loaded.sd_checkpoint_info.filename != info.filename:
         raise Mistake(f"{checkpoint}: the WebUI could not load it; its console says why")

@@ -22,6 +22,9 @@ class Desk:
     def status(self, after):
         return {"run": None, "queue": [], "now": time.time()}
 
+    def close(self, seconds=30.0):
+        self.closed = True
+
 
 @pytest.fixture
 def opened(tmp_path, monkeypatch):
@@ -41,6 +44,7 @@ def opened(tmp_path, monkeypatch):
     yield opened
     for window in windows:
         window.__exit__()
+        assert window._desk.closed  # so that a run which is on keeps its state
 
 
 def test_the_page_has_our_element_and_scripts_and_the_routes_answer(opened, tmp_path, monkeypatch):

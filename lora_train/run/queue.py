@@ -278,9 +278,11 @@ class Queue:
             if file.is_file():
                 try:
                     said = self.host.announce(file, job, output)
-                except Exception as e:  # noqa: BLE001 (the file is there, whatever the host says of it)
-                    log.warning("%s is saved, but could not be shown to the host: %s", file.name, e)
-                    continue
+                except Exception as e:  # a host's own code may raise anything, and the file is there
+                    log.exception("%s is saved, but the host could not be told of it", file.name)
+                    said = [
+                        f"{file.name} is saved, but could not be announced ({e}); refresh the list of LoRAs"
+                    ]
                 checks += [line for line in said if line not in checks]
         file = pathlib.Path(live.saves[-1]["file"])
         size = file.stat().st_size if file.is_file() else 0

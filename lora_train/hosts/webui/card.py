@@ -48,11 +48,17 @@ def write_card(file: pathlib.Path, job: Job, output: Output) -> None:
     new = {
         "description": output.card.description or "", "sd version": VERSIONS.get(kind, "Unknown"),
         "activation text": trigger(job, output), "preferred weight": 1.0, "negative text": "",
-        "notes": f"{job.training.max_train_steps or ''} steps, rank {job.network.dim}".strip(),
+        "notes": f"{_length(job)}, rank {job.network.dim}",
     }  # fmt: skip
     part = card.with_name(card.name + ".part")
     part.write_text(json.dumps({**new, **{k: v for k, v in before.items() if v}}, indent=4), encoding="utf-8")
     part.replace(card)
+
+
+def _length(job: Job) -> str:
+    """Of the run; epochs win over steps."""
+    t = job.training
+    return f"{t.max_train_steps} steps" if t.max_train_epochs is None else f"{t.max_train_epochs} epochs"
 
 
 def trigger(job: Job, output: Output) -> str:

@@ -266,7 +266,9 @@ def differentiable(unet: nn.Module) -> bool:
         try:
             with devices.autocast():
                 found(x).float().square().sum().backward()
-        except (NotImplementedError, RuntimeError, ValueError):
+        except torch.cuda.OutOfMemoryError:
+            raise  # says nothing of the attention
+        except (RuntimeError, ValueError):  # so torch and xformers refuse what they cannot differentiate
             return False
     return x.grad is not None and bool(x.grad.isfinite().all())
 

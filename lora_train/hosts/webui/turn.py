@@ -9,6 +9,8 @@ import pathlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import torch
+
 from lora_train.errors import Mistake
 
 if TYPE_CHECKING:
@@ -102,14 +104,16 @@ class Choice:
                     sd_models.reload_model_weights(info=self.info)
                 if sd_vae.loaded_vae_file != self.vae:
                     sd_vae.reload_vae_weights(shared.sd_model, vae_file=self.vae)
-            except Mistake:
-                raise
-            except Exception as e:  # of whatever kind: a file that is damaged, or of another sort
-                raise Mistake(f"{CHECKPOINT} = {self.filename}: the WebUI could not load it ({e})") from e
+            except (MemoryError, torch.cuda.OutOfMemoryError):
+                raise  # what to do then does not depend on the file
+            except Exception as e:  # the WebUI's loader raises anything on a file that is damaged or no model
+                log.warning("The WebUI's loader says:", exc_info=True)
+                raise Mistake(self._lost(f" ({e})")) from e
         if shared.sd_model is None or shared.sd_model.sd_checkpoint_info.filename != self.filename:
-            raise Mistake(
-                f"{CHECKPOINT} = {self.filename}: the WebUI could not load it; its console says why"
-            )
+            raise Mistake(self._lost(", and its console says why"))
+
+    def _lost(self, why: str) -> str:
+        return f"{CHECKPOINT} = {self.filename}: the WebUI could not load it{why}; choose another checkpoint"
 
     @property
     def filename(self) -> str:

@@ -172,8 +172,9 @@ def _net(family: str) -> dict:
 
 
 def _autoencoder(target: str) -> dict:
-    widths = {"double_z": True, "z_channels": 4, "resolution": 64, "in_channels": 3, "out_ch": 3, "ch": 64,
-              "ch_mult": [1, 1, 1, 2], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}  # fmt: skip
+    widths = {"double_z": True, "z_channels": LATENT, "resolution": 64, "in_channels": 3, "out_ch": 3,
+              "ch": 64, "ch_mult": [1, 1, 1, 2], "num_res_blocks": 1, "attn_resolutions": [],
+              "dropout": 0.0}  # fmt: skip
     return _made(target, embed_dim=4, ddconfig=widths, lossconfig={"target": "torch.nn.Identity"})
 
 
@@ -185,8 +186,8 @@ def _sd2(prediction: str) -> Mapping:
     return _made(
         "ldm.models.diffusion.ddpm.LatentDiffusion", linear_start=0.00085, linear_end=0.012, timesteps=1000,
         channels=LATENT, conditioning_key="crossattn", scale_factor=0.18215, use_ema=False,
-        parameterization="eps" if prediction == "epsilon" else "v", unet_config=net,
-        first_stage_config=_autoencoder("ldm.models.autoencoder.AutoencoderKL"), cond_stage_config=text)  # fmt: skip
+        parameterization="eps" if prediction == "epsilon" else "v", unet_config=net, cond_stage_config=text,
+        first_stage_config=_autoencoder("ldm.models.autoencoder.AutoencoderKL"))  # fmt: skip
 
 
 def _sdxl(prediction: str) -> Mapping:

@@ -161,12 +161,16 @@
         draft.groups = declared.groups;
         draft.settings = Object.fromEntries(declared.settings.map((s) => [s.path, s]));
         Object.assign(draft, { goals, presets, header });
+        draft.preset = draft.usual();
         const kept = page.kept("draft");
         if (kept && kept.values && kept.base) Object.assign(draft, kept);
         draft.ready = true;
         if (!kept || !kept.values) await draft.take(draft.preset).catch(() => draft.edited(null));
         else draft.edited(null);
     };
+
+    /** The preset that a new page begins with. */
+    draft.usual = () => (draft.presets.find((p) => p.first) || { name: "Balanced" }).name;
 
     /** A run that ended has taken its name: what Start would say is another thing now. */
     draft.heed = () => page.on("ended", look);

@@ -35,7 +35,7 @@
         const box = el("fieldset.goals", { "data-says": "" }, el("legend", {}, t("What do you want to teach?")));
         const radios = page.draft.goals.map((goal) => {
             const radio = el("input", { type: "radio", name: "lt_goal", value: goal.id, disabled: !goal.ready });
-            radio.addEventListener("change", () => page.busy(radio, () => page.draft.take(page.draft.preset || "Balanced", goal.id)));
+            radio.addEventListener("change", () => page.busy(radio, () => page.draft.take(page.draft.preset || page.draft.usual(), goal.id)));
             const title = t(goal.title) + (goal.ready ? "" : ` (${t(goal.reason)})`);
             box.append(el("label.goal", { title: t(goal.text) }, radio, title));
             return radio;
@@ -62,7 +62,7 @@
         const remove = page.sure(t("Delete"), () => t("Delete the preset {name}?", { name: draft.preset }), t("Yes, delete"), async () => {
             await page.ask("DELETE", `/presets/${encodeURIComponent(draft.preset)}`);
             await draft.listPresets();
-            await draft.take("Balanced");
+            await draft.take(draft.usual());
         }, { hidden: true });
         const holder = el("div");
         const more = el("details.more", {}, el("summary", { "aria-label": t("Preset: save, share, import") }, "⋯"),

@@ -10,7 +10,7 @@ import os
 import pathlib
 import threading
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -23,6 +23,9 @@ from lora_train.hosts.standalone.files import find
 from lora_train.hosts.standalone.host import StandaloneHost
 from lora_train.job import Job, Output, Place
 from lora_train.options import Parser, parse
+from lora_train.run import hook
+from lora_train.run.presets import Presets
+from lora_train.run.rules import Rules
 from lora_train.ui import demo
 from lora_train.ui.api import PREFIX, Api, attach
 from lora_train.ui.gate import Gate
@@ -36,6 +39,12 @@ if TYPE_CHECKING:
 HERE = ("127.0.0.1", "localhost", "::1")
 PORT = 7870
 DEMO = demo.CHECKPOINT / "demo.safetensors"
+LIMITS = {  # flag -> the rule that it sets, and what it means
+    "max_jobs": ("jobs", "Most jobs in the queue. [any]"),
+    "max_steps": ("steps", "Most steps of a run. [any]"),
+    "max_minutes": ("minutes", "Minutes after which a run is stopped and saved. [any]"),
+    "min_free_gb": ("gigabytes", "GB of the disk that a run has to leave free. [a little]"),
+}
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +56,10 @@ class OneModel(StandaloneHost):
         super().__init__(folders)
         self.checkpoint = checkpoint
 
-    def borrow(self, model: Model, *, device: str, precision: str) -> contextlib.AbstractContextManager[Lent]:
-        return super().borrow(self._named(model), device=device, precision=precision)
+    def borrow(
+        self, model: Model, *, device: str, precision: str, waiting: Callable[[], None] = lambda: None
+    ) -> contextlib.AbstractContextManager[Lent]:
+        return super().borrow(self._named(model), device=device, precision=precision, waiting=waiting)
 
     def refusals(self, job: Job, output: Output, place: Place) -> list[str]:
         return super().refusals(dataclasses.replace(job, model=self._named(job.model)), output, place)
@@ -78,8 +89,10 @@ class Window:
         address: str = HERE[0],
         port: int | None = None,
         login: tuple[str, str] | None = None,
+        rules: Rules | None = None,
     ):
         self.host, self.folders, self.address, self.port, self.login = host, folders, address, port, login
+        self.rules = rules or Rules()
         self.opening = threading.Lock()
 
     def __enter__(self) -> str:
@@ -120,7 +133,7 @@ class Window:
     def _desk(self) -> object:
         from lora_train.run.desk import Desk
 
-        return Desk(self.host, self.folders)
+        return Desk(self.host, self.folders, lambda: self.rules)
 
     def demonstrated(self) -> dict[str, object]:
         return {"values": demo.values(self.folders.desk / "pictures", DEMO), "notes": []}
@@ -164,8 +177,24 @@ def window(words: Sequence[str]) -> tuple[Window, bool]:
         models=tuple({checkpoint.parent, DEMO.parent}), pictures=pictures)  # fmt: skip
     address = "0.0.0.0" if "listen" in given else HERE[0]
     login = (name, password) if colon else None
-    made = Window(OneModel(folders, checkpoint), folders, address=address, port=int(port), login=login)
+    made = Window(
+        OneModel(folders, checkpoint), folders, address=address, port=int(port), login=login,
+        rules=_rules(given))  # fmt: skip
     return made, "no_browser" not in given
+
+
+def _rules(given: Mapping[str, object]) -> Rules:
+    """Raises Mistake: a limit that is no number, an address that is none, a preset that there is not."""
+    for name in LIMITS:
+        text = str(given.get(name, 0))
+        if not text.replace(".", "", 1).isdecimal():
+            raise Mistake(f"{name} = {shown(text)}: expected a number; 0 sets no limit")
+    if "webhook" in given:
+        hook.address(str(given["webhook"]))
+    if "preset" in given:
+        Presets(kept() / "presets").read(str(given["preset"]))
+    limits = {of: given.get(name) for name, (of, _) in LIMITS.items()}
+    return Rules.read({**given, **limits})
 
 
 def _parser() -> Parser:
@@ -177,6 +206,10 @@ def _parser() -> Parser:
     parser.add_argument("--port", metavar="N", help=f"Port of the page. [{PORT}]")
     parser.add_argument("--listen", action="store_true", help="Let other machines in; needs --auth.")
     parser.add_argument("--auth", metavar="NAME:PASSWORD", help="Ask for them before the page is shown.")
+    parser.add_argument("--preset", metavar="NAME", help="Preset that a new page begins with. [Balanced]")
+    parser.add_argument("--webhook", metavar="URL", help="Address that is told when a run has ended.")
+    for name, (_, text) in LIMITS.items():
+        parser.add_argument(f"--{name}", metavar="N", help=text)
     parser.add_argument("--no_browser", action="store_true", help="Open no browser.")
     return parser
 

@@ -3,8 +3,8 @@
 from modules import script_callbacks
 
 from lora_train.hosts.webui import tab
-from lora_train.hosts.webui.folders import settings
 from lora_train.hosts.webui.send import SendButton
+from lora_train.hosts.webui.settings import settings
 
 script_callbacks.on_ui_settings(settings)
 script_callbacks.on_ui_tabs(tab.tabs)

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from lora_train.errors import Mistake
@@ -16,6 +16,7 @@ from lora_train.run.journal import Entry
 from lora_train.run.live import Live
 from lora_train.run.presets import GOALS, Presets
 from lora_train.run.queue import RUNNING, UNFINISHED, Queue
+from lora_train.run.rules import Rules
 from lora_train.run.runs import Runs, taken
 from lora_train.run.schema import schema
 from lora_train.values import plain
@@ -32,11 +33,11 @@ AGO = 0.5  # seconds that a model's header is taken for what it was
 class Desk:
     """Everything a page can ask for. Every method may be called from any thread."""
 
-    def __init__(self, host: Host, folders: Folders):
-        self.host, self.folders = host, folders
+    def __init__(self, host: Host, folders: Folders, rules: Callable[[], Rules] = Rules):
+        self.host, self.folders, self.rules = host, folders, rules
         self.kept = Presets(folders.desk / "presets")
         self.past = Runs(folders.desk / "runs")
-        self.line = Queue(host, folders.desk)
+        self.line = Queue(host, folders.desk, rules)
         self._header: tuple[float, dict] = (-AGO, {})
 
     # ── what can be set ──
@@ -67,7 +68,9 @@ class Desk:
         return GOALS
 
     def presets(self) -> list[dict[str, object]]:
-        return self.kept.list()
+        """`first`: the one that a new page begins with."""
+        first = self.rules().preset
+        return [{**row, "first": row["name"] == first} for row in self.kept.list()]
 
     def preset(
         self, name: str, goal: str | None = None, family: str | None = None, pictures: int | None = None
@@ -96,6 +99,9 @@ class Desk:
         found = planner.look(full, self.host)
         if text := self._taken(full):
             found["complaints"] = [*found["complaints"], {"path": "output.output_name", "text": text}]
+        if plan := found["plan"]:
+            over = self.rules().complaints(plan, found["estimate"])
+            found["complaints"] = [*found["complaints"], *({"path": p, "text": text} for p, text in over)]
         return found
 
     def measure(self, values: Values) -> dict[str, object]:

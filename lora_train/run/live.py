@@ -22,6 +22,8 @@ POINTS, LINES = 1000, 500  # of the curve, and of the log, that are shown
 PLAN = "plan.json"  # among a run's records: how many steps it was to have
 ROUTE = "/lora_train/v1/file?path="
 
+log = logging.getLogger(__name__)
+
 
 class Live(Watcher):
     """A watcher that remembers. Everything in it may be read from other threads."""
@@ -38,6 +40,7 @@ class Live(Watcher):
         self.log: collections.deque[dict] = collections.deque(maxlen=LINES)
         self.memory = {"before": used(device), "during": None, "after": None}
         self.unchanged, self.result, self.ended = None, None, None
+        self.longest = 0.0  # seconds that the run may take; 0: any
         self.speed, self.clock = None, (0.0, 0)  # images a second; when they were counted, and how many
 
     # ── told by the run ──
@@ -64,6 +67,11 @@ class Live(Watcher):
             self.speed = (progress.images - self.clock[1]) / (now - self.clock[0])
             self.clock = (now, progress.images)
             self._weigh()
+        if self.longest and progress.seconds > self.longest and not self.control.stopping:
+            log.warning(
+                "%.0f minutes are over, and no more are allowed here: the run is stopped and saved",
+                self.longest / 60)  # fmt: skip
+            self.control.stop(True)
 
     def sampled(self, progress: Progress, sample: dict[str, object]) -> None:
         with self.lock:
@@ -73,6 +81,11 @@ class Live(Watcher):
     def saved(self, progress: Progress, file: pathlib.Path) -> None:
         with self.lock:
             self.saves.append({"step": progress.step, "file": str(file)})
+
+    def warned(self, text: str) -> None:
+        """What is to be read in the log after the end."""
+        with self.lock:
+            self.log.append({"time": time.time(), "level": "warning", "text": text})
 
     def _weigh(self) -> None:
         now = used(self.device)

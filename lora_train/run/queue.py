@@ -10,16 +10,18 @@ import pathlib
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
 
 from lora_train.errors import Mistake
 from lora_train.job import Job, Output, assemble
+from lora_train.run import hook
 from lora_train.run.control import Control
 from lora_train.run.journal import Entry, Journal
 from lora_train.run.live import Live, used
+from lora_train.run.rules import Rules
 from lora_train.run.runs import Run, free, taken
 from lora_train.run.session import Ended, run
 from lora_train.run.store import RunStore
@@ -47,12 +49,13 @@ class Queue:
     Once a person starts a job, those that wait follow it; a stop, and a restart of the program, end that.
     """
 
-    def __init__(self, host: Host, folder: pathlib.Path):
-        self.host, self.folder = host, folder
+    def __init__(self, host: Host, folder: pathlib.Path, rules: Callable[[], Rules] = Rules):
+        """rules: asked anew each time, for a person may change them while the program runs."""
+        self.host, self.folder, self.rules = host, folder, rules
         self.journal = Journal(folder / "queue.json")
         self.lock = threading.RLock()
         self.entries = self.journal.read()
-        self.rolling, self.thread = False, None
+        self.rolling, self.thread, self.teller = False, None, None
         self.live: Live | None = None  # of the run that is on, or the last one
         self.machine = threading.Lock()  # held while something computes
         for entry in self.entries:
@@ -65,6 +68,7 @@ class Queue:
     def add(self, entry: Entry, *, start: bool) -> Entry:
         with self.lock:
             self._name_is_free(entry)
+            self._room()
             self.entries.append(entry)
             if start:
                 self._begin(entry)
@@ -100,9 +104,10 @@ class Queue:
             if entry.state == RUNNING:
                 raise Mistake(f"{entry.name} is running; its settings are what they are")
             self._name_is_free(dataclasses.replace(entry, values=values, name=name))
-            entry.values, entry.name = values, name
             if entry.state in (STOPPED, FAILED):
+                self._room()
                 entry.state, entry.error, entry.step = WAITING, None, 0
+            entry.values, entry.name = values, name
             self.journal.write(self.entries)
         return entry
 
@@ -113,6 +118,9 @@ class Queue:
                     f"output.output_name = {entry.name}: a job that is {other.state} writes under this name; "
                     "take another one"
                 )
+
+    def _room(self) -> None:
+        self.rules().room(sum(e.state in (WAITING, RUNNING) for e in self.entries))
 
     def _move(self, entry: Entry, by: int) -> None:
         waiting = [e for e in self.entries if e.state == WAITING]
@@ -130,6 +138,7 @@ class Queue:
         self._move(entry, 1)
 
     def _duplicate(self, entry: Entry) -> Entry:
+        self._room()
         output = pathlib.Path(str(entry.values["output.output_dir"]))
         names = {e.name for e in self.entries}
         name = unused(output, entry.name, names)
@@ -146,6 +155,8 @@ class Queue:
         """Before all others that wait; at once, if nothing runs."""
         if entry.state in OVER and entry.state != FAILED:
             raise Mistake(f"{entry.name} is {entry.state}; duplicate or resume it")
+        if entry.state == FAILED:
+            self._room()
         entry.state, entry.error = WAITING, None
         self.entries.remove(entry)
         first = next((i for i, e in enumerate(self.entries) if e.state == WAITING), len(self.entries))
@@ -158,6 +169,7 @@ class Queue:
     def _resume(self, entry: Entry) -> None:
         if entry.state not in (STOPPED, FAILED, UNFINISHED):
             raise Mistake(f"{entry.name} is {entry.state}; there is nothing to resume")
+        self._room()
         state, step = files_of(entry).newest or (None, 0)  # without a state it begins anew
         entry.values = {**entry.values, "place.resume": state and str(state)}
         entry.state, entry.step = WAITING, step
@@ -189,6 +201,8 @@ class Queue:
             self.stop(True)
         if (thread := self.thread) is not None:
             thread.join(seconds)
+        if self.teller is not None:
+            self.teller.join(hook.PATIENCE)
 
     @contextlib.contextmanager
     def idle(self) -> Iterator[None]:
@@ -217,6 +231,7 @@ class Queue:
             return False
         records = files_of(entry).store.records
         self.live = Live(entry.id, entry.name, Control(), records, device=self._device())
+        self.live.longest = 60 * self.rules().minutes
         entry.state, entry.began, entry.ended = RUNNING, time.time(), None
         entry.error, entry.file = None, None
         self.journal.write(self.entries)
@@ -251,6 +266,7 @@ class Queue:
             gone = {e.id for e in over[:-KEPT]}
             self.entries = [e for e in self.entries if e.id not in gone]
             self.journal.write(self.entries)
+        self.teller = hook.tell(self.rules().webhook, told(entry, live), live.warned)
 
     def _trained(self, entry: Entry, live: Live) -> tuple[str, str | None]:
         """(how it ended, why it failed)."""
@@ -321,6 +337,15 @@ def exhausted(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)
     )
+
+
+def told(entry: Entry, live: Live) -> dict[str, object]:
+    """What a webhook is told; of the file its name, for folders are a person's own."""
+    return {
+        "name": entry.name, "state": entry.state, "step": entry.step, "steps": entry.steps,
+        "seconds": round(live.ended or 0.0, 1), "file": entry.file and pathlib.Path(entry.file).name,
+        "error": entry.error,
+    }  # fmt: skip
 
 
 def files_of(entry: Entry) -> Run:

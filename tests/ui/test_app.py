@@ -15,6 +15,7 @@ pytest.importorskip("httpx")
 import httpx
 
 from lora_train import app
+from lora_train.run.rules import Rules
 from lora_train.ui.api import PREFIX
 
 
@@ -95,12 +96,25 @@ def test_an_open_stream_does_not_keep_the_server(opened):
 
 
 @pytest.mark.parametrize(
-    "words", [["--port", "0"], ["--port", "x"], ["--auth", "ann"], ["--listen"], ["--prot", "1"]]
-)
+    "words",
+    [["--port", "0"], ["--port", "x"], ["--auth", "ann"], ["--listen"], ["--prot", "1"],
+     ["--webhook", "ftp://x"], ["--max_jobs", "many"], ["--preset", "none"]],
+)  # fmt: skip
 def test_words_that_cannot_be_are_a_sentence(words, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.setattr(app, "assets", lambda: ([tmp_path], tmp_path))
-    with pytest.raises(Mistake, match="expected|no such setting"):
+    with pytest.raises(Mistake, match="expected|no such"):
         app.window(words)
+
+
+def test_the_owners_rules_come_from_flags(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    words = (
+        "--preset Fast --webhook https://x/y --max_jobs 3 --max_steps 900 --max_minutes 1.5 --min_free_gb 2"
+    )
+    made, _ = app.window(words.split())
+    assert made.rules == Rules("Fast", "https://x/y", 3, 900, 1.5, 2.0)
+    assert app.window([])[0].rules == Rules()
 
 
 def test_the_demo_is_put_in_place_once(tmp_path):

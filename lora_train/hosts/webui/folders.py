@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from lora_train.host import Folders
 
 LORAS, DESK, SENT = "lora_train_loras", "lora_train_desk", "lora_train_sent"
-SECTION = ("lora_train", "LoRA training")  # the WebUI has a section Training
 
 
 def remote() -> bool:
@@ -52,18 +51,3 @@ def said(name: str) -> pathlib.Path | None:
 def sent() -> pathlib.Path:
     """Where `Send to dataset` puts pictures."""
     return said(SENT) or folders().desk / "pictures" / "sent"
-
-
-def settings() -> None:
-    """The section of the WebUI's settings page."""
-    from modules import shared
-
-    if remote():
-        return
-    for name, label, info in (
-        (LORAS, "Folder for finished LoRAs", "empty: where the WebUI looks for LoRAs"),
-        (DESK, "Folder for the queue, presets and demo pictures", "empty: lora_train in the data folder"),
-        (SENT, "Folder that the button Send to dataset fills", "empty: pictures/sent in the folder above"),
-    ):
-        option = shared.OptionInfo("", label, section=SECTION).info(info)
-        shared.opts.add_option(name, option.needs_restart() if name == DESK else option)

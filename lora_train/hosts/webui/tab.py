@@ -55,10 +55,11 @@ def desk() -> Desk:
 
 @functools.cache
 def _desk() -> Desk:
+    from lora_train.hosts.webui.settings import rules
     from lora_train.hosts.webui.which import host
     from lora_train.run.desk import Desk
 
-    return Desk(host(), folders())
+    return Desk(host(), folders(), rules)
 
 
 def _demonstrated(desk: Desk) -> dict[str, object]:

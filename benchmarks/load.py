@@ -44,7 +44,7 @@ def first(precision: str, began: float) -> None:
         marks["weights"] = time.time()
         with network.attached():
             lent.encode(["a cat"])
-            lent.park("te1")
+            lent.park("text")
         marks["a caption"] = time.time()
         cpu = time.process_time()
     before, parts = began, []

@@ -109,7 +109,7 @@ def borrowed(path: pathlib.Path, case: Case) -> Iterator[Lent]:
 def ours(lent: Lent, case: Case) -> Iterator[Step]:
     """As a session has it: captions are encoded before, adapters in float32 on 192 layers of the denoiser."""
     network = Network(Lora(dim=4, alpha=1.0, train_unet_only=True), lent.layers())
-    lent.park("te1")
+    lent.park("text")
     progress = Progress(steps=10**6, steps_per_epoch=10**6)
     training = Training(mixed_precision=case.precision, seed=0)
     lr = Constant(learning_rate=1e-4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -47,13 +47,21 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Cond:
-    """What the text encoders make of captions."""
+    """What the text encoders make of captions, and what else SDXL is told of a picture."""
 
     context: Tensor  # [B, S, D]
-    vector: Tensor | None = None  # [B, V]; None where the family has none
+    vector: Tensor | None = None  # [B, V], of the whole caption; None but for SDXL
+    # [B, 6] float32: height and width of the picture, top and left of what is shown of it once it is resized,
+    # height and width of that (SDXL, arXiv:2307.01952, 2.2). None: it is shown whole and in its size.
+    sizes: Tensor | None = None
 
     def to(self, like: Tensor) -> Cond:
-        return Cond(self.context.to(like), None if self.vector is None else self.vector.to(like))
+        sizes = None if self.sizes is None else self.sizes.to(like.device)  # which half precision would round
+        return Cond(self.context.to(like), None if self.vector is None else self.vector.to(like), sizes)
+
+    def of(self, sizes: Tensor) -> Cond:
+        """The same of pictures of these sizes, [B, 6], where the model is told of them."""
+        return self if self.vector is None else dataclasses.replace(self, sizes=sizes)
 
     @staticmethod
     def stack(conds: Sequence[Cond]) -> Cond:
@@ -71,7 +79,7 @@ class Origin:
     vae_name: str | None = None
     vae_old_hash: str | None = None
     vae_new_hash: str | None = None
-    base_model_version: str = "sd_v1"
+    arch: str = "sd1"  # one of names.ARCHS
     prediction: str = "epsilon"
 
 
@@ -88,7 +96,7 @@ class Lent(Protocol):
         ...
 
     def encode(self, captions: Sequence[str], *, weighted: bool | None = None) -> Cond:
-        """With gradient where adapters on the text encoder train and gradients are on.
+        """With gradient where adapters on the text encoders train and gradients are on; without `sizes`.
 
         Args:
             weighted: whether (x:1.2) and the like is emphasis; None: as `Model.weighted_captions` says.
@@ -116,12 +124,18 @@ class Lent(Protocol):
         ...
 
     def park(self, part: str) -> None:
-        """Move `vae` or `te1` out of the device's memory until it is used again."""
+        """Move `vae` or `text`, all text encoders, out of the device's memory until it is used again."""
         ...
 
-    def given_back(self) -> contextlib.AbstractContextManager[None]:
+    def given_back(
+        self, waiting: Callable[[], None] = lambda: None
+    ) -> contextlib.AbstractContextManager[None]:
         """A pause: inside `with` the host has its model to itself. Nothing of ours is on it then; afterwards
-        `layers()` may be others, if the model had to be loaded again."""
+        `layers()` may be others, if the model had to be loaded again.
+
+        Args:
+            waiting: as for `Host.borrow`, on the way back; where it raises, the host keeps its model.
+        """
         ...
 
 
@@ -140,12 +154,16 @@ class Host(Protocol):
 
     folders: Folders
 
-    def borrow(self, model: Model, *, device: str, precision: str) -> contextlib.AbstractContextManager[Lent]:
+    def borrow(
+        self, model: Model, *, device: str, precision: str, waiting: Callable[[], None] = lambda: None
+    ) -> contextlib.AbstractContextManager[Lent]:
         """Lend the model for `with`; whatever was changed is given back on leaving, also after an error.
 
         Args:
             device: "auto", "cpu" or "cuda".
             precision: "no", "bf16" or "fp16": what the frozen weights and the arithmetic are in.
+            waiting: called before the model is touched, and about twice a second while another has it; may
+                raise to give up.
 
         Raises:
             Mistake: no such file, or not a model this host can train.

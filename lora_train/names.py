@@ -1,12 +1,13 @@
-"""What the layers of an SD 1.x model are called: by LDM, by diffusers, in a LoRA file, in a checkpoint.
+"""What layers of SD 1.x, SD 2.x and SDXL are called: by LDM, by diffusers, in a LoRA file, in a checkpoint.
 
 The house speaks LDM for the denoiser ("input_blocks.4.1.transformer_blocks.0.attn1.to_q") and for the
-autoencoder, and Hugging Face without "text_model." for the text encoder ("encoder.layers.0.mlp.fc1").
-Module paths and tensor names ("….weight") are translated alike.
+autoencoder, and Hugging Face without "text_model." for the text encoders ("encoder.layers.0.mlp.fc1"), also
+for OpenCLIP's. Module paths and tensor names ("….weight") are translated alike.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from collections.abc import Iterator, Mapping
@@ -14,13 +15,31 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-LEVELS = 4  # resolutions of an SD 1.x denoiser and autoencoder
+LEVELS = 4  # resolutions of every autoencoder
 PREFIXES = {  # in a single-file checkpoint
     "unet": "model.diffusion_model.",
     "vae": "first_stage_model.",
     "te1": "cond_stage_model.transformer.",
 }
-FILE_PREFIXES = {"unet": "lora_unet_", "te1": "lora_te_text_model_"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arch:
+    """What sets the models of one architecture apart."""
+
+    said: str
+    levels: int  # resolutions of the denoiser
+    attended: tuple[int, ...]  # those with attention, from the finest, 0
+    depth: int  # the most transformer blocks in one attention
+    texts: dict[str, str]  # text encoder -> how its layers' keys in a LoRA file begin
+    spelling: str  # of the denoiser's layers in such a file
+
+
+ARCHS = {
+    "sd1": Arch("SD 1.x", 4, (0, 1, 2), 1, {"te1": "lora_te_"}, "diffusers"),
+    "sd2": Arch("SD 2.x", 4, (0, 1, 2), 1, {"te1": "lora_te_"}, "diffusers"),
+    "sdxl": Arch("SDXL", 3, (1, 2), 10, {"te1": "lora_te1_", "te2": "lora_te2_"}, "ldm"),
+}
 
 ENDS = {
     "time_embed.0": "time_embedding.linear_1",
@@ -29,6 +48,7 @@ ENDS = {
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
 }
+SIZES = {"label_emb.0.0": "add_embedding.linear_1", "label_emb.0.2": "add_embedding.linear_2"}  # SDXL's
 RESNET = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
@@ -37,18 +57,26 @@ RESNET = {
     "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
 }
-BLOCK = "transformer_blocks.0."
-ATTENTION = (
-    *("norm", "proj_in", "proj_out", BLOCK + "norm1", BLOCK + "norm2", BLOCK + "norm3"),
-    *(f"{BLOCK}{a}.{p}" for a in ("attn1", "attn2") for p in ("to_q", "to_k", "to_v", "to_out.0")),
-    *(BLOCK + "ff.net.0.proj", BLOCK + "ff.net.2"),
+BLOCK = (
+    *("norm1", "norm2", "norm3", "ff.net.0.proj", "ff.net.2"),
+    *(f"{a}.{p}" for a in ("attn1", "attn2") for p in ("to_q", "to_k", "to_v", "to_out.0")),
 )
+OPEN_CLIP = {  # OpenCLIP's name of a part of a text encoder's layer -> Hugging Face's
+    "attn.q_proj": "self_attn.q_proj",  # as parts of a module of its own, see `open_clip_path`
+    "attn.k_proj": "self_attn.k_proj",
+    "attn.v_proj": "self_attn.v_proj",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+}
 VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 OLD_VAE_ATTENTION = {"query": "q", "key": "k", "value": "v", "proj_attn": "proj_out"}  # diffusers before 0.15
 
 
-def _resnets() -> Iterator[tuple[str, str]]:
-    for level in range(LEVELS):
+def _resnets(arch: Arch) -> Iterator[tuple[str, str]]:
+    for level in range(arch.levels):
         for j in range(2):
             yield f"input_blocks.{1 + 3 * level + j}.0", f"down_blocks.{level}.resnets.{j}"
         for j in range(3):
@@ -57,59 +85,76 @@ def _resnets() -> Iterator[tuple[str, str]]:
         yield f"middle_block.{2 * j}", f"mid_block.resnets.{j}"
 
 
-def _attentions() -> Iterator[tuple[str, str]]:
-    for level in range(LEVELS - 1):
+def _attentions(arch: Arch) -> Iterator[tuple[str, str]]:
+    for level in arch.attended:
         for j in range(2):
             yield f"input_blocks.{1 + 3 * level + j}.1", f"down_blocks.{level}.attentions.{j}"
+        up = arch.levels - 1 - level
         for j in range(3):
-            yield f"output_blocks.{3 * level + 3 + j}.1", f"up_blocks.{level + 1}.attentions.{j}"
+            yield f"output_blocks.{3 * up + j}.1", f"up_blocks.{up}.attentions.{j}"
     yield "middle_block.1", "mid_block.attentions.0"
 
 
-def _samplers() -> Iterator[tuple[str, str]]:
-    for level in range(LEVELS - 1):
-        place = 2 if level else 1  # after the attention, where the level has one
+def _samplers(arch: Arch) -> Iterator[tuple[str, str]]:
+    for level in range(arch.levels - 1):
+        place = (
+            2 if arch.levels - 1 - level in arch.attended else 1
+        )  # after the attention, where there is one
         yield f"input_blocks.{3 * level + 3}.0.op", f"down_blocks.{level}.downsamplers.0.conv"
         yield f"output_blocks.{3 * level + 2}.{place}.conv", f"up_blocks.{level}.upsamplers.0.conv"
 
 
 @functools.cache
-def _unet() -> dict[str, str]:
+def _unet(arch: str) -> dict[str, str]:
     """LDM -> diffusers for every module with weights; skip_connection also where a width does not change."""
-    resnets = {f"{a}.{x}": f"{b}.{y}" for a, b in _resnets() for x, y in RESNET.items()}
-    attentions = {f"{a}.{x}": f"{b}.{x}" for a, b in _attentions() for x in ATTENTION}
-    return {**ENDS, **resnets, **attentions, **dict(_samplers())}
+    of = ARCHS[arch]
+    blocks = [f"transformer_blocks.{i}.{part}" for i in range(of.depth) for part in BLOCK]
+    resnets = {f"{a}.{x}": f"{b}.{y}" for a, b in _resnets(of) for x, y in RESNET.items()}
+    attentions = {
+        f"{a}.{x}": f"{b}.{x}" for a, b in _attentions(of) for x in ("norm", "proj_in", "proj_out", *blocks)
+    }
+    return {**ENDS, **(SIZES if arch == "sdxl" else {}), **resnets, **attentions, **dict(_samplers(of))}
 
 
 @functools.cache
-def _unet_back() -> dict[str, str]:
-    return {diffusers: ldm for ldm, diffusers in _unet().items()}
+def _unet_back(arch: str) -> dict[str, str]:
+    return {diffusers: ldm for ldm, diffusers in _unet(arch).items()}
 
 
 @functools.cache
-def _unet_flat() -> dict[str, str]:
-    """Underscored path as in a file -> LDM path; both the usual diffusers spelling and the LDM one."""
-    pairs = _unet().items()
+def _unet_flat(arch: str) -> dict[str, str]:
+    """Underscored path as in a file -> LDM path; both the diffusers spelling and the LDM one."""
+    pairs = _unet(arch).items()
     return {ldm.replace(".", "_"): ldm for ldm, _ in pairs} | {d.replace(".", "_"): ldm for ldm, d in pairs}
 
 
-def _looked_up(table: Mapping[str, str], path: str) -> str:
+def _looked_up(table: Mapping[str, str], path: str, arch: str) -> str:
     if path in table:
         return table[path]
     module, _, tensor = path.rpartition(".")
     if module not in table:
-        raise KeyError(f"{path}: no such module in an SD 1.x denoiser")
+        raise KeyError(f"{path}: no such module in an {ARCHS[arch].said} denoiser")
     return f"{table[module]}.{tensor}"
 
 
-def unet_to_diffusers(path: str) -> str:
-    """E.g. "input_blocks.1.0.in_layers.2" -> "down_blocks.0.resnets.0.conv1". KeyError: not in SD 1.x."""
-    return _looked_up(_unet(), path)
+def unet_to_diffusers(path: str, arch: str = "sd1") -> str:
+    """E.g. "input_blocks.1.0.in_layers.2" -> "down_blocks.0.resnets.0.conv1". KeyError: no such module."""
+    return _looked_up(_unet(arch), path, arch)
 
 
-def unet_to_ldm(path: str) -> str:
-    """E.g. "down_blocks.0.resnets.0.conv1" -> "input_blocks.1.0.in_layers.2". KeyError: not in SD 1.x."""
-    return _looked_up(_unet_back(), path)
+def unet_to_ldm(path: str, arch: str = "sd1") -> str:
+    """E.g. "down_blocks.0.resnets.0.conv1" -> "input_blocks.1.0.in_layers.2". KeyError: no such module."""
+    return _looked_up(_unet_back(arch), path, arch)
+
+
+def open_clip_path(path: str) -> str | None:
+    """A module of OpenCLIP's text encoder in Hugging Face's words: "transformer.resblocks.3.mlp.c_fc" ->
+    "encoder.layers.3.mlp.fc1"; None for what is in no layer. Its attention has one weight for queries, keys
+    and values; whoever takes that apart calls the parts attn.q_proj, attn.k_proj, attn.v_proj."""
+    found = re.fullmatch(r"transformer\.resblocks\.(\d+)\.(\w+(?:\.\w+)?)", path)
+    if not found or found[2] not in OPEN_CLIP:
+        return None
+    return f"encoder.layers.{found[1]}.{OPEN_CLIP[found[2]]}"
 
 
 def text_path(path: str) -> str:
@@ -149,21 +194,27 @@ def vae_to_ldm(path: str, levels: int = LEVELS) -> str:
     return path.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
 
 
-def file_key(part: str, path: str) -> str:
-    """As kohya's files have it: ("unet", "out.2") -> "lora_unet_conv_out"."""
-    return FILE_PREFIXES[part] + (unet_to_diffusers(path) if part == "unet" else path).replace(".", "_")
+def file_key(part: str, path: str, arch: str = "sd1") -> str:
+    """As kohya's files have it: ("unet", "out.2") -> "lora_unet_conv_out", of SDXL "lora_unet_out_2"."""
+    of = ARCHS[arch]
+    if part == "unet":
+        spelled = path if of.spelling == "ldm" else unet_to_diffusers(path, arch)
+        return "lora_unet_" + spelled.replace(".", "_")
+    return f"{of.texts[part]}text_model_{path.replace('.', '_')}"
 
 
-def path_of(key: str) -> tuple[str, str] | None:
-    """A LoRA file's key without its tensor -> (part, path); None where an SD 1.x model has no such layer.
+def path_of(key: str, arch: str = "sd1") -> tuple[str, str] | None:
+    """A LoRA file's key without its tensor -> (part, path); None where a model has no such layer.
 
-    Reads "lora_te1_" as "lora_te_", and the denoiser's LDM spelling beside the usual one, as the WebUI does.
+    Reads "lora_te1_" and "lora_te_" alike, and the denoiser's LDM spelling beside diffusers', as the WebUI
+    does.
     """
     if key.startswith("lora_unet_"):
-        path = _unet_flat().get(key.removeprefix("lora_unet_"))
+        path = _unet_flat(arch).get(key.removeprefix("lora_unet_"))
         return path and ("unet", path)
-    if match := re.fullmatch(r"lora_te1?_text_model_encoder_layers_(\d+)_(self_attn|mlp)_(\w+)", key):
-        return "te1", f"encoder.layers.{match[1]}.{match[2]}.{match[3]}"
+    match = re.fullmatch(r"lora_te([12]?)_text_model_encoder_layers_(\d+)_(self_attn|mlp)_(\w+)", key)
+    if match and (part := f"te{match[1] or 1}") in ARCHS[arch].texts:
+        return part, f"encoder.layers.{match[2]}.{match[3]}.{match[4]}"
     return None
 
 

@@ -131,3 +131,62 @@ def test_other_spellings_are_read_and_other_models_are_not(key, path):
 def test_a_path_of_another_model_is_refused():
     with pytest.raises(KeyError, match="transformer_blocks.1"):
         names.unet_to_diffusers("input_blocks.4.1.transformer_blocks.1.attn1.to_q")
+
+
+class TestSdxl:
+    """Numbers and names are those of sd-scripts' SDXL files."""
+
+    def test_the_layers_of_the_full_model(self):
+        depths = {4: 2, 5: 2, 7: 10, 8: 10}
+        attentions = [(f"input_blocks.{i}.1", d) for i, d in depths.items()] + [("middle_block.1", 10)]
+        attentions += [(f"output_blocks.{i}.1", 10 if i < 3 else 2) for i in range(6)]
+        inside = [f"{a}.{p}" for a in ("attn1", "attn2") for p in ("to_q", "to_k", "to_v", "to_out.0")]
+        inside += ["ff.net.0.proj", "ff.net.2"]
+        paths = [f"{a}.{p}" for a, _ in attentions for p in ("proj_in", "proj_out")]
+        paths += [f"{a}.transformer_blocks.{i}.{p}" for a, d in attentions for i in range(d) for p in inside]
+        assert len(paths) == 722
+        resnets = [f"input_blocks.{i}.0" for i in (1, 2, 4, 5, 7, 8)] + ["middle_block.0", "middle_block.2"]
+        resnets += [f"output_blocks.{i}.0" for i in range(9)]
+        convs = [f"{r}.{p}" for r in resnets for p in ("in_layers.2", "emb_layers.1", "out_layers.3")]
+        convs += [
+            f"{r}.skip_connection"
+            for r in resnets
+            if r.endswith(("t_blocks.4.0", "t_blocks.7.0")) or r[0] == "o"
+        ]
+        convs += ["input_blocks.3.0.op", "input_blocks.6.0.op"]
+        convs += ["output_blocks.2.2.conv", "output_blocks.5.2.conv"]
+        assert len(paths + convs) == 788
+        for path in paths + convs:
+            key = names.file_key("unet", path, "sdxl")
+            assert key == "lora_unet_" + path.replace(".", "_")
+            assert names.path_of(key, "sdxl") == ("unet", path)
+            spelled = names.unet_to_diffusers(path, "sdxl")
+            assert names.unet_to_ldm(spelled, "sdxl") == path
+            assert names.path_of("lora_unet_" + spelled.replace(".", "_"), "sdxl") == ("unet", path)
+
+    def test_both_text_encoders(self):
+        path = "encoder.layers.31.self_attn.out_proj"
+        key = "lora_te2_text_model_encoder_layers_31_self_attn_out_proj"
+        assert names.file_key("te2", path, "sdxl") == key
+        assert names.path_of(key, "sdxl") == ("te2", path)
+        assert names.path_of(key, "sd1") is None
+        assert names.file_key("te1", path, "sdxl") == key.replace("te2", "te1")
+        assert names.file_key("te1", path, "sd2") == key.replace("te2", "te")
+
+    def test_a_level_without_attention_is_refused(self):
+        with pytest.raises(KeyError, match="no such module in an SDXL denoiser"):
+            names.unet_to_diffusers("input_blocks.1.1.proj_in", "sdxl")
+        assert names.path_of("lora_unet_down_blocks_0_attentions_0_proj_in", "sdxl") is None
+
+
+def test_open_clips_layers_in_the_words_of_hugging_face():
+    found = {
+        p: names.open_clip_path(f"transformer.resblocks.7.{p}") for p in ("attn.q_proj", "mlp.c_proj", "ln_2")
+    }
+    assert found == {
+        "attn.q_proj": "encoder.layers.7.self_attn.q_proj",
+        "mlp.c_proj": "encoder.layers.7.mlp.fc2",
+        "ln_2": "encoder.layers.7.layer_norm2",
+    }
+    assert names.open_clip_path("transformer.resblocks.7.attn") is None
+    assert names.open_clip_path("ln_final") is None

@@ -19,7 +19,7 @@ from lora_train.adapters.layer import Layer
 from lora_train.adapters.lora import Lora
 from lora_train.adapters.network import Network
 from lora_train.errors import Mistake
-from lora_train.names import file_key, path_of
+from lora_train.names import ARCHS, file_key, path_of
 from lora_train.run.store import whole
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ KINDS = (  # a pattern that some key of the file matches -> what the file is; th
     (r"\.lora_mid\.weight$", "a LoCon with Tucker decomposition"),
     (r"\.(diff|diff_b|w_norm|b_norm)$", "a set of full differences (LyCORIS full or norm)"),
     (r"\.lora_[AB]\.|\.lora\.(down|up)\.|lora_linear_layer\.", "a LoRA with diffusers' or PEFT's key names"),
-    (r"^lora_(te2|unet_(double|single|joint)|transformer)_", "a LoRA for another model than SD 1.x"),
+    (r"^lora_(unet_(double|single|joint)|transformer)_", "a LoRA for another model"),
     (r"^bundle_emb\.", "a LoRA bundled with an embedding"),
     (r"^lora_\w+\.(lora_down|lora_up)\.weight$", "a LoRA"),
 )
@@ -66,7 +66,7 @@ def save(network: Network, path: pathlib.Path, *, metadata: Mapping[str, str], d
 def entries(network: Network) -> dict[str, Tensor]:
     """The network's tensors under the keys of a file, as they are."""
     return {
-        f"{file_key(layer.part, layer.path)}.{name}": tensor
+        f"{file_key(layer.part, layer.path, layer.arch)}.{name}": tensor
         for key, layer in network.layers.items()
         for name, tensor in network.adapters[key].tensors().items()
     }
@@ -102,7 +102,8 @@ def load(path: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, "pt") as file:
             names = list(file.keys())
             if (kind := told(names)) != OURS:
-                raise Mistake(f"{path}: expected a LoRA for SD 1.x; this is {kind}")
+                known = ", ".join(arch.said for arch in ARCHS.values())
+                raise Mistake(f"{path}: expected a LoRA for {known}; this is {kind}")
             tensors = {name: file.get_tensor(name).clone() for name in names}
             texts = file.metadata() or {}
     except (OSError, SafetensorError) as e:
@@ -147,7 +148,7 @@ def begun(family: Family, layers: Iterable[Layer]) -> Network:
         return Network(family, layers)
     tensors, _ = load(family.weights)
     wanted = [layer for layer in layers if family.trains(layer.part)]
-    kept = _of_parts(tensors, {layer.part for layer in wanted}, family.weights)
+    kept = _of_parts(tensors, wanted, family.weights)
     if family.dim_from_weights:
         return network_of(kept, wanted, family, name=str(family.weights))
     network = Network(family, wanted)
@@ -172,8 +173,8 @@ def network_of(
     Raises:
         Mistake: the file is not of this model.
     """
-    family, found = family or Lora(), _layered(tensors, name)
     known = {layer.key: layer for layer in layers}
+    family, found = family or Lora(), _layered(tensors, _arch(known.values()), name)
     if lost := [key for key in found if key not in known]:
         raise Mistake(f"{name}: made for another model: {_some(lost, found)} not in this one")
 
@@ -192,7 +193,7 @@ def restore(network: Network, tensors: Mapping[str, Tensor], *, name: str = "the
     Raises:
         Mistake: it has layers the network has not, or another dim; nothing is lost silently.
     """
-    found = _layered(tensors, name)
+    found = _layered(tensors, _arch(network.layers.values()), name)
     if lost := [key for key in found if key not in network.adapters]:
         raise Mistake(
             f"{name}: {_some(lost, found)} not in this network; "
@@ -209,25 +210,34 @@ def restore(network: Network, tensors: Mapping[str, Tensor], *, name: str = "the
         log.info("%s: %d of %d layers are not in it and start afresh", name, fresh, len(network.adapters))
 
 
-def _layered(tensors: Mapping[str, Tensor], name: str) -> dict[str, dict[str, Tensor]]:
+def _arch(layers: Iterable[Layer]) -> str:
+    """Which architecture they are of."""
+    return next((layer.arch for layer in layers), "sd1")
+
+
+def _layered(tensors: Mapping[str, Tensor], arch: str, name: str) -> dict[str, dict[str, Tensor]]:
     """{key of a layer: {name within it: tensor}}, in the file's order."""
     found: dict[str, dict[str, Tensor]] = {}
     foreign = []
     for key, tensor in tensors.items():
         module, _, own = key.partition(".")
-        place = path_of(module)
+        place = path_of(module, arch)
         if place is None:
             foreign.append(key)
         else:
             found.setdefault(".".join(place), {})[own] = tensor
     if foreign:
-        raise Mistake(f"{name}: not made for SD 1.x: {_some(foreign, tensors)} of none of its layers")
+        said = ARCHS[arch].said
+        raise Mistake(f"{name}: not made for {said}: {_some(foreign, tensors)} of none of its layers")
     return found
 
 
-def _of_parts(tensors: Mapping[str, Tensor], parts: set[str], path: pathlib.Path) -> dict[str, Tensor]:
-    """Without what is of a part that is not trained."""
-    places = {key: path_of(key.partition(".")[0]) for key in tensors}
+def _of_parts(
+    tensors: Mapping[str, Tensor], layers: Sequence[Layer], path: pathlib.Path
+) -> dict[str, Tensor]:
+    """Without what is of a part that is not trained: one of which there are no layers."""
+    parts, arch = {layer.part for layer in layers}, _arch(layers)
+    places = {key: path_of(key.partition(".")[0], arch) for key in tensors}
     kept = {key: tensor for key, tensor in tensors.items() if not places[key] or places[key][0] in parts}
     if len(kept) < len(tensors):
         log.warning("%s: what it has of the part that is not trained is left out of what is saved", path)

@@ -12,17 +12,18 @@ from torch import Tensor, nn
 class Layer:
     """A linear or convolution layer. Told by its weight's shape, because hosts bring classes of their own."""
 
-    part: str  # "unet" or "te1"
+    part: str  # "unet", "te1" or "te2"
     path: str  # in the house's language, see names.py
     module: nn.Module
+    arch: str = "sd1"  # one of names.ARCHS, for the layer's key in a file
 
     @classmethod
-    def of(cls, part: str, path: str, module: nn.Module) -> Layer | None:
+    def of(cls, part: str, path: str, module: nn.Module, arch: str = "sd1") -> Layer | None:
         """None: not a layer that an adapter could be put on."""
         weight = getattr(module, "weight", None)
         if not isinstance(weight, Tensor) or weight.ndim not in (2, 4) or isinstance(module, nn.Embedding):
             return None
-        return cls(part, path, module)
+        return cls(part, path, module, arch)
 
     @property
     def key(self) -> str:

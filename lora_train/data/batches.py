@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from lora_train.data import pictures
 from lora_train.data.cache import Latents, Sample
 from lora_train.data.captions import Moment
 from lora_train.data.folder import Item, Planned, Source
@@ -33,6 +34,7 @@ class Batch:
     ordinals: list[int]  # running numbers of the samples in the run
     names: list[str]
     weights: Tensor | None = None  # [B] float32, of their losses; None: 1
+    sizes: Tensor | None = None  # [B, 6] float32, as in Cond
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,6 +217,7 @@ class Batches:
             ordinals=[s.ordinal for s in samples],
             names=[s.picture.name for s in samples],
             weights=self._weights([item for _, item in entries]),
+            sizes=torch.tensor([pictures.sizes(s.picture, s.look) for s in samples]),
         )
 
     def _weights(self, items: Sequence[Item]) -> Tensor | None:

@@ -43,20 +43,34 @@ class Resolution:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """How a picture comes to its bucket: resized until it covers it, then cut to it around the middle."""
+    """How a picture comes to its bucket: resized until it covers it, then cut to it."""
 
     bucket: Size
     resized: Size
 
     @property
     def crop(self) -> tuple[int, int, int, int]:
-        """Left, top, right, bottom of what is seen of the resized picture."""
-        left, top = ((r - b) // 2 for r, b in zip(self.resized, self.bucket, strict=True))
+        """Left, top, right, bottom of what is seen, around the middle."""
+        left, top = self.cut()
         return left, top, left + self.bucket[0], top + self.bucket[1]
+
+    def cut(self, at: tuple[float, float] | None = None) -> tuple[int, int]:
+        """Left and top of what is seen of the resized picture.
+
+        Args:
+            at: 0 to 1: where between left and right, top and bottom ends; None: around the middle.
+        """
+        rooms = [r - b for r, b in zip(self.resized, self.bucket, strict=True)]
+        left, top = [room // 2 for room in rooms] if at is None else map(_drawn, at, rooms)
+        return left, top
 
     def error(self, size: Size) -> float:
         """How far the bucket's aspect ratio is from the picture's."""
         return abs(self.bucket[0] / self.bucket[1] - size[0] / size[1])
+
+
+def _drawn(at: float, room: int) -> int:
+    return int(at * (room + 1))
 
 
 @dataclasses.dataclass(frozen=True)

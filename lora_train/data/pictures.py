@@ -140,6 +140,17 @@ def load(picture: Picture, look: Look = Look()) -> Tensor:  # noqa: B008
     return torch.from_numpy(np.array(seen, order="C")).permute(2, 0, 1).float().div(255).sub(0.5).div(0.5)
 
 
+def sizes(picture: Picture, look: Look) -> tuple[float, ...]:
+    """What SDXL is told of a picture, see `host.Cond.sizes`. Turned ones, and faces cut out, count as cut
+    nowhere."""
+    (width, height), (bw, bh), (left, top) = picture.size, picture.fit.bucket, picture.fit.cut(look.crop)
+    if look.angle or look.face:
+        left = top = 0
+    elif look.flip:
+        left = picture.fit.resized[0] - bw - left
+    return tuple(map(float, (height, width, top, left, bh, bw)))
+
+
 def face(path: pathlib.Path) -> tuple[int, int, int, int] | None:
     """Middle and size of a face, in pixels, where the file's name ends in them: name_x_y_width_height."""
     numbers = path.stem.split("_")[-4:]

@@ -55,14 +55,8 @@ def shown(
     elif look.angle:
         seen = turned(image, fit, look, interpolation)
     else:
-        left, top, right, bottom = fit.crop
-        if look.crop is not None:
-            (width, height), (bw, bh) = fit.resized, fit.bucket
-            left, top = (
-                int(at * (room + 1)) for at, room in zip(look.crop, (width - bw, height - bh), strict=True)
-            )
-            right, bottom = left + bw, top + bh
-        seen = resized(image, fit.resized, interpolation)[top:bottom, left:right]
+        (left, top), (bw, bh) = fit.cut(look.crop), fit.bucket
+        seen = resized(image, fit.resized, interpolation)[top : top + bh, left : left + bw]
     if look.colour is not None:
         seen = coloured(seen, look.colour)
     return seen[:, ::-1] if look.flip else seen

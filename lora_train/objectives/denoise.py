@@ -60,6 +60,8 @@ class Pass:
         draws = [self.drawn(latents.shape[1:], len(lent.schedule), rng) for rng in rngs]
         timesteps, noise = (torch.stack(each) for each in zip(*draws, strict=True))
         cond = lent.encode(batch.captions) if batch.conds is None else batch.conds
+        if batch.sizes is not None:
+            cond = cond.of(sent(batch.sizes, lent.device))
         return self.losses_at(lent, latents, sent(noise, lent.device).to(latents), timesteps, cond)
 
     def timesteps(self, lent: Lent, batch: Batch, rngs: Sequence[torch.Generator]) -> list[int]:

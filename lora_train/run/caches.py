@@ -38,6 +38,7 @@ class Caches:
     planned: Planned
     crew: Team
     report: Callable[[str, int, int], None]
+    made: dict[str, Cond] = dataclasses.field(default_factory=dict)  # on the device, one for each caption
 
     def latents(self) -> Latents:
         place = self.place
@@ -66,13 +67,13 @@ class Caches:
         folder = self.store.caches[1] if place.cache_text_encoder_outputs_to_disk else None
         mine = self.crew.share(captions)
         with torch.no_grad():
-            conds = {}
+            conds = self.made
             for caption in mine:
                 self.report("caching captions", len(conds), len(mine))
                 conds[caption] = self._cond(caption, folder)
         if folder and self.own:
             prune(folder, {self._key(caption) for caption in captions})
-        self.lent.park("te1")
+        self.lent.park("text")
         if self.crew.world == 1:
             return conds
         # through the computer's memory, for each has a card of its own

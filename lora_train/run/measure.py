@@ -191,7 +191,7 @@ def _cond(lent: Lent) -> Cond:
     """Of one caption; the text encoder then makes room, as in a run."""
     with torch.no_grad():
         cond = lent.encode([""])
-    lent.park("te1")
+    lent.park("text")
     return cond
 
 

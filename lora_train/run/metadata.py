@@ -26,7 +26,6 @@ IMPLEMENTATION = f"lora-train/{__version__}"
 UNUSED = {  # options of sd-scripts that this trainer has not, at the values they have there when not given
     "ss_num_validation_images": 0,
     "ss_full_fp16": False,
-    "ss_v2": False,
     "ss_lowram": False,
     "ss_multires_noise_iterations": None,
     "ss_multires_noise_discount": 0.3,
@@ -48,6 +47,23 @@ UNUSED = {  # options of sd-scripts that this trainer has not, at the values the
     "ss_validate_every_n_epochs": None,
     "ss_validate_every_n_steps": None,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What files call an architecture."""
+
+    version: str  # sd-scripts' word
+    modelspec: str
+    implementation: str = "diffusers"
+
+
+KINDS = {
+    "sd1": Kind("sd_v1", "stable-diffusion-v1"),
+    "sd2": Kind("sd_v2", "stable-diffusion-v2"),
+    "sdxl": Kind("sdxl_base_v1-0", "stable-diffusion-xl-v1-base",
+                 "https://github.com/Stability-AI/generative-models"),
+}  # fmt: skip
 
 NEEDED = (  # to use a file, where no_metadata leaves out all else
     "ss_v2", "ss_base_model_version", "ss_network_module", "ss_network_dim", "ss_network_alpha",
@@ -171,17 +187,21 @@ def _model(origin: Origin) -> dict[str, object]:
         "ss_new_vae_hash": origin.vae_new_hash,
     }
     found = {key: value for key, value in named.items() if value is not None}
-    return {"ss_base_model_version": origin.base_model_version, **found}
+    version = KINDS[origin.arch].version
+    if origin.prediction == "v" and origin.arch != "sdxl":
+        version += "_v"
+    return {"ss_v2": origin.arch == "sd2", "ss_base_model_version": version, **found}
 
 
 def _modelspec(job: Job, output: Output, facts: Facts) -> dict[str, object]:
     """modelspec 1.0.1: what it demands, and what it asks for where there is something to say."""
-    size = (job.data.datasets or (job.data,))[0].resolution
+    kind, size = KINDS[facts.origin.arch], (job.data.datasets or (job.data,))[0].resolution
+    version = f"{kind.modelspec}-{'768-v' if facts.origin.prediction == 'v' else '512'}"
     low, high = job.objective.min_timestep, job.objective.max_timestep
     found = {
         "sai_model_spec": "1.0.1",
-        "architecture": "stable-diffusion-v1/lora",
-        "implementation": "diffusers",
+        "architecture": f"{version if facts.origin.arch == 'sd2' else kind.modelspec}/lora",
+        "implementation": kind.implementation,
         "implementation_version": IMPLEMENTATION,
         "resolution": f"{size.width}x{size.height}",
         "date": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(facts.finished)),

@@ -116,14 +116,13 @@ def test_a_full_disk_is_said_and_leaves_the_old_file(saved, layers, tmp_path):
         (["lora_unet_conv_in.lora_down.weight", "lora_unet_conv_in.lora_mid.weight"], "a LoCon with Tucker"),
         (["lora_unet_conv_in.diff"], "a set of full differences"),
         (["unet.down_blocks.0.attentions.0.proj_in.lora_A.weight"], "a LoRA with diffusers' or PEFT's"),
-        (["lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight"], "a LoRA for another model"),
         (["lora_unet_double_blocks_0_img_mlp_0.lora_down.weight"], "a LoRA for another model"),
         (["some.weight"], "a file with keys like some.weight"),
     ],
 )
 def test_what_is_no_lora_is_called_what_it_is(tmp_path, names, kind):
     save_file({name: torch.zeros(1) for name in names}, tmp_path / "x.safetensors")
-    with pytest.raises(Mistake, match=f"x.safetensors: expected a LoRA for SD 1.x; this is {kind}"):
+    with pytest.raises(Mistake, match=f"x.safetensors: expected a LoRA for SD 1.x, SD 2.x, SDXL; this is {kind}"):
         load(tmp_path / "x.safetensors")
 
 

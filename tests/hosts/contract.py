@@ -125,7 +125,7 @@ class Contract:
     def test_a_parked_part_comes_back_the_same(self, lent):
         first = lent.encode(["a cat"]).context, lent.encode_images(pixels(1))
         with scaled(lent.layers()) as factors:
-            for part in ("vae", "te1"):
+            for part in ("vae", "text"):
                 lent.park(part)
                 lent.park(part)
             cond = lent.encode(["a cat"])

@@ -142,10 +142,26 @@ def test_what_was_set_of_the_network_is_in_its_args():
 
 
 def test_an_autoencoder_of_its_own_and_a_v_model_are_said():
-    origin = Origin("m", "1" * 8, "2" * 64, "vae.pt", "3" * 8, "4" * 64, "sd_v1_v", "v")
+    origin = Origin("m", "1" * 8, "2" * 64, "vae.pt", "3" * 8, "4" * 64, "sd1", "v")
     found = written({}, data={}, origin=origin)
     assert found["ss_vae_name"] == "vae.pt"
     assert found["ss_vae_hash"] == "3" * 8
     assert found["ss_new_vae_hash"] == "4" * 64
     assert found["ss_base_model_version"] == "sd_v1_v"
     assert found["modelspec.prediction_type"] == "v"
+
+
+@pytest.mark.parametrize(
+    ("arch", "prediction", "said"),
+    [
+        ("sd1", "epsilon", ("False", "sd_v1", "stable-diffusion-v1/lora", "diffusers")),
+        ("sd2", "epsilon", ("True", "sd_v2", "stable-diffusion-v2-512/lora", "diffusers")),
+        ("sd2", "v", ("True", "sd_v2_v", "stable-diffusion-v2-768-v/lora", "diffusers")),
+        ("sdxl", "epsilon", ("False", "sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora",
+                             "https://github.com/Stability-AI/generative-models")),
+    ],
+)  # fmt: skip
+def test_readers_sort_a_file_by_its_architecture(arch, prediction, said):
+    found = written({}, data={}, origin=Origin("m", "1" * 8, "2" * 64, arch=arch, prediction=prediction))
+    keys = ("ss_v2", "ss_base_model_version", "modelspec.architecture", "modelspec.implementation")
+    assert tuple(found[key] for key in keys) == said

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import logging
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -46,8 +46,11 @@ class StandaloneHost:
         self.folders = folders
 
     @contextlib.contextmanager
-    def borrow(self, model: Model, *, device: str, precision: str) -> Iterator[Loan]:
+    def borrow(
+        self, model: Model, *, device: str, precision: str, waiting: Callable[[], None] = lambda: None
+    ) -> Iterator[Loan]:
         """See `lora_train.host.Host`. Weights are read when a part is first used."""
+        waiting()
         if model.pretrained_model_name_or_path is None:
             raise Mistake(f"{CHECKPOINT}: expected a checkpoint")
         found = find(model.pretrained_model_name_or_path, model.vae)
@@ -292,10 +295,12 @@ class Loan:
         return blocks
 
     def park(self, part: str) -> None:
-        self.slots[part].park()
+        self.slots["te1" if part == "text" else part].park()
 
-    def given_back(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()  # nobody else uses it
+    @contextlib.contextmanager
+    def given_back(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+        yield  # nobody else uses it
+        waiting()
 
     def _autocast(self) -> torch.autocast:
         mixed = self.dtype is not torch.float32  # which torch 2.1 refuses on a CPU, even where it is off

@@ -143,7 +143,7 @@ def stale(name: str) -> None:
 def _family() -> str | None:
     from modules import sd_models
 
-    from lora_train.hosts.webui.loan import family
+    from lora_train.hosts.webui.kinds import family
 
     model = sd_models.model_data.sd_model
     return None if model is None else family(model)[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +14,8 @@ from lora_train.errors import Mistake
 from lora_train.host import Folders, Model
 from lora_train.hosts.webui import card, turn
 from lora_train.hosts.webui.folders import folders
-from lora_train.hosts.webui.loan import Loan, broken_half, family, schedule, untrainable
+from lora_train.hosts.webui.kinds import family, schedule, untrainable
+from lora_train.hosts.webui.loan import Loan, broken_half
 from lora_train.hosts.webui.proof import used
 
 if TYPE_CHECKING:
@@ -41,11 +42,13 @@ class WebuiHost:
         return folders()
 
     @contextlib.contextmanager
-    def borrow(self, model: Model, *, device: str, precision: str) -> Iterator[Loan]:
+    def borrow(
+        self, model: Model, *, device: str, precision: str, waiting: Callable[[], None] = lambda: None
+    ) -> Iterator[Loan]:
         """See `lora_train.host.Host`. The model is on the WebUI's device and in its precision."""
         loan = Loan(model, precision)
         self.unchanged, self.memory = None, None
-        loan.take()
+        loan.take(waiting)
         before = used(loan.device)
         try:
             yield loan
@@ -147,9 +150,16 @@ def _of_loaded(job: Job, loaded: torch.nn.Module) -> list[str]:
     if reason := untrainable(loaded):
         return [reason]
     said, skip, asked = [], job.model.clip_skip or 1, job.model.v_parameterization
-    depth = len(loaded.cond_stage_model.wrapped.transformer.text_model.encoder.layers)
-    if skip > depth:
-        said.append(f"model.clip_skip = {skip}: the text encoder has {depth} layers")
+    arch, kind = family(loaded)
+    if arch == "sd1":
+        depth = len(loaded.cond_stage_model.wrapped.transformer.text_model.encoder.layers)
+        if skip > depth:
+            said.append(f"model.clip_skip = {skip}: the text encoder has {depth} layers")
+    elif job.model.clip_skip is not None:
+        said.append(
+            f"model.clip_skip = {skip}: {kind} was made with the last but one layer, and the WebUI always "
+            "takes it; leave it empty"
+        )
     own = schedule(loaded).prediction == "v"
     if asked is not None and asked != own:
         said.append(

@@ -10,22 +10,22 @@ import logging
 import pathlib
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lora_train import names
 from lora_train.adapters.layer import Layer
 from lora_train.errors import Mistake
 from lora_train.host import Cond, Model, Origin
 from lora_train.hosts.webui import turn
+from lora_train.hosts.webui.kinds import family, posterior, schedule, untrainable
 from lora_train.hosts.webui.neutral import neutral, set_options
 from lora_train.hosts.webui.proof import Proof
+from lora_train.hosts.webui.texts import Texts
 from lora_train.hosts.webui.versions import scheduler
-from lora_train.noise import Schedule
 from lora_train.prompts import Prompt
 from lora_train.weights import hashes
 
@@ -41,7 +41,7 @@ AGAIN = 3  # times that a sample is begun anew, when a person's Interrupt came j
 
 
 class Loan:
-    """The WebUI's SD 1.x model; see `lora_train.host.Lent`. `loaded` may be another object after a pause."""
+    """The WebUI's model; see `lora_train.host.Lent`. `loaded` may be another object after a pause."""
 
     def __init__(self, model: Model, precision: str):
         self.model, self.precision = model, precision
@@ -50,20 +50,22 @@ class Loan:
         self.on, self.taken = contextlib.ExitStack(), False
         self.proof: Proof | None = None
 
-    def take(self) -> None:
+    def take(self, waiting: Callable[[], None]) -> None:
         """The lock, the checkpoint, and all of it neutral; `on.close()` gives it back."""
         from modules import devices, shared
 
         with contextlib.ExitStack() as on:
-            on.enter_context(turn.turn())
+            on.enter_context(turn.turn(waiting))
             first = self.choice or turn.wanted(self.model.pretrained_model_name_or_path, self.model.vae)
             self.choice = on.enter_context(turn.chosen(first))
             self.loaded, self.device = shared.sd_model, devices.device
             if reason := untrainable(self.loaded):
                 raise Mistake(reason)
-            self.unet, self.text = self.loaded.model.diffusion_model, self.loaded.cond_stage_model
-            options = {"CLIP_stop_at_last_layers": self.model.clip_skip or 1, "live_previews_enable": False}
+            self.arch, self.unet = family(self.loaded)[0], self.loaded.model.diffusion_model
+            options = {"CLIP_stop_at_last_layers": self.model.clip_skip or 1, "sdxl_clip_l_skip": False,
+                       "live_previews_enable": False}  # fmt: skip
             self.drawing = on.enter_context(neutral(self.loaded, options))
+            self.texts = on.enter_context(Texts(self.loaded, self.arch).ready())
             on.enter_context(self._places())
             on.callback(devices.torch_gc)
             self.schedule = schedule(self.loaded)
@@ -88,14 +90,14 @@ class Loan:
         return self.proof.changed(self.loaded)
 
     @contextlib.contextmanager
-    def given_back(self) -> Iterator[None]:
+    def given_back(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
         self.proof.wait()  # reads what is about to be anybody's
         self.on.close()
         self.taken = False
         try:
             yield
         finally:
-            self.take()
+            self.take(waiting)
 
     @functools.cached_property
     def origin(self) -> Origin:
@@ -104,7 +106,7 @@ class Loan:
         vae_old, vae_new = hashes(vae) if vae else (None, None)
         return Origin(name=info.name_for_extra + ".safetensors", old_hash=old, new_hash=new,
                       vae_name=vae and vae.name, vae_old_hash=vae_old, vae_new_hash=vae_new,
-                      prediction=self.schedule.prediction)  # fmt: skip
+                      arch=self.arch, prediction=self.schedule.prediction)  # fmt: skip
 
     @functools.cached_property
     def vae_id(self) -> str:
@@ -118,20 +120,21 @@ class Loan:
         """The UNet itself: `apply_model` casts t, and half precision has no 257."""
         cond = cond.to(x_t)
         self._onto_card(cond.context.requires_grad)
+        vector = self.texts.vector(cond, x_t.shape)
         with self._autocast():
-            return self.unet(x_t, t.to(x_t.device), context=cond.context)
+            return self.unet(x_t, t.to(x_t.device), context=cond.context, y=vector)
 
     def encode(self, captions: Sequence[str], *, weighted: bool | None = None) -> Cond:
         """What sd-scripts trains with, weights times hidden states and no mean restored, is the WebUI's
         "No norm"."""
         weighted = self.model.weighted_captions if weighted is None else weighted
         read = [self.cut(caption)[0] for caption in captions]
-        self._use("te1")
+        self._use("text")
         with set_options({"emphasis": "No norm" if weighted else "None"}), self._autocast():
-            return Cond(self.loaded.get_learned_conditioning(read))
+            return self.texts.encode(read, self.model.max_token_length)
 
     def tokens(self, caption: str) -> int:
-        return len(self.text.tokenize([caption])[0])
+        return len(self.texts.whole.tokenize([caption])[0])
 
     def cut(self, caption: str) -> tuple[str, str]:
         """What of a caption is read within max_token_length, and what is not; between two words."""
@@ -165,7 +168,7 @@ class Loan:
     def _encoded(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         vae = self._part("vae")
         with torch.autocast(self.device.type, enabled=False):
-            drawn_from = vae.encode(pixels.to(self.device, next(vae.parameters()).dtype))
+            drawn_from = posterior(vae, pixels.to(self.device, next(vae.parameters()).dtype))
         return drawn_from.mean.float(), drawn_from.std.float()
 
     def sample(self, prompt: Prompt) -> Image.Image:
@@ -208,17 +211,16 @@ class Loan:
         encoded next send them away."""
         if self.loaded.lowvram:
             self.loaded.model.to(self.device)
-            self.text.to(self.device)
-        text = self.text.wrapped.transformer
-        modules = [("te1", names.text_path(path), module) for path, module in text.named_modules()]
+            self.texts.whole.to(self.device)
+        modules = [*self.texts.layers()]
         modules += [("unet", path, module) for path, module in self.unet.named_modules()]
-        found = [Layer.of(*module) for module in modules if hasattr(module[2], "weight")]
+        found = [Layer.of(*module, self.arch) for module in modules if hasattr(module[2], "weight")]
         return [layer for layer in found if layer is not None]
 
     def checkpoint_blocks(self) -> list[nn.Module]:
-        kinds = ("ResBlock", "SpatialTransformer")
-        blocks = [*self.text.wrapped.transformer.text_model.encoder.layers]
-        return blocks + [m for m in self.unet.modules() if type(m).__name__ in kinds]
+        """Of SDXL's transformers, up to ten blocks deep, each block alone: one is in memory at a time."""
+        kinds = ("ResBlock", "BasicTransformerBlock" if self.arch == "sdxl" else "SpatialTransformer")
+        return self.texts.blocks() + [m for m in self.unet.modules() if type(m).__name__ in kinds]
 
     def park(self, part: str) -> None:
         """Into the computer's memory; with --medvram the WebUI moves parts itself."""
@@ -227,7 +229,7 @@ class Loan:
             self.parked.add(part)
 
     def _part(self, part: str) -> nn.Module:
-        return self.loaded.first_stage_model if part == "vae" else self.text
+        return self.loaded.first_stage_model if part == "vae" else self.texts.whole
 
     def _use(self, part: str) -> None:
         if part in self.parked:
@@ -274,7 +276,7 @@ class Loan:
         from modules import lowvram
 
         lowvram.send_everything_to_cpu()
-        for module in (self.loaded.model, self.text):
+        for module in (self.loaded.model, self.texts.whole):
             module.to("cpu")
 
     def _onto_card(self, keep: bool) -> None:
@@ -348,36 +350,3 @@ def _draws_kept(device: torch.device) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
-
-
-def schedule(loaded: nn.Module) -> Schedule:
-    """The checkpoint's own; generations leave another in `alphas_cumprod`."""
-    prediction = "v" if loaded.parameterization == "v" else "epsilon"
-    alphas = getattr(loaded, "alphas_cumprod_original", loaded.alphas_cumprod)
-    return Schedule(alphas.detach().float().cpu(), prediction)
-
-
-FAMILIES = (("is_sd3", "sd3", "Stable Diffusion 3"), ("is_ssd", "ssd", "SSD-1B"), ("is_sdxl", "sdxl", "SDXL"),
-            ("is_sd2", "sd2", "Stable Diffusion 2"), ("is_sd1", "sd1", "Stable Diffusion 1"))  # fmt: skip
-
-
-def family(loaded: nn.Module) -> tuple[str, str]:
-    """(short, said)."""
-    for flag, short, said in FAMILIES:
-        if getattr(loaded, flag, False):
-            return short, said
-    return "other", "a kind that is not known here"
-
-
-def untrainable(loaded: nn.Module) -> str | None:
-    """Why a model cannot be trained; a sentence."""
-    short, said = family(loaded)
-    if short != "sd1":
-        return f"this version trains Stable Diffusion 1.x, and the loaded model is {said}; choose another at the top of the page"  # noqa: E501
-    channels = loaded.model.diffusion_model.in_channels
-    if channels != 4:
-        return (
-            f"the loaded model takes {channels} channels, as those for inpainting and for edits do; choose a "
-            "plain one at the top of the page"
-        )
-    return None

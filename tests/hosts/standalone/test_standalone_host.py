@@ -148,7 +148,7 @@ def test_weights_come_when_they_are_used_and_go_when_parked(tiny):
         assert not any(slot.here for slot in lent.slots.values())
         lent.encode(["a cat"])
         assert [part for part, slot in lent.slots.items() if slot.here] == ["te1"]
-        lent.park("te1")
+        lent.park("text")
         assert not lent.slots["te1"].here
 
 

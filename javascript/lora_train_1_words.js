@@ -67,6 +67,8 @@
         "Gives the model back between two steps: generate, then go on exactly.": "ステップの間でモデルを返します。画像を生成してから、そのまま続けられます。",
         "Settings of this run": "この学習の設定", "The curve begins with the first steps.": "最初のステップからグラフが描かれます。",
         "step": "ステップ", "loss": "損失", "smoothed": "平滑化", "learning rate": "学習率",
+        "Beside the loss": "損失と並べる値", "gradient norm": "勾配ノルム", "weight norm": "重みノルム", "weight norm, average": "重みノルム（平均）",
+        "weight norm, largest": "重みノルム（最大）", "layers scaled down": "抑えられた層の数", "memory": "メモリ", "nothing": "なし",
         "Loss at step {step}: {loss}, smoothed {average}": "ステップ {step} の損失 {loss}、平滑化 {average}",
         "Step of the sample": "サンプルのステップ", "Prompts": "プロンプト", "prompt {n}": "プロンプト {n}", "step {step}": "ステップ {step}",
         "with the LoRA": "LoRAあり", "same seed, without the LoRA": "同じシード、LoRAなし", "How it was drawn": "生成パラメータ",

@@ -15,10 +15,12 @@ from collections.abc import Iterator
 import torch
 
 from lora_train.run.control import Control
+from lora_train.run.curve import Curve, lines
 from lora_train.run.measure import resident
+from lora_train.run.watchers import memory, numbers
 from lora_train.train.events import Progress, Watcher
 
-POINTS, LINES = 1000, 500  # of the curve, and of the log, that are shown
+LINES = 500  # of the log, that are shown
 PLAN = "plan.json"  # among a run's records: how many steps it was to have
 ROUTE = "/lora_train/v1/file?path="
 
@@ -34,7 +36,7 @@ class Live(Watcher):
         self.lock = threading.Lock()
         self.state, self.note, self.error = "running", "starting", None
         self.progress: Progress | None = None
-        self.points: list[list] = []
+        self.curve = Curve()
         self.samples: list[dict] = []
         self.saves: list[dict] = []
         self.log: collections.deque[dict] = collections.deque(maxlen=LINES)
@@ -55,13 +57,13 @@ class Live(Watcher):
             (self.records / PLAN).write_text(json.dumps({"steps": progress.steps}), encoding="utf-8")
         if progress.step:
             with self.lock:
-                self.points = [p for p in curve(self.records) if p[0] <= progress.step]
+                self.curve = Curve.read(self.records).upto(progress.step)
                 self.samples = [s for s in drawn(self.records) if s["step"] <= progress.step]
 
     def measured(self, progress: Progress) -> None:
-        rate = max(progress.rates.values(), default=None)
+        line = {**numbers(progress), "megabytes": memory(torch.device(self.device))}
         with self.lock:
-            self.points.append([progress.step, progress.loss, progress.average, rate])
+            self.curve.add(line)
         now = time.monotonic()
         if now - self.clock[0] >= 1:
             self.speed = (progress.images - self.clock[1]) / (now - self.clock[0])
@@ -120,8 +122,8 @@ class Live(Watcher):
         """The run as `/status` shows it, with the curve behind step `after`."""
         p = self.progress
         with self.lock:
-            points = [point for point in self.points if point[0] > after]
-            samples, saves, lines = [*self.samples], [*self.saves], [*self.log]
+            columns, points = [*self.curve.columns], self.curve.after(after)
+            samples, saves, said = [*self.samples], [*self.saves], [*self.log]
         going = p is not None and self.state == "running"
         return {
             "id": self.id, "name": self.name, "state": self.now, "step": self.step, "steps": self.steps,
@@ -130,7 +132,8 @@ class Live(Watcher):
             "left": p.left if going and p.step > p.first else None,
             "images_per_second": self.speed if going else None, "megabytes": self.memory["during"],
             "loss": p and p.loss, "average": p and p.average, "rates": dict(p.rates) if p else {},
-            "points": thinned(points), "samples": samples, "saves": saves, "log": lines, "note": self.said(),
+            "columns": columns, "points": points, "samples": samples, "saves": saves, "log": said,
+            "note": self.said(),
             "memory": self.memory if self.memory["after"] else None, "unchanged": self.unchanged,
             "result": self.result, "error": self.error,
         }  # fmt: skip
@@ -181,26 +184,9 @@ def used(device: str) -> float | None:
     return round(resident(), 1) or None
 
 
-def thinned(points: list[list], most: int = POINTS) -> list[list]:
-    """At most so many, evenly taken, the last one always among them."""
-    if len(points) <= most:
-        return points
-    stride = -(-len(points) // (most - 1))
-    return points[:-1:stride] + points[-1:]
-
-
-def curve(records: pathlib.Path) -> list[list]:
-    """The points in a run's metrics."""
-    found = []
-    for line in _lines(records / "metrics.jsonl"):
-        rates = [v for k, v in line.items() if k.startswith("lr/")]
-        found.append([line["step"], line.get("loss"), line.get("average"), max(rates, default=None)])
-    return found
-
-
 def drawn(records: pathlib.Path) -> list[dict]:
     """The samples of a run, as `/status` shows them."""
-    return [shown(line) for line in _lines(records / "samples.jsonl")]
+    return [shown(line) for line in lines(records / "samples.jsonl")]
 
 
 def shown(sample: dict) -> dict:
@@ -213,16 +199,3 @@ def shown(sample: dict) -> dict:
 
 def linked(path: object) -> str:
     return ROUTE + urllib.parse.quote(str(path))
-
-
-def _lines(path: pathlib.Path) -> Iterator[dict]:
-    """The whole lines of a file of JSON, without what a cut-off process left behind."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return
-    for line in text.splitlines():
-        with contextlib.suppress(ValueError):
-            found = json.loads(line)
-            if isinstance(found, dict) and isinstance(found.get("step"), int):
-                yield found

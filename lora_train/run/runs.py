@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 
 from lora_train.errors import Mistake
 from lora_train.records import read_json, unpacked
-from lora_train.run.live import PLAN, curve, drawn
+from lora_train.run.curve import Curve
+from lora_train.run.live import PLAN, drawn
 from lora_train.run.store import RunStore
 
 WHAT = ("caches", "states", "all")
@@ -41,7 +42,7 @@ class Run:
 
     @property
     def step(self) -> int:
-        return max((point[0] for point in curve(self.store.records)[-1:]), default=0)
+        return max((row[0] for row in Curve.read(self.store.records).rows[-1:]), default=0)
 
     def files(self) -> list[pathlib.Path]:
         """The LoRAs that it wrote, the newest last."""
@@ -104,7 +105,9 @@ class Runs:
     def view(self, name: str) -> dict[str, object]:
         run = self.one(name)
         records = run.store.records
-        return {**run.row(), "points": curve(records), "samples": drawn(records)}
+        curve = Curve.read(records)
+        found = {"columns": curve.columns, "points": curve.rows, "samples": drawn(records)}
+        return {**run.row(), **found}
 
 
 def _read(job: pathlib.Path) -> Run:

@@ -195,13 +195,7 @@ class Metrics(Watcher):
     def measured(self, progress: Progress) -> None:
         now = time.monotonic()
         line = {
-            "step": progress.step,
-            "epoch": progress.epoch,
-            "loss": progress.loss,
-            "average": progress.average,
-            "norm": progress.norm,
-            **{f"lr/{part}": rate for part, rate in progress.rates.items()},
-            **progress.norms,
+            **numbers(progress),
             "images_per_second": round((progress.images - self.images) / max(now - self.last, 1e-9), 3),
             "megabytes": memory(self.device),
         }
@@ -230,6 +224,19 @@ class Metrics(Watcher):
             file.write(data)
         self.size += len(data)
         self.held.clear()
+
+
+def numbers(progress: Progress) -> dict[str, float]:
+    """What a step's line says of the training itself."""
+    return {
+        "step": progress.step,
+        "epoch": progress.epoch,
+        "loss": progress.loss,
+        "average": progress.average,
+        "norm": progress.norm,
+        **{f"lr/{part}": rate for part, rate in progress.rates.items()},
+        **progress.norms,
+    }
 
 
 def memory(device: torch.device) -> float:

@@ -224,7 +224,8 @@ def run_of(step, *, name="okara", state="running", **more):
     for i in range(1, step + 1):
         loss = 0.06 + 0.14 * 0.99**i + 0.05 * ((i * 7919) % 97) / 97
         average = 0.97 * average + 0.03 * loss
-        points.append([i, loss, average, 1e-4 * min(1, i / 26)])
+        rate = 1e-4 * min(1, i / 26)
+        points.append([i, loss, average, rate, 0.3 * 0.995**i + loss, 8192, rate, rate / 2])
     drawn = [
         {
             "step": at,
@@ -252,6 +253,7 @@ def run_of(step, *, name="okara", state="running", **more):
         "loss": points[-1][1] if points else None,
         "average": average if points else None,
         "rates": {"unet": 1e-4, "text_encoder": 5e-5},
+        "columns": ["step", "loss", "average", "lr", "norm", "megabytes", "lr/unet", "lr/te1"],
         "points": points,
         "samples": drawn,
         "saves": [],

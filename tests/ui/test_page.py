@@ -312,6 +312,29 @@ def test_any_page_shows_the_run_and_what_files_say_is_only_text(opened):
         eventually(page, lambda page=page: "step 260 of 520" in page.locator(".lt-state").inner_text())
 
 
+def test_what_stands_beside_the_loss_is_chosen_of_what_there_is(opened):
+    opened.before = [running]
+    page = opened()
+    page.wait_for_selector(".lt-run .uplot")
+    legend = page.locator(".lt-run .u-legend")
+    assert "learning rate te1" in legend.inner_text()
+    assert "5e-5" in legend.inner_text()
+    chooser = page.get_by_label("Beside the loss")
+    assert chooser.locator("option").all_inner_texts() == [
+        "learning rate",
+        "gradient norm",
+        "memory",
+        "nothing",
+    ]
+    chooser.select_option("memory")
+    assert "8.0 GB" in legend.inner_text()
+    chooser.select_option("none")
+    assert legend.locator("tr").count() == 3
+    page.reload()
+    page.wait_for_selector(".lt-run .uplot")
+    assert page.get_by_label("Beside the loss").input_value() == "none"
+
+
 def test_the_element_made_anew_is_drawn_again(opened):
     opened.before = [running]
     page = opened()

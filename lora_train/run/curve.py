@@ -1,0 +1,64 @@
+"""The curves of a run: what `metrics.jsonl` holds of each step, as columns that a plot takes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+
+POINTS = 1000  # of the curves, that are shown
+FIRST = ("step", "loss", "average", "lr", "norm", "megabytes")  # lr: the highest of the parts
+LEFT_OUT = ("epoch", "images_per_second")
+
+
+class Curve:
+    """Rows of numbers. Columns are added as they are met: rows before that are shorter."""
+
+    def __init__(self, columns: tuple[str, ...] = FIRST):
+        self.columns, self.rows = [*columns], []
+
+    @classmethod
+    def read(cls, records: pathlib.Path) -> Curve:
+        """Of a run's folder."""
+        made = cls()
+        for line in lines(records / "metrics.jsonl"):
+            made.add(line)
+        return made
+
+    def add(self, line: Mapping[str, object]) -> None:
+        """One line of the metrics."""
+        rates = [v for k, v in line.items() if k.startswith("lr/")]
+        found = {"lr": max(rates, default=None), **line}
+        self.columns += [k for k in found if k not in self.columns and k not in LEFT_OUT]
+        self.rows.append([found.get(name) for name in self.columns])
+
+    def upto(self, step: int) -> Curve:
+        kept = Curve(tuple(self.columns))
+        kept.rows = [row for row in self.rows if row[0] <= step]
+        return kept
+
+    def after(self, step: int) -> list[list]:
+        """Rows behind a step, as many as are shown."""
+        return thinned([row for row in self.rows if row[0] > step])
+
+
+def thinned(points: list[list], most: int = POINTS) -> list[list]:
+    """At most so many, evenly taken, the last one always among them."""
+    if len(points) <= most:
+        return points
+    stride = -(-len(points) // (most - 1))
+    return points[:-1:stride] + points[-1:]
+
+
+def lines(path: pathlib.Path) -> Iterator[dict]:
+    """The whole lines of a file of JSON, without what a cut-off process left behind."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            found = json.loads(line)
+            if isinstance(found, dict) and isinstance(found.get("step"), int):
+                yield found

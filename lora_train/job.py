@@ -188,6 +188,9 @@ class Place:
     gradient_checkpointing: bool = knob(
         False, "Keep less for the backward pass and compute it again: less memory, about a quarter slower.",
         group="memory")  # fmt: skip
+    park_on_pause: bool = knob(
+        True, "Move adapters, optimizer and cached captions into the computer's memory for a pause, so that "
+        "all of the card is free for pictures.", group="memory")  # fmt: skip
     resume: pathlib.Path | None = knob(None, "State folder to go on from.", group="time", place=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -235,9 +235,10 @@ class Tiny:
         self.parked.append(part)
 
     @contextlib.contextmanager
-    def given_back(self) -> Iterator[None]:
+    def given_back(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
         self.pauses += 1
         yield
+        waiting()
 
 
 class TinyHost:
@@ -247,7 +248,10 @@ class TinyHost:
         self.folders = Folders(folder / "loras", folder / "desk")
 
     @contextlib.contextmanager
-    def borrow(self, model: Model, *, device: str, precision: str) -> Iterator[Tiny]:
+    def borrow(
+        self, model: Model, *, device: str, precision: str, waiting: Callable[[], None] = lambda: None
+    ) -> Iterator[Tiny]:
+        waiting()
         dtypes = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         yield Tiny("v" if model.v_parameterization else "epsilon", dtypes[precision])
 

@@ -7,6 +7,10 @@ import threading
 from collections.abc import Iterator
 
 
+class Ended(Exception):
+    """Asked to stop while there is nothing to do that could be stopped."""
+
+
 class Control:
     """Wishes, from any thread. A stop is for good; the rest is taken back or done once."""
 
@@ -44,6 +48,11 @@ class Control:
         with self.changed:
             self._sample = True
             self.changed.notify_all()
+
+    def heed(self) -> None:
+        """Raises Ended: a stop is asked for."""
+        if self.stopping:
+            raise Ended
 
     @property
     def asked(self) -> bool:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import pathlib
+import random
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from PIL import PngImagePlugin
 
+from lora_train.prompts import Prompt, defaults, read_prompts
 from lora_train.run.control import Control
 from lora_train.run.store import RunStore, Unwritable, whole
 from lora_train.train.events import Progress, Watcher
@@ -19,11 +22,13 @@ from lora_train.train.events import Progress, Watcher
 if TYPE_CHECKING:
     from PIL import Image
 
-    from lora_train.job import Output
-    from lora_train.prompts import Prompt
+    from lora_train.data.folder import Planned
+    from lora_train.job import Job, Output
     from lora_train.run.trackers import Tracker
 
 Draw = Callable[["Prompt"], "Image.Image"]
+
+FEW = 1000  # captions that are looked at for two to draw
 
 log = logging.getLogger(__name__)
 
@@ -126,3 +131,19 @@ class Samples(Watcher):
                 file.write(json.dumps(line) + "\n")
         for watcher in self.others:
             watcher.sampled(progress, line)
+
+
+def wanted(job: Job, output: Output, planned: Planned) -> list[Prompt]:
+    """What is drawn while training, by itself or when asked: the file's prompts, or where there is none the
+    trigger word and two captions."""
+    if output.sample_prompts is not None:
+        return read_prompts(output.sample_prompts, output.sample_sampler)
+    rules, unused = planned.sources[0].dataset, random.Random(0)
+    spoken = (item.subset.apply(item.caption, unused) for item in planned.items if not item.subset.is_reg)
+    size = rules.resolution.width, rules.resolution.height
+    return defaults(
+        planned.items[0].subset.call,
+        [*itertools.islice(spoken, FEW)],
+        size,
+        weighted=job.model.weighted_captions,
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import logging
 import pathlib
 import random
@@ -25,21 +24,23 @@ from lora_train.errors import Mistake
 from lora_train.host import Host, Lent
 from lora_train.job import Job, Output, Place, written
 from lora_train.knobs import flat, settings
-from lora_train.prompts import Prompt, defaults, read_prompts
+from lora_train.prompts import Prompt
 from lora_train.run.caches import Caches
-from lora_train.run.control import Control
+from lora_train.run.control import Control, Ended
 from lora_train.run.draw import Wardrobe, noted
 from lora_train.run.metadata import Facts, metadata
 from lora_train.run.refusals import refusals
-from lora_train.run.samples import Samples
+from lora_train.run.samples import Samples, wanted
 from lora_train.run.store import RunStore, State, optimizer_state, restore_optimizer
 from lora_train.run.trackers import trackers
 from lora_train.run.watchers import Metrics, Saves
 from lora_train.train.arithmetic import quick
 from lora_train.train.events import Progress, Watcher
+from lora_train.train.finite import Guard
 from lora_train.train.learner import Learner, scaler
 from lora_train.train.loop import train
 from lora_train.train.parallel import Team, team
+from lora_train.train.parked import parked
 from lora_train.train.recompute import recomputed
 from lora_train.values import plain
 
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-FEW = 1000  # captions that are looked at for two to draw
+WAITING = "waiting for the model"
 LONGER = ("training.max_train_steps", "training.max_train_epochs")  # may differ from those of a resumed state
 
 
@@ -91,12 +92,12 @@ def run(
         together = job.training.gradient_accumulation_steps * crew.world
         count = numbers(planned, together)
         steps = job.training.steps(count.steps)
-        prompts = _prompts(job, output, planned)
+        prompts = wanted(job, output, planned)
         log.info(arithmetic(planned, steps, together))
-        tell(watchers, "waiting for the model")
-        with host.borrow(job.model, device=place.device, precision=job.training.mixed_precision) as lent:
-            if control.stopping:
-                raise Ended
+        tell(watchers, WAITING)
+        precision = job.training.mixed_precision
+        with host.borrow(job.model, device=place.device, precision=precision, waiting=control.heed) as lent:
+            control.heed()
             session = Session(job, output, place, store, lent, planned, Progress(steps, count.steps), crew)
             session.control, session.others = control, watchers
             with session.attached() as learner:
@@ -104,29 +105,9 @@ def run(
             return session.outcome()
 
 
-class Ended(Exception):
-    """Asked to stop before there was anything to save."""
-
-
 def tell(watchers: Sequence[Watcher], what: str, done: int = 0, of: int = 0) -> None:
     for watcher in watchers:
         watcher.preparing(what, done, of)
-
-
-def _prompts(job: Job, output: Output, planned: Planned) -> list[Prompt]:
-    """What is drawn while training, by itself or when asked: the file's prompts, or where there is none the
-    trigger word and two captions."""
-    if output.sample_prompts is not None:
-        return read_prompts(output.sample_prompts, output.sample_sampler)
-    rules, unused = planned.sources[0].dataset, random.Random(0)
-    spoken = (item.subset.apply(item.caption, unused) for item in planned.items if not item.subset.is_reg)
-    size = rules.resolution.width, rules.resolution.height
-    return defaults(
-        planned.items[0].subset.call,
-        [*itertools.islice(spoken, FEW)],
-        size,
-        weighted=job.model.weighted_captions,
-    )
 
 
 def settled(job: Job, resumed: State | None) -> Job:
@@ -178,6 +159,8 @@ class Session:
         self.wardrobe = Wardrobe(lent, [output.output_dir])
         self.session = random.SystemRandom().randrange(2**32)
         self.control, self.others = Control(), ()
+        self.caches: Caches | None = None
+        self.guard: Guard | None = None
         self.on = contextlib.ExitStack()  # what of ours is on the model
 
     @contextlib.contextmanager
@@ -211,20 +194,42 @@ class Session:
             self.samples.now(progress)
 
     def rest(self, progress: Progress | None = None) -> None:
-        """Until a person says go on, or stop."""
-        control = self.control
+        """Until a person says go on, or stop; after a stop the model is left with whoever has it."""
         if progress:  # a person may end the program now
             self.saves.keep(progress)
         self.on.close()
-        with self.lent.given_back(), control.rest():
-            while control.paused and not control.stopping:
-                if progress and control.take_save():
-                    self.saves.now(progress)
-                control.wait(1.0)
+        try:
+            with parked(*self.held()), self.lent.given_back(self.waiting):
+                self.idle(progress)
+        except Ended:
+            if progress is None:
+                raise
+            return  # what there is to save needs no model
+        tell(self.others, "")
         layers = self.lent.layers()
         for network in (self.network, *self.wardrobe.networks.values()):
             network.move(layers)
         self.attach()
+
+    def idle(self, progress: Progress | None) -> None:
+        control = self.control
+        with control.rest():
+            while control.paused and not control.stopping:
+                if progress and control.take_save():
+                    self.saves.now(progress)
+                control.wait(1.0)
+
+    def waiting(self) -> None:
+        """Told while another has the model that a pause gave back."""
+        tell(self.others, WAITING)
+        self.control.heed()
+
+    def held(self) -> list[object]:
+        """What lies beside the model on its device, and has to leave it in a pause."""
+        if not self.place.park_on_pause:
+            return []
+        made = self.caches and self.caches.made
+        return [self.learner, self.guard, made, [*self.wardrobe.networks.values()]]
 
     def train(self, learner: Learner, prompts: Sequence[Prompt], resumed: State | None) -> None:
         """Everything between a model that is lent and a file that is written."""
@@ -238,21 +243,15 @@ class Session:
         if crew.first:
             self.store.write_job(written(job, self.output, self.place))
             seen += self.others
+        self.guard = Guard(learner)
         train(
-            learner,
-            self.lent,
-            batches,
-            training=job.training,
-            lr=job.lr,
-            watchers=seen,
-            control=self.control,
-            between=self.between,
-            team=crew,
-        )
+            learner, self.lent, batches, training=job.training, lr=job.lr, watchers=seen,
+            control=self.control, between=self.between, team=crew, guard=self.guard)  # fmt: skip
 
     def batches(self) -> Batches:
         training = self.job.training
-        caches = Caches(self.job, self.place, self.store, self.lent, self.planned, self.crew, self.cached)
+        self.caches = caches = Caches(
+            self.job, self.place, self.store, self.lent, self.planned, self.crew, self.cached)  # fmt: skip
         latents, parts = caches.latents(), self.network.parts()
         conds = None if any(params for part, params in parts.items() if part != "unet") else caches.conds()
         return Batches(
@@ -262,9 +261,10 @@ class Session:
     def cached(self, what: str, done: int, of: int) -> None:
         """Told while latents and conds are made; a stop is a stop here too, and a pause is one."""
         tell(self.others, what, done, of)
-        if self.control.stopping and self.crew.world == 1:
-            raise Ended
-        if self.control.paused and self.crew.world == 1:
+        if self.crew.world > 1:
+            return
+        self.control.heed()
+        if self.control.paused:
             self.rest()
 
     def watchers(self, prompts: Sequence[Prompt]) -> list[Watcher]:

@@ -82,6 +82,7 @@ def train(  # noqa: PLR0913 (where all of a run meets)
     control: Control | None = None,
     between: Callable[[Progress], None] = lambda _: None,
     team: Team = Team(),  # noqa: B008 (a process by itself has no state)
+    guard: Guard | None = None,
 ) -> None:
     """Go on from `learner.progress.step` to its last step, or until `control` says stop after a step.
 
@@ -91,7 +92,7 @@ def train(  # noqa: PLR0913 (where all of a run meets)
     Raises:
         Ruined: too many steps were not finite; watchers are told of a stop, at the last good state.
     """
-    p, numbers = learner.progress, _Numbers(learner, watchers, behind(lent.device))
+    p, numbers = learner.progress, _Numbers(guard or Guard(learner), watchers, behind(lent.device))
     p.first, error, control = p.step, None, control or Control()
     for watcher in watchers:
         watcher.started(p)
@@ -139,8 +140,8 @@ def behind(device: torch.device) -> int:
 class _Numbers:
     """Losses and norms of steps, which are judged and shown to the watchers once they are there."""
 
-    def __init__(self, learner: Learner, watchers: Sequence[Watcher], lag: int):
-        self.guard, self.watchers, self.lag = Guard(learner), watchers, lag
+    def __init__(self, guard: Guard, watchers: Sequence[Watcher], lag: int):
+        self.guard, self.watchers, self.lag = guard, watchers, lag
         self.waiting: collections.deque[_Step] = collections.deque()
 
     def take(self, step: _Step) -> None:

@@ -33,7 +33,7 @@ class Host(TinyHost):
 
     fails = None
 
-    def borrow(self, model, *, device, precision):
+    def borrow(self, model, *, device, precision, waiting=None):
         if self.fails:
             raise self.fails
         return contextlib.nullcontext(Slow())

@@ -115,7 +115,7 @@ def test_cached_latents_are_the_same_in_memory_and_on_disk_and_made_once(trained
             return super().encode_images(pixels, draws)
 
     class Host(TinyHost):
-        def borrow(self, model, *, device, precision):
+        def borrow(self, model, *, device, precision, waiting=None):
             return contextlib.nullcontext(Counting())
 
     memory = trained("a", host=Host())
@@ -241,7 +241,7 @@ def test_an_error_in_the_run_leaves_the_model_as_it_was(trained):
     dicts = [sorted(vars(m)) for net in lent.parts.values() for m in net.modules()]
 
     class Host(TinyHost):
-        def borrow(self, model, *, device, precision):
+        def borrow(self, model, *, device, precision, waiting=None):
             return contextlib.nullcontext(lent)
 
     with pytest.raises(RuntimeError, match="full"):

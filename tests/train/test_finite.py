@@ -48,7 +48,7 @@ class FailingHost(TinyHost):
         self.how, self.when = how, when
 
     @contextlib.contextmanager
-    def borrow(self, model, *, device, precision):
+    def borrow(self, model, *, device, precision, waiting=None):
         lent = Failing()
         lent.how, lent.when = self.how, self.when
         yield lent

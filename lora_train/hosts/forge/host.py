@@ -29,7 +29,9 @@ class ForgeHost:
     def folders(self) -> Folders:
         return self._folders()
 
-    def borrow(self, model: Model, *, device: str, precision: str) -> contextlib.AbstractContextManager:
+    def borrow(
+        self, model: Model, *, device: str, precision: str, waiting: Callable[[], None] = lambda: None
+    ) -> contextlib.AbstractContextManager:
         raise Mistake(self.reason)
 
     def header(self) -> dict[str, object]:

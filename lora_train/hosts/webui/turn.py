@@ -6,7 +6,8 @@ import contextlib
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ASKED = 0.5  # seconds between two questions whether to wait on
 CHECKPOINT = "model.pretrained_model_name_or_path"
 STATE = (
     "skipped", "interrupted", "stopping_generation", "job", "job_no", "job_count", "job_timestamp",
@@ -27,13 +29,18 @@ STATE = (
 
 
 @contextlib.contextmanager
-def turn() -> Iterator[None]:
-    """Nobody generates, and no checkpoint is changed, inside `with`."""
+def turn(waiting: Callable[[], None]) -> Iterator[None]:
+    """Nobody generates, and no checkpoint is changed, inside `with`.
+
+    Args:
+        waiting: see `lora_train.host.Host.borrow`.
+    """
     from modules import call_queue, shared
 
+    waiting()
     if not call_queue.queue_lock.acquire(blocking=False):
         log.info("Waiting for the WebUI: %s", shared.state.job or "another job has the model")
-        call_queue.queue_lock.acquire()
+        Place(call_queue.queue_lock).wait(waiting)
     try:
         loaded()
         with state():
@@ -45,6 +52,39 @@ def turn() -> Iterator[None]:
                 shared.state.end()
     finally:
         call_queue.queue_lock.release()
+
+
+class Place:
+    """A place in the row of those who wait for a lock, that can be given up.
+
+    The WebUI's lock lets go of nobody who waits, and hands itself on in the order they came. So a thread
+    waits there in our stead, and hands it on at once where we have left.
+    """
+
+    def __init__(self, lock: threading.Lock):
+        self.lock, self.leaving = lock, threading.Lock()
+        self.came, self.left = threading.Event(), False
+        threading.Thread(target=self._stand, name="lora_train turn", daemon=True).start()
+
+    def _stand(self) -> None:
+        self.lock.acquire()
+        with self.leaving:
+            if self.left:
+                self.lock.release()
+            else:
+                self.came.set()
+
+    def wait(self, waiting: Callable[[], None]) -> None:
+        """Until the lock is ours, unless `waiting` raises."""
+        try:
+            while not self.came.wait(ASKED):
+                waiting()
+        except BaseException:
+            with self.leaving:
+                self.left = True
+                if self.came.is_set():
+                    self.lock.release()
+            raise
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ from unittest import mock
 import torch
 from torch import nn
 
+from tests.hosts.standin import tower
+
 
 def _identity(x):
     return x
@@ -25,7 +27,7 @@ ABSENT = {  # packages that ldm imports, and the names it takes from them
     "torchvision.utils": {"make_grid": _identity},
     "omegaconf": {"ListConfig": list},
     "omegaconf.listconfig": {"ListConfig": list},
-    "open_clip": {},
+    "open_clip": {"create_model_and_transforms": tower.create_model_and_transforms},
 }
 
 
@@ -71,7 +73,8 @@ def text_model(version: str) -> nn.Module:
 
 
 def instantiate(config: dict) -> nn.Module:
-    """As the WebUI does: the text encoder's weights come from the checkpoint, so none are looked for."""
+    """As the WebUI does: the text encoders' weights come from the checkpoint, so none are looked for."""
+    import sgm
     from ldm.modules.encoders import modules
     from ldm.util import instantiate_from_config
 
@@ -81,6 +84,6 @@ def instantiate(config: dict) -> nn.Module:
         torch.random.fork_rng(devices=[]),
         contextlib.redirect_stdout(None),
     ):
-        params = config["params"]["cond_stage_config"]["params"]
-        params["device"] = "cpu"
-        return instantiate_from_config(config)
+        if "cond_stage_config" in config["params"]:
+            config["params"]["cond_stage_config"]["params"]["device"] = "cpu"
+        return instantiate_from_config(sgm.here(config))

@@ -11,18 +11,19 @@ from collections.abc import Iterator
 
 import torch
 
+from tests.hosts import tiny_checkpoints
 from tests.hosts.standin import encoder
 
 SITE = pathlib.Path(__file__).with_name("site")
 DEMO = pathlib.Path(__file__).parents[3] / "demo" / "checkpoint"
-OURS = ("modules", "networks", "ldm")  # top-level names that come and go
+OURS = ("modules", "networks", "ldm", "sgm")  # top-level names that come and go
 
 
 class World:
-    """A WebUI with the demo checkpoint loaded."""
+    """A WebUI with the demo checkpoint loaded, or a small one of another family."""
 
-    def __init__(self, folder: pathlib.Path):
-        self.folder = folder
+    def __init__(self, folder: pathlib.Path, family: str):
+        self.folder, self.family = folder, family
         self.loras, self.checkpoints = folder / "models" / "Lora", folder / "models" / "Stable-diffusion"
 
     def __getattr__(self, name: str) -> types.ModuleType:
@@ -33,20 +34,22 @@ class World:
         return self.shared.sd_model
 
     def checkpoint(self, name: str, scale: float | None = None) -> pathlib.Path:
-        """The demo under another name, with its UNet's output scaled if asked; listed."""
+        """The model under another name, with its UNet's output scaled if asked; listed."""
         from safetensors.torch import load_file, save_file
 
         path = self.checkpoints / f"{name}.safetensors"
-        if scale is None:
+        if self.family == "sd1":
             path.write_bytes((DEMO / "demo.safetensors").read_bytes())
+            config = (DEMO / "demo.yaml").read_text(encoding="utf-8")
+            path.with_suffix(".yaml").write_text(
+                config.replace("demo_clip", str(DEMO / "demo_clip")), encoding="utf-8"
+            )
         else:
-            tensors = load_file(DEMO / "demo.safetensors")
+            tiny_checkpoints.write(path, self.family)
+        if scale is not None:
+            tensors = load_file(path)
             tensors["model.diffusion_model.out.2.weight"] *= scale
             save_file(tensors, path)
-        config = (DEMO / "demo.yaml").read_text(encoding="utf-8")
-        path.with_suffix(".yaml").write_text(
-            config.replace("demo_clip", str(DEMO / "demo_clip")), encoding="utf-8"
-        )
         self.sd_models.list_models()
         return path
 
@@ -70,10 +73,13 @@ class World:
 
 
 @contextlib.contextmanager
-def world(folder: pathlib.Path, *, half: bool = False, fp8: bool = False, **flags: object) -> Iterator[World]:
-    """A WebUI of its own: fresh modules, patched classes, the demo loaded; all of it gone afterwards.
+def world(
+    folder: pathlib.Path, *, family: str = "sd1", half: bool = False, fp8: bool = False, **flags: object
+) -> Iterator[World]:
+    """A WebUI of its own: fresh modules, patched classes, a model loaded; all of it gone afterwards.
 
     Args:
+        family: "sd1", the demo, or a family of `tests.hosts.tiny_checkpoints`.
         half: the model in half precision; bfloat16, as there is no card.
         flags: of the command line, such as medvram=True.
     """
@@ -83,7 +89,7 @@ def world(folder: pathlib.Path, *, half: bool = False, fp8: bool = False, **flag
     sys.path.insert(0, str(SITE))
     try:
         sys.modules.update(encoder.imported())
-        yield from _started(World(folder), half, fp8, flags)
+        yield from _started(World(folder, family), half, fp8, flags)
     finally:
         sys.path.remove(str(SITE))
         for name in [name for name in sys.modules if name.split(".")[0] in OURS]:
@@ -110,7 +116,7 @@ def _started(made: World, half: bool, fp8: bool, flags: dict) -> Iterator[World]
         shared.opts.data["fp8_storage"] = "Enable"
     networks = importlib.import_module("networks")
     made.script_callbacks.on_model_loaded(networks.assign_network_names_to_compvis_modules)
-    made.checkpoint("demo")
+    made.checkpoint("demo" if made.family == "sd1" else f"tiny_{made.family}")
     networks.install()
     try:
         made.sd_models.load_model()
@@ -118,6 +124,8 @@ def _started(made: World, half: bool, fp8: bool, flags: dict) -> Iterator[World]
     finally:
         networks.uninstall()
         made.sd_hijack.undo_optimizations()
+        for path in made.checkpoints.glob("*.safetensors"):
+            path.unlink()  # tens of megabytes each, and pytest keeps folders
 
 
 def _norms_as_on_a_card() -> None:

@@ -16,7 +16,8 @@ def send_everything_to_cpu():
 
 
 def is_needed(sd_model):
-    return shared.cmd_opts.lowvram or shared.cmd_opts.medvram
+    flags = shared.cmd_opts
+    return flags.lowvram or flags.medvram or flags.medvram_sdxl and hasattr(sd_model, "conditioner")
 
 
 def is_enabled(sd_model):
@@ -31,11 +32,21 @@ def apply(sd_model):
         sd_model.lowvram = False
 
 
+def _texts(sd_model):
+    """What of the text encoders brings itself onto the card, and what comes instead of it."""
+    if hasattr(sd_model, "conditioner"):
+        return [(sd_model.conditioner, None)]
+    text = sd_model.cond_stage_model
+    if hasattr(text, "model"):
+        return [(text.model, text), (text.model.token_embedding, text)]
+    return [(text.transformer, text)]
+
+
 def setup_for_low_vram(sd_model, use_medvram):
     if getattr(sd_model, "lowvram", False):
         return
     sd_model.lowvram = True
-    vae, text, parents = sd_model.first_stage_model, sd_model.cond_stage_model.transformer, {}
+    vae, parents = sd_model.first_stage_model, {}
 
     def onto_card(module, _=None):
         global module_in_gpu
@@ -54,10 +65,12 @@ def setup_for_low_vram(sd_model, use_medvram):
 
         return first
 
-    text.register_forward_pre_hook(onto_card)
+    for module, parent in _texts(sd_model):
+        module.register_forward_pre_hook(onto_card)
+        if parent is not None:
+            parents[module] = parent
     vae.register_forward_pre_hook(onto_card)
     vae.encode, vae.decode = wrapped(vae.encode), wrapped(vae.decode)
-    parents[text.text_model] = text
     if use_medvram:
         sd_model.model.register_forward_pre_hook(onto_card)
         return

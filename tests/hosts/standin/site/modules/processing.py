@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from modules import devices, extra_networks, sd_hijack, sd_models, sd_samplers, sd_unet, shared
+from modules.prompt_parser import SdConditioning
 from modules.sd_samplers_common import decode_first_stage
 from modules.shared import opts, state
 
@@ -37,12 +38,14 @@ class StableDiffusionProcessing:
         return shared.sd_model
 
     def setup_conds(self, prompt, networks):
+        size = {"width": self.width, "height": self.height}
         for mine, text, cache in (("uc", self.negative_prompt, self.cached_uc), ("c", prompt, self.cached_c)):
             key = (text, self.steps, opts.CLIP_stop_at_last_layers, shared.sd_model.sd_checkpoint_info,
                    str(networks), self.width, self.height, opts.emphasis)  # fmt: skip
             if cache[0] != key:
                 with devices.autocast():
-                    cache[:] = key, shared.sd_model.get_learned_conditioning([text])
+                    told = SdConditioning([text], is_negative_prompt=mine == "uc", **size)
+                    cache[:] = key, shared.sd_model.get_learned_conditioning(told)
             setattr(self, mine, cache[1])
 
     def close(self):

@@ -3,15 +3,21 @@
 import types
 
 import ldm.modules.attention
+import sgm
 import torch
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import nn
 
-from modules import sd_hijack_clip, sd_hijack_optimizations, sd_unet
+from modules import sd_hijack_clip, sd_hijack_open_clip, sd_hijack_optimizations, sd_unet
 from modules.shared import opts
 
 plain_forward = ldm.modules.attention.CrossAttention.forward
-plain_unet_forward = UNetModel.forward
+plain_unet_forwards = {kind: kind.forward for kind in (UNetModel, sgm.UNetModel)}
+WRAPPERS = {  # by the class of a text encoder
+    "FrozenCLIPEmbedder": sd_hijack_clip.FrozenCLIPEmbedderWithCustomWords,
+    "FrozenOpenCLIPEmbedder": sd_hijack_open_clip.FrozenOpenCLIPEmbedderWithCustomWords,
+    "FrozenOpenCLIPEmbedder2": sd_hijack_open_clip.FrozenOpenCLIPEmbedder2WithCustomWords,
+}
 optimizers = sd_hijack_optimizations.ALL
 current_optimizer = None
 
@@ -57,6 +63,17 @@ class EmbeddingDatabase:
         pass
 
 
+def _words(text):
+    """What holds an encoder's token_embedding."""
+    return text.model if hasattr(text, "model") else text.transformer.text_model.embeddings
+
+
+def _unwrapped(embedder):
+    holder = _words(embedder.wrapped)
+    holder.token_embedding = holder.token_embedding.wrapped
+    return embedder.wrapped
+
+
 def _weighted_forward(model, *args, **kwargs):
     return model.forward(*args, **kwargs)
 
@@ -70,21 +87,40 @@ class StableDiffusionModelHijack:
     def apply_optimizations(self, option=None):
         self.optimization_method = apply_optimizations(option)
 
+    def _wrapped(self, text, sdxl):
+        """The encoder in the class that reads prompts of any length, and its words in theirs."""
+        holder, kind = _words(text), WRAPPERS[type(text).__name__]
+        if sdxl and kind is sd_hijack_clip.FrozenCLIPEmbedderWithCustomWords:
+            kind = sd_hijack_clip.FrozenCLIPEmbedderForSDXLWithCustomWords
+        key = "clip_g" if type(text).__name__.endswith("2") else "clip_l"
+        holder.token_embedding = EmbeddingsWithFixes(holder.token_embedding, self, key)
+        return kind(text, self)
+
     def hijack(self, m):
-        embeddings = m.cond_stage_model.transformer.text_model.embeddings
-        embeddings.token_embedding = EmbeddingsWithFixes(embeddings.token_embedding, self)
-        m.cond_stage_model = sd_hijack_clip.FrozenCLIPEmbedderWithCustomWords(m.cond_stage_model, self)
+        if hasattr(m, "conditioner"):
+            for i, embedder in enumerate(m.conditioner.embedders):
+                if type(embedder).__name__ in WRAPPERS:
+                    m.conditioner.embedders[i] = self._wrapped(embedder, sdxl=True)
+            m.cond_stage_model = m.conditioner
+        else:
+            m.cond_stage_model = self._wrapped(m.cond_stage_model, sdxl=False)
         m.weighted_forward = types.MethodType(_weighted_forward, m)
-        UNetModel.forward = sd_unet.create_unet_forward(plain_unet_forward)
+        for kind, plain in plain_unet_forwards.items():
+            kind.forward = sd_unet.create_unet_forward(plain)
         self.apply_optimizations()
         self.clip, self.layers = m.cond_stage_model, list(m.modules())
 
     def undo_hijack(self, m):
-        m.cond_stage_model = m.cond_stage_model.wrapped
-        embeddings = m.cond_stage_model.transformer.text_model.embeddings
-        embeddings.token_embedding = embeddings.token_embedding.wrapped
+        if hasattr(m, "conditioner"):
+            for i, embedder in enumerate(m.conditioner.embedders):
+                if hasattr(embedder, "wrapped"):
+                    m.conditioner.embedders[i] = _unwrapped(embedder)
+            del m.cond_stage_model
+        else:
+            m.cond_stage_model = _unwrapped(m.cond_stage_model)
         undo_optimizations()
-        UNetModel.forward = plain_unet_forward
+        for kind, plain in plain_unet_forwards.items():
+            kind.forward = plain
         del m.weighted_forward
         self.apply_circular(False)
         self.layers = self.clip = None

@@ -14,19 +14,15 @@ class PromptChunk:
         self.tokens, self.multipliers, self.fixes = list(tokens), list(multipliers), list(fixes)
 
 
-class FrozenCLIPEmbedderWithCustomWords(nn.Module):
+class FrozenCLIPEmbedderWithCustomWordsBase(nn.Module):
     chunk_length = 75
 
     def __init__(self, wrapped, hijack):
         super().__init__()
-        self.hijack, self.wrapped, self.tokenizer = hijack, wrapped, wrapped.tokenizer
-        self.is_trainable, self.input_key, self.return_pooled = False, "txt", False
-        self.id_start, self.id_end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        self.id_pad = self.id_end
-        self.comma_token = self.tokenizer.get_vocab()[",</w>"]
-
-    def tokenize(self, texts):
-        return self.wrapped.tokenizer(texts, truncation=False, add_special_tokens=False)["input_ids"]
+        self.hijack, self.wrapped, self.legacy_ucg_val = hijack, wrapped, None
+        self.is_trainable = getattr(wrapped, "is_trainable", False)
+        self.input_key = getattr(wrapped, "input_key", "txt")
+        self.return_pooled = getattr(wrapped, "return_pooled", False)
 
     def get_target_prompt_token_count(self, token_count):
         return math.ceil(max(token_count, 1) / self.chunk_length) * self.chunk_length
@@ -76,16 +72,35 @@ class FrozenCLIPEmbedderWithCustomWords(nn.Module):
             chunks = [line[i] if i < len(line) else empty for line in lines]
             self.hijack.fixes = [chunk.fixes for chunk in chunks]
             found.append(self.process_tokens([c.tokens for c in chunks], [c.multipliers for c in chunks]))
-        return torch.hstack(found)
+        return (torch.hstack(found), found[0].pooled) if self.return_pooled else torch.hstack(found)
 
     def process_tokens(self, tokens, multipliers):
-        z = self.encode_with_transformers(torch.asarray(tokens).to(devices.device))
+        read = torch.asarray(tokens).to(devices.device)
+        if self.id_end != self.id_pad:
+            for row, of_row in zip(read, tokens, strict=True):
+                row[of_row.index(self.id_end) + 1 :] = self.id_pad
+        z = self.encode_with_transformers(read)
+        pooled = getattr(z, "pooled", None)
         if opts.emphasis in ("Original", "No norm"):
             mean = z.mean()
             z = z * torch.asarray(multipliers).to(devices.device)[..., None].expand(z.shape)
             if opts.emphasis == "Original":
                 z = z * (mean / z.mean())
+        if pooled is not None:
+            z.pooled = pooled
         return z
+
+
+class FrozenCLIPEmbedderWithCustomWords(FrozenCLIPEmbedderWithCustomWordsBase):
+    def __init__(self, wrapped, hijack):
+        super().__init__(wrapped, hijack)
+        self.tokenizer = wrapped.tokenizer
+        self.id_start, self.id_end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        self.id_pad = self.id_end
+        self.comma_token = self.tokenizer.get_vocab()[",</w>"]
+
+    def tokenize(self, texts):
+        return self.wrapped.tokenizer(texts, truncation=False, add_special_tokens=False)["input_ids"]
 
     def encode_with_transformers(self, tokens):
         skip, transformer = opts.CLIP_stop_at_last_layers, self.wrapped.transformer
@@ -93,3 +108,12 @@ class FrozenCLIPEmbedderWithCustomWords(nn.Module):
         if skip > 1:
             return transformer.text_model.final_layer_norm(outputs.hidden_states[-skip])
         return outputs.last_hidden_state
+
+
+class FrozenCLIPEmbedderForSDXLWithCustomWords(FrozenCLIPEmbedderWithCustomWords):
+    """Clip skip is the config's, unless the settings say otherwise, and no norm comes after it."""
+
+    def encode_with_transformers(self, tokens):
+        outputs = self.wrapped.transformer(input_ids=tokens, output_hidden_states=True)
+        layer = -opts.CLIP_stop_at_last_layers if opts.sdxl_clip_l_skip else self.wrapped.layer_idx
+        return outputs.hidden_states[layer]

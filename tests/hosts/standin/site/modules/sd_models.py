@@ -9,7 +9,17 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from modules import devices, hashes, lowvram, paths, script_callbacks, sd_hijack, sd_unet, shared
+from modules import (
+    devices,
+    hashes,
+    lowvram,
+    paths,
+    script_callbacks,
+    sd_hijack,
+    sd_models_xl,
+    sd_unet,
+    shared,
+)
 from tests.hosts.standin import encoder
 
 checkpoints_list, checkpoint_aliases, checkpoints_loaded = {}, {}, collections.OrderedDict()
@@ -108,13 +118,24 @@ def load_model(checkpoint_info=None, already_loaded_state_dict=None):
     return model
 
 
+def set_model_type(model):
+    for flag in ("is_sd1", "is_sd2", "is_sdxl", "is_ssd", "is_sd3"):
+        setattr(model, flag, False)
+    if hasattr(model, "conditioner"):
+        model.is_sdxl = True
+        sd_models_xl.extend_sdxl(model)
+    elif hasattr(model.cond_stage_model, "model"):
+        model.is_sd2 = True
+    else:
+        model.is_sd1 = True
+    model.latent_channels = 4
+
+
 def load_model_weights(model, checkpoint_info, state_dict=None, timer=None):
     loads.append(checkpoint_info.name)
     shared.opts.data["sd_model_checkpoint"] = checkpoint_info.title
+    set_model_type(model)
     model.load_state_dict(state_dict or read_state_dict(checkpoint_info.filename), strict=False)
-    for flag in ("is_sd2", "is_sdxl", "is_ssd", "is_sd3"):
-        setattr(model, flag, False)
-    model.is_sd1, model.latent_channels = True, 4
     alphas, model.alphas_cumprod = model.alphas_cumprod, None
     model.to(devices.dtype_unet)
     model.alphas_cumprod = model.alphas_cumprod_original = alphas.float()

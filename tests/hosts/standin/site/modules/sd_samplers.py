@@ -25,13 +25,29 @@ class Guided:
 
     def derivative(self, x, t, sigma):
         """Prompts of different lengths go through the model one after the other."""
-        x, conds = (x / (sigma**2 + 1).sqrt()).to(devices.dtype_unet), (self.p.uc, self.p.c)
-        if conds[0].shape == conds[1].shape:
-            found = self.model.apply_model(torch.cat([x, x]), t.repeat(2 * len(x)), torch.cat(conds))
+        scale = (sigma**2 + 1).sqrt()
+        given, conds = (x / scale).to(devices.dtype_unet), (self.p.uc, self.p.c)
+        shapes = [_shape(cond) for cond in conds]
+        if shapes[0] == shapes[1]:
+            both = torch.cat([given, given])
+            found = self.model.apply_model(both, t.repeat(len(both)), _joined(conds))
         else:
-            found = torch.cat([self.model.apply_model(x, t.repeat(len(x)), cond) for cond in conds])
-        without, given = found.float().chunk(2)
-        return without + self.p.cfg_scale * (given - without)
+            times = t.repeat(len(given))
+            found = torch.cat([self.model.apply_model(given, times, cond) for cond in conds])
+        if self.model.parameterization == "v":  # the noise is what is left of x without the picture in it
+            found = found.float() / scale + x.repeat(2, 1, 1, 1) * sigma / scale**2
+        without, prompted = found.float().chunk(2)
+        return without + self.p.cfg_scale * (prompted - without)
+
+
+def _shape(cond):
+    return cond["crossattn"].shape if isinstance(cond, dict) else cond.shape
+
+
+def _joined(conds):
+    if isinstance(conds[0], dict):
+        return {key: torch.cat([cond[key] for cond in conds]) for key in conds[0]}
+    return torch.cat(conds)
 
 
 def sample(p, x):

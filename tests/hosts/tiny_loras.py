@@ -8,7 +8,7 @@ import pathlib
 import torch
 from safetensors.torch import save_file
 
-from tests.hosts import tiny
+from tests.hosts import tiny_checkpoints as tiny
 
 CLIP = {  # a layer of Hugging Face's, with its shape in widths
     "self_attn_q_proj": (1, 1), "self_attn_k_proj": (1, 1), "self_attn_v_proj": (1, 1),

@@ -88,26 +88,39 @@ class TestOutOfMemory:
         same(load_file(plain), load_file(train("again")))
 
 
+@contextlib.contextmanager
+def generation(webui):
+    """Somebody's txt2img holds the lock until `let_go` is set."""
+    begun, let_go, got = threading.Event(), threading.Event(), []
+
+    def wait(p):
+        begun.set()
+        let_go.wait(SOON)
+
+    webui.processing.before_steps.append(wait)
+    thread = threading.Thread(target=lambda: got.append(webui.picture(CAT)), daemon=True)
+    thread.start()
+    assert begun.wait(SOON)
+    webui.processing.before_steps.clear()
+    try:
+        yield let_go, got
+    finally:
+        let_go.set()
+        thread.join(SOON)
+
+
+def until(true):
+    end = time.monotonic() + SOON
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 class TestALongGeneration:
     @pytest.fixture
     def generating(self, webui):
-        """Somebody's txt2img holds the lock until `let_go` is set."""
-        begun, let_go, got = threading.Event(), threading.Event(), []
-
-        def wait(p):
-            begun.set()
-            let_go.wait(SOON)
-
-        webui.processing.before_steps.append(wait)
-        thread = threading.Thread(target=lambda: got.append(webui.picture(CAT)), daemon=True)
-        thread.start()
-        assert begun.wait(SOON)
-        webui.processing.before_steps.clear()
-        try:
-            yield let_go, got
-        finally:
-            let_go.set()
-            thread.join(SOON)
+        with generation(webui) as made:
+            yield made
 
     def test_start_waits_for_it(self, webui, train, generating):
         let_go, got = generating
@@ -120,17 +133,77 @@ class TestALongGeneration:
         assert run.error is None
         assert got[0].tobytes() == webui.picture(CAT).tobytes()
 
-    def test_a_stop_meanwhile_leaves_nothing_behind(self, webui, train, generating, tmp_path):
+    def test_a_stop_meanwhile_ends_the_run_at_once_and_leaves_nothing_behind(
+        self, webui, train, generating, tmp_path
+    ):
         let_go, got = generating
-        control = Control()
+        control, row = Control(), webui.call_queue.queue_lock._pending_threads
         run = Background(train, control=control)
-        time.sleep(0.5)
+        until(lambda: row)
         control.stop()
-        let_go.set()
         run.end()
+        assert not got, "the generation still has the lock"
         assert type(run.error).__name__ == "Ended"
         assert not [*(tmp_path / "out").rglob("*.safetensors")]
-        assert got[0].tobytes() == webui.picture(CAT).tobytes()
+        let_go.set()
+        until(lambda: got and not row)
+        with untouched(webui):
+            assert got[0].tobytes() == webui.picture(CAT).tobytes()
+
+    def test_who_came_after_a_run_that_left_is_next(self, webui, train, generating):
+        let_go, got = generating
+        control, row = Control(), webui.call_queue.queue_lock._pending_threads
+        run = Background(train, control=control)
+        until(lambda: row)
+        other = threading.Thread(target=lambda: got.append(webui.picture(CAT)), daemon=True)
+        other.start()
+        until(lambda: len(row) == 2)
+        control.stop()
+        run.end()
+        let_go.set()
+        other.join(SOON)
+        assert len(got) == 2
+        assert train("after").is_file()
+
+    @pytest.mark.parametrize("save", [True, False])
+    def test_a_stop_on_the_way_back_from_a_pause_saves_without_the_model(self, webui, train, save):
+        control, told = Control(), []
+
+        class Told(Watcher):
+            def preparing(self, what, done, of):
+                told.append(what)
+
+        stopped = Control()
+        plain = train("plain", watchers=[At(2, stopped.stop)], control=stopped)
+        bare, row = webui.picture(CAT), webui.call_queue.queue_lock._pending_threads
+        run = Background(train, "paused", control=control, watchers=[At(1, control.pause), Told()])
+        until(lambda: control.resting)
+        with generation(webui) as (_, got):
+            told.clear()
+            control.go_on()
+            until(lambda: row)
+            until(lambda: told)
+            assert set(told) == {"waiting for the model"}
+            control.stop(save=save)
+            file = run.end()
+            assert run.error is None
+            assert not got
+            assert file.is_file() == save
+        assert not save or file.name == "paused-step00000002.safetensors"
+        if save:
+            same(load_file(plain), load_file(file))
+        with untouched(webui):
+            assert webui.picture(CAT).tobytes() == got[0].tobytes() == bare.tobytes()
+
+    def test_a_stop_in_a_pause_asks_for_no_model(self, webui, train):
+        """The person may have chosen another one meanwhile, which then stays."""
+        control = Control()
+        run = Background(train, control=control, watchers=[At(1, control.pause)])
+        until(lambda: control.resting)
+        with webui.call_queue.queue_lock:
+            control.stop()
+            assert run.end().is_file()
+        assert run.error is None
 
     def test_two_starts_at_once_run_one_after_the_other(self, webui, train):
         seen = []

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import nn
@@ -184,22 +184,25 @@ def _without_loras(model: nn.Module) -> Iterator[None]:
         (getattr(n, "mentioned_name", None) or n.name, n.te_multiplier, n.unet_multiplier, n.dyn_dim)
         for n in networks.loaded_networks
     ]
-    wear(model, [])
+    layers = model.network_layer_mapping
+    worn = [name for name, layer in layers.items() if getattr(layer, "network_current_names", ())]
+    wear(model, [], layers)
     try:
         yield
     finally:
         if before:
-            wear(model, before)
+            wear(model, before, worn)  # others wear them when they are next called, if they ever are
 
 
 @torch.no_grad()
-def wear(model: nn.Module, loras: list[tuple[str, float, float, int | None]]) -> None:
-    """(name, strength on text encoders, on the UNet, ranks of it) merged into the weights."""
+def wear(model: nn.Module, loras: list[tuple[str, float, float, int | None]], layers: Iterable[str]) -> None:
+    """(name, strength on text encoders, on the UNet, ranks of it) merged into the weights of `layers`."""
     networks = sys.modules["networks"]
     with torch.random.fork_rng(devices=[]):  # layers are made to hold what is read, and draw numbers first
         networks.load_networks(*([list(column) for column in zip(*loras, strict=True)] or [[]]))
-    for module in model.network_layer_mapping.values():
-        if isinstance(module, PATCHED):
+    ways_out = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+    for module in map(model.network_layer_mapping.get, layers):
+        if isinstance(module, PATCHED) and id(module) not in ways_out:  # those are their attention's, and once
             networks.network_apply_weights(module)
 
 

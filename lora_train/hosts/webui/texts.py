@@ -165,7 +165,7 @@ def pieces(attention: nn.MultiheadAttention) -> tuple[Piece, ...]:
     """In the order of PIECES."""
     width = attention.embed_dim
     rows = [slice(i * width, (i + 1) * width) for i in range(3)]
-    return tuple(Piece(attention, part) for part in (*rows, None))
+    return tuple(Piece(attention, part).eval() for part in (*rows, None))
 
 
 def attend(  # noqa: PLR0913 (nn.MultiheadAttention.forward's own parameters)

@@ -202,7 +202,7 @@ def wear(model: nn.Module, loras: list[tuple[str, float, float, int | None]], la
         networks.load_networks(*([list(column) for column in zip(*loras, strict=True)] or [[]]))
     ways_out = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     for module in map(model.network_layer_mapping.get, layers):
-        if isinstance(module, PATCHED) and id(module) not in ways_out:  # those are their attention's, and once
+        if isinstance(module, PATCHED) and id(module) not in ways_out:  # which come with theirs
             networks.network_apply_weights(module)
 
 

@@ -1,54 +1,199 @@
-"""The stand-in for the WebUI with small SD 2.x and SDXL models loaded."""
+"""The stand-in for the WebUI with small SD 2.x and SDXL models loaded: what every host has to do, and that a
+run trains all parts and leaves no trace."""
 
 import pathlib
+import threading
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+
+from lora_train import names
+from lora_train.host import Cond, Model
+from lora_train.hosts.webui.host import WebuiHost
+from lora_train.run.control import Control
+from tests.hosts import tiny_loras
+from tests.hosts.contract import Contract, T, latents
 
 for name in ("ldm", "einops", "transformers"):
     pytest.importorskip(name, reason=f"the WebUI's own model classes need {name}")
 
-from tests.hosts import tiny_loras  # noqa: E402
+from tests.hosts.standin import runs  # noqa: E402
+from tests.hosts.standin.runs import At, learns, same, untouched  # noqa: E402
 from tests.hosts.standin.world import world  # noqa: E402
 
-REAL = pathlib.Path(__file__).parent / "standin" / "real"
-FAMILIES = ("sd2", "sdxl")
+CAT, REAL = "a cat", pathlib.Path(__file__).parent / "standin" / "real"
+pictures, train = runs.pictures, runs.train
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=["sd2", "sdxl"])
 def webui(request, tmp_path_factory):
     with world(tmp_path_factory.mktemp("webui"), family=request.param) as made:
         tiny_loras.write(made.loras / f"tiny_{request.param}.safetensors", request.param)
         yield made
 
 
-@pytest.mark.parametrize("drawn", ["plain", "long", "lora"])
-def test_it_draws_as_the_webui_does(webui, drawn):
-    """v1.10.1, 4 steps, seed 5; by its infotext one sees what was asked for. A file with every layer that
-    kohya's have, for the UNet and all text encoders, is on one of them."""
-    real = Image.open(REAL / webui.family / f"{drawn}.png")
-    prompt, told = real.info["parameters"].rsplit("\n", 1)
-    if f"Model hash: {webui.model.sd_checkpoint_info.shorthash}" not in told:
-        pytest.skip("the demo checkpoint is another than the one whose autoencoder drew it")
-    ours = webui.picture(prompt, sampler_name=told.split("Sampler: ")[1].split(",")[0])
-    assert abs(np.asarray(ours).astype(int) - np.asarray(real).astype(int)).max() <= 1
+@pytest.fixture
+def lent(webui):
+    with WebuiHost().borrow(Model(), device="auto", precision="no") as lent:
+        yield lent
 
 
-def test_a_small_checkpoint_is_not_a_blank(webui):
-    pictures = [webui.picture("a cat"), webui.picture("a dog"), webui.picture("a cat", seed=6)]
-    assert len({picture.tobytes() for picture in pictures}) == 3
-    assert min(np.asarray(picture).std() for picture in pictures) > 10
+class TestContract(Contract):
+    @pytest.fixture
+    def lent(self, webui):
+        self.arch = webui.family
+        with WebuiHost().borrow(Model(), device="auto", precision="no") as lent:
+            yield lent
 
 
-def test_a_file_that_lacks_one_of_an_attentions_layers_leaves_it_alone(webui):
-    """OpenCLIP holds queries, keys and values in one tensor: all four or none, as in v1.10.1."""
-    lead = "lora_te2" if webui.family == "sdxl" else "lora_te"
-    only = f"{lead}_text_model_encoder_layers_0_self_attn"
-    whole = load_file(tiny_loras.write(webui.loras / "whole.safetensors", webui.family, only=only))
-    save_file({k: v for k, v in whole.items() if "_v_proj" not in k}, webui.loras / "lacking.safetensors")
-    bare, lacking, full = (
-        webui.picture(f"a cat{lora}") for lora in ("", "<lora:lacking:1>", "<lora:whole:1>")
-    )
-    assert lacking.tobytes() == bare.tobytes() != full.tobytes()
+class TestTheStandIn:
+    @pytest.mark.parametrize("drawn", ["plain", "long", "lora"])
+    def test_it_draws_as_the_webui_does(self, webui, drawn):
+        """v1.10.1, 4 steps, seed 5; by its infotext one sees what was asked for. On one is a file with every
+        layer that kohya's have, for the UNet and all text encoders."""
+        real = Image.open(REAL / webui.family / f"{drawn}.png")
+        prompt, told = real.info["parameters"].rsplit("\n", 1)
+        if f"Model hash: {webui.model.sd_checkpoint_info.shorthash}" not in told:
+            pytest.skip("the demo checkpoint is another than the one whose autoencoder drew it")
+        ours = webui.picture(prompt, sampler_name=told.split("Sampler: ")[1].split(",")[0])
+        assert abs(np.asarray(ours).astype(int) - np.asarray(real).astype(int)).max() <= 1
+
+    def test_a_small_checkpoint_is_not_a_blank(self, webui):
+        drawn = [webui.picture(CAT), webui.picture("a dog"), webui.picture(CAT, seed=6)]
+        assert len({picture.tobytes() for picture in drawn}) == 3
+        assert min(np.asarray(picture).std() for picture in drawn) > 10
+
+    def test_a_file_that_lacks_one_of_an_attentions_layers_leaves_it_alone(self, webui):
+        """OpenCLIP holds queries, keys and values in one tensor: all four or none, as in v1.10.1."""
+        lead = "lora_te2" if webui.family == "sdxl" else "lora_te"
+        only = f"{lead}_text_model_encoder_layers_0_self_attn"
+        whole = load_file(tiny_loras.write(webui.loras / "whole.safetensors", webui.family, only=only))
+        save_file({k: v for k, v in whole.items() if "_v_proj" not in k}, webui.loras / "lacking.safetensors")
+        bare, lacking, full = (
+            webui.picture(CAT + lora) for lora in ("", "<lora:lacking:1>", "<lora:whole:1>")
+        )
+        assert lacking.tobytes() == bare.tobytes() != full.tobytes()
+
+
+def test_layers_are_called_as_in_kohyas_files(webui, lent):
+    """But for those that the conds do not come through, which are left alone."""
+    found = {names.file_key(x.part, x.path, webui.family): x.shape for x in lent.layers()}
+    known = tiny_loras.layers(webui.family)
+    assert {key: found[key] for key in known if key in found} == {
+        k: v for k, v in known.items() if k in found
+    }
+    last = {"sd2": f"lora_te_text_model_encoder_layers_{tiny_loras.tiny.LAYERS - 1}_",
+            "sdxl": "lora_te1_text_model_encoder_layers_1_"}[webui.family]  # fmt: skip
+    lacking = [key for key in known if key not in found]
+    assert len(lacking) == 6
+    assert all(key.startswith(last) for key in lacking)
+
+
+def test_conds_are_those_that_the_webui_draws_with(webui, lent):
+    read = webui.prompt_parser.SdConditioning([CAT], width=64, height=64)
+    with torch.no_grad():
+        ours, theirs = lent.encode([CAT]), webui.model.get_learned_conditioning(read)
+        wanted = theirs if webui.family == "sdxl" else {"crossattn": theirs, "vector": None}
+        torch.testing.assert_close(ours.context, wanted["crossattn"], rtol=1e-4, atol=1e-5)
+        x, apply = latents(0, 1), webui.model.apply_model
+        torch.testing.assert_close(
+            lent.denoise(x, T[:1], ours), apply(x, T[:1].float(), theirs), rtol=1e-3, atol=1e-4
+        )
+
+
+def test_sdxl_is_told_the_sizes_of_a_picture(webui, lent):
+    if webui.family != "sdxl":
+        pytest.skip("only SDXL is told")
+    with torch.no_grad():
+        cond, x = lent.encode([CAT]), latents(0, 1)
+        whole, cropped = (
+            cond.of(torch.tensor([s])) for s in ([64.0, 64, 0, 0, 64, 64], [512.0, 64, 9, 0, 64, 64])
+        )
+        plain = lent.denoise(x, T[:1], cond)
+        assert torch.equal(plain, lent.denoise(x, T[:1], whole))
+        assert not torch.equal(plain, lent.denoise(x, T[:1], cropped))
+        other = Cond(cond.context, lent.encode(["a dog"]).vector)
+        assert not torch.equal(plain, lent.denoise(x, T[:1], other))
+
+
+def parts(file: dict[str, torch.Tensor]) -> set[str]:
+    return {name.split("_text_model")[0] for name in file if "_text_model" in name}
+
+
+class TestRuns:
+    def test_all_parts_learn_and_nothing_else_changes(self, webui, train):
+        before = webui.picture(CAT)
+        with untouched(webui):
+            learned = load_file(train(network__conv_dim=2))
+        assert parts(learned) == set(tiny_loras.TEXTS[webui.family])
+        assert learns(learned)
+        assert webui.picture(CAT).tobytes() == before.tobytes()
+
+    def test_in_bf16_with_activations_computed_again(self, webui, train):
+        with untouched(webui):
+            learned = load_file(train(training__mixed_precision="bf16", place__gradient_checkpointing=True))
+        assert parts(learned) == set(tiny_loras.TEXTS[webui.family])
+        assert learns(learned)
+
+    def test_after_an_error(self, webui, train):
+        with untouched(webui), pytest.raises(RuntimeError, match="on purpose"):
+            train(watchers=[At(2, runs.failing)])
+
+    def test_the_file_is_what_the_webui_then_draws_with(self, webui, train, tmp_path):
+        """The sample with the live adapter is the picture with the saved file, to 1/255."""
+        prompts = tmp_path / "prompts.txt"
+        prompts.write_text("a cat --w 64 --h 64 --s 4 --d 5 --l 7 --ss euler", encoding="utf-8")
+        with untouched(webui):
+            file = train("drawn", output__sample_prompts=prompts, output__sample_every_n_steps=3,
+                         output__save_precision="float")  # fmt: skip
+        live = np.asarray(Image.open(next((tmp_path / "out" / "sample").glob("*.png")))).astype(int)
+        webui.loras.joinpath("drawn.safetensors").write_bytes(file.read_bytes())
+        bare, loaded = (np.asarray(webui.picture(CAT + lora)).astype(int) for lora in ("", "<lora:drawn:1>"))
+        assert abs(loaded - live).max() <= 1
+        assert abs(loaded - bare).max() > 1
+        assert (np.asarray(webui.picture(f"{CAT}<lora:drawn:0>")) == bare).all()
+
+    def test_a_lora_of_the_last_prompt_is_taken_off_and_worn_again(self, webui, train):
+        own = f"{CAT}<lora:tiny_{webui.family}:1>"
+        bare, plain, with_it = webui.picture(CAT), train("plain"), webui.picture(own)
+        with untouched(webui):
+            again = train("again")
+        same(load_file(plain), load_file(again))
+        assert webui.picture(own).tobytes() == with_it.tobytes() != bare.tobytes()
+        assert webui.picture(CAT).tobytes() == bare.tobytes()
+
+    def test_a_pause_gives_the_model_back_and_the_file_is_the_same(self, webui, train):
+        before, plain, control, got = webui.picture(CAT), train("plain"), Control(), []
+
+        def meanwhile():
+            got.append(webui.picture(CAT))
+            control.go_on()
+
+        thread = threading.Thread(target=meanwhile, daemon=True)
+        late = threading.Timer(30, control.stop)  # a pause that keeps the model would never end
+
+        def pause():
+            late.start()
+            control.pause()
+            thread.start()
+
+        with untouched(webui):
+            again = train("again", watchers=[At(2, pause)], control=control)
+            late.cancel()
+            thread.join(60)
+        same(load_file(plain), load_file(again))
+        assert got[0].tobytes() == before.tobytes()
+
+
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+@pytest.mark.parametrize("flags", ["half", "medvram"])
+def test_with_other_flags_too(tmp_path, train, family, flags):
+    with world(tmp_path / "webui", family=family, **{flags: True}) as webui:
+        before = webui.picture(CAT)
+        with untouched(webui):
+            learned = load_file(train())
+        assert learns(learned)
+        assert webui.picture(CAT).tobytes() == before.tobytes()

@@ -52,13 +52,15 @@ OWN = {"last_z_shape"}  # a decoder's note of its last picture
 def traces(webui) -> dict:
     """All that a run has to leave as it was."""
     import ldm.modules.attention
+    import sgm
     from ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     model, hijack, devices = webui.model, webui.sd_hijack.model_hijack, webui.devices
     free = webui.call_queue.queue_lock.acquire(blocking=False)
     if free:
         webui.call_queue.queue_lock.release()
-    kinds = (UNetModel, ldm.modules.attention.CrossAttention, torch.nn.Linear, torch.nn.Conv2d)
+    kinds = (UNetModel, sgm.UNetModel, ldm.modules.attention.CrossAttention, torch.nn.Linear,
+             torch.nn.Conv2d, torch.nn.MultiheadAttention)  # fmt: skip
     return {
         "weights": {k: (v.dtype, v.device, v.clone()) for k, v in model.state_dict().items()},
         "modules": [

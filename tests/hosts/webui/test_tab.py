@@ -122,12 +122,26 @@ class Running:
         raise AssertionError((entry, self.log.read_text()[-3000:]))
 
     def drawn(self, prompt, **more):
+        return self.all_drawn(prompt, **more)[0]
+
+    def all_drawn(self, prompt, **more):
         asked = {
             "prompt": prompt, "seed": 3, "steps": 6, "width": 64, "height": 64, "cfg_scale": 5,
             "sampler_name": "Euler", "scheduler": "Automatic", **more,
         }  # fmt: skip
         found = self.ask("POST", "/sdapi/v1/txt2img", asked)
-        return Image.open(io.BytesIO(base64.b64decode(found["images"][0]))).convert("RGB")
+        read = (Image.open(io.BytesIO(base64.b64decode(image))) for image in found["images"])
+        return [image.convert("RGB") for image in read]
+
+    def plotted(self, prompt, values):
+        """The WebUI's own X/Y/Z plot over words of the prompt -> the sheet, and the picture of each."""
+        scripts = self.ask("GET", "/sdapi/v1/script-info")
+        plot = next(s for s in scripts if s["name"] == "x/y/z plot" and not s["is_img2img"])
+        axis = plot["args"][0]["choices"].index("Prompt S/R")
+        nothing = [0, "", []]
+        rest = [True, True, False, False, False, False, False, 0, False]  # legend, single pictures, …
+        words = [axis, ", ".join(values), [], *nothing, *nothing, *rest]
+        return self.all_drawn(prompt, script_name="x/y/z plot", script_args=words)
 
 
 @pytest.fixture
@@ -159,6 +173,11 @@ def test_from_an_empty_webui_to_a_picture_with_the_new_lora(data):
         assert same(webui.drawn("star, ink style"), plain)
         assert same(webui.drawn("star, ink style <lora:ink:0>"), plain)
         assert not same(webui.drawn("star, ink style <lora:ink:1>"), plain)
+        sheet, *cells = webui.plotted("star, ink style <lora:ink:0>", ["ink:0", "ink:0.5", "ink:1"])
+        assert sheet.width >= 3 * 64
+        assert same(cells[0], plain)
+        assert same(cells[2], webui.drawn("star, ink style <lora:ink:1>"))
+        assert not any(same(cells[1], other) for other in (cells[0], cells[2]))
         refused = webui.ask("POST", f"{OURS}/queue", {"values": values, "start": True}, wanted=(422,))
         assert "ink" in refused["error"]
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageChops
 from safetensors.torch import load_file, save_file
 
+from lora_train import names
 from lora_train.errors import Mistake
 from lora_train.host import Model
 from lora_train.hosts.webui.host import WebuiHost
@@ -52,9 +53,16 @@ def model():
     return shared.sd_model
 
 
+def arch() -> str:
+    from modules import shared
+
+    return next(arch for arch in names.ARCHS if getattr(shared.sd_model, f"is_{arch}"))
+
+
 class TestContract(Contract):
     @pytest.fixture
     def lent(self):
+        self.arch = arch()
         with WebuiHost().borrow(Model(), device="auto", precision="no") as lent:
             yield lent
 
@@ -131,9 +139,22 @@ def test_a_run_leaves_the_model_and_the_options_as_they_were(model, train, how):
     with untouched(model), fails:
         file, _ = train(watchers=[At(2, act)], control=control, host=host, **others)
         learned = load_file(file)
-        assert any(name.startswith("lora_te_") for name in learned)
+        for lead in names.ARCHS[arch()].texts.values():
+            assert any(name.startswith(lead) for name in learned)
         assert any(t.abs().max() > 0 for name, t in learned.items() if name.endswith("lora_up.weight"))
     assert host.header()["unchanged"] is True
+
+
+def test_it_draws_what_is_kept_of_it(model):
+    """What the stand-in is held to."""
+    kept = pathlib.Path(__file__).parents[1] / "standin" / "real"
+    for path in sorted((kept if arch() == "sd1" else kept / arch()).glob("*.png")):
+        real = Image.open(path)
+        prompt, told = real.info["parameters"].rsplit("\n", 1)
+        assert f"Model hash: {model.sd_checkpoint_info.shorthash}" in told
+        sampler = told.split("Sampler: ")[1].split(",")[0]
+        drawn = picture(prompt, sampler_name=sampler, steps=4, cfg_scale=7)
+        assert max(high for _, high in ImageChops.difference(real, drawn).getextrema()) <= 1, path
 
 
 def test_nan_ends_a_run_and_leaves_no_trace(model, train):
@@ -240,7 +261,7 @@ def test_a_sample_is_the_picture_with_the_saved_file(model, train, tmp_path):
     live = Image.open(next((folder / "sample").glob("live_*.png")))
     assert host.announce(file, made[0], made[1]) == []
     card = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-    assert (card["activation text"], card["sd version"]) == ("cat", "SD1")
+    assert (card["activation text"], card["sd version"]) == ("cat", arch().upper())
     assert file.with_suffix(".preview.png").is_file()
     later, bare = picture("a cat<lora:live:1>", steps=3, cfg_scale=7), picture(steps=3, cfg_scale=7)
     assert max(high for _, high in ImageChops.difference(live, later).getextrema()) <= 1

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import pytest
 from safetensors.torch import load_file, save_file
 
+from tests.hosts import tiny_checkpoints, tiny_loras
+
 ROOT = pathlib.Path(__file__).parents[3]
 WEBUI = pathlib.Path(os.environ.get("SD_WEBUI_DIR", ""))
 FLAGS = [
@@ -63,7 +65,8 @@ def port() -> int:
 
 @pytest.fixture
 def started(tmp_path):
-    """started("tests/…"): run them in a WebUI of its own data folder, with the demo checkpoint loaded."""
+    """started("tests/…"): run them in a WebUI of its own data folder, with the demo checkpoint loaded, or a
+    small one of another family."""
     data = tmp_path / "data"
     models = data / "models" / "Stable-diffusion"
     script = data / "extensions" / "probe" / "scripts" / "probe.py"
@@ -84,7 +87,18 @@ def started(tmp_path):
     for name in ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "py.py"):
         (site / name).symlink_to(packages / name)
 
-    def started(*words: str, flags: Sequence[str] = FLAGS) -> subprocess.CompletedProcess:
+    def small(family: str) -> pathlib.Path:
+        """Also a LoRA for it; and previews without a file from the net, which those of SDXL would want."""
+        previews = json.dumps({"show_progress_type": "Approx cheap"})
+        (data / "config.json").write_text(previews, encoding="utf-8")
+        (data / "models" / "Lora").mkdir()
+        tiny_loras.write(data / "models" / "Lora" / f"tiny_{family}.safetensors", family)
+        return tiny_checkpoints.write(models / f"tiny_{family}.safetensors", family)
+
+    def started(
+        *words: str, flags: Sequence[str] = FLAGS, family: str = "sd1"
+    ) -> subprocess.CompletedProcess:
+        loaded = models / "demo.safetensors" if family == "sd1" else small(family)
         environ = {
             **os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE",
             "PROBE_PATH": json.dumps([str(site), str(ROOT)]),
@@ -97,7 +111,7 @@ def started(tmp_path):
             str(port()),
             *flags,
             "--ckpt",
-            str(models / "demo.safetensors"),
+            str(loaded),
             "--data-dir",
             str(data),
         ]
@@ -125,5 +139,17 @@ def test_with_other_flags_too(started, flags):
         wanted = "fp8"
     more = [flags] if flags.startswith("--") else []
     ended = started("-c", str(ROOT / "pyproject.toml"), INSIDE, "-k", wanted, flags=[*FLAGS, *more])
+    assert ended.returncode == 0, f"{ended.stdout[-6000:]}\n{ended.stderr[-3000:]}"
+    assert " passed" in ended.stdout
+
+
+@pytest.mark.parametrize("flags", [[], ["--medvram"]], ids=["plain", "medvram"])
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+def test_other_families_too(started, family, flags):
+    wanted = "leaves_the_model or of_the_last"
+    if not flags:
+        wanted += " or Contract or pause or saved_file or kept_of_it"
+    words = ("-c", str(ROOT / "pyproject.toml"), INSIDE, "-k", wanted)
+    ended = started(*words, flags=[*FLAGS, *flags], family=family)
     assert ended.returncode == 0, f"{ended.stdout[-6000:]}\n{ended.stderr[-3000:]}"
     assert " passed" in ended.stdout

@@ -9,6 +9,8 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from lora_train.adapters.file import load, network_of
 from lora_train.adapters.network import Network
 from lora_train.emphasis import Named, loras
@@ -19,6 +21,7 @@ from lora_train.plots.grid import sheet
 if TYPE_CHECKING:
     from PIL import Image
 
+    from lora_train.adapters.layer import Layer
     from lora_train.host import Lent
     from lora_train.prompts import Prompt
 
@@ -38,8 +41,7 @@ class Worn:
         self.names = [file.stem for file in files]
         self.networks: list[Network] = []
         for file in files:
-            network = network_of(load(file)[0], layers, name=str(file))
-            self.networks.append(network.requires_grad_(False))
+            self.networks.append(_worn(file, layers))
 
     @contextlib.contextmanager
     def at(self, strengths: Sequence[float]) -> Iterator[dict[str, Network]]:
@@ -54,6 +56,11 @@ class Worn:
                 if strength:
                     on.enter_context(network.attached())
             yield dict(zip(self.names, self.networks, strict=True))
+
+
+def _worn(file: pathlib.Path, layers: Sequence[Layer]) -> Network:
+    with torch.random.fork_rng(devices=[]):  # adapters draw numbers before they hold what is read
+        return network_of(load(file)[0], layers, name=str(file)).requires_grad_(False)
 
 
 class Wardrobe:
@@ -81,8 +88,7 @@ class Wardrobe:
             raise Mistake("\n".join(lost))
         layers = self.lent.layers()
         for name in missing:
-            network = network_of(load(files[name])[0], layers, name=str(files[name]))
-            self.networks[name] = network.requires_grad_(False)
+            self.networks[name] = _worn(files[name], layers)
 
     def sample(self, prompt: Prompt, worn: Mapping[str, Network] | None = None) -> Image.Image:
         """The picture of a prompt, with the LoRAs it names.

@@ -112,6 +112,77 @@ def test_the_file_is_what_the_webui_then_draws_with(webui, train, tmp_path):
     assert (np.asarray(webui.picture(CAT)) == bare).all()
 
 
+class TestWhatASampleLeaves:
+    """A run goes on with the bare model after it, whatever is drawn on the way."""
+
+    @pytest.fixture
+    def other(self, webui, train):
+        """A LoRA that learned much, beside the one that is trained."""
+        file = train("much", lr__learning_rate=0.1)
+        webui.loras.joinpath("other.safetensors").write_bytes(file.read_bytes())
+        webui.picture(f"{CAT} <lora:other:1>")  # the extension keeps a copy of each weight from now on
+        webui.picture(CAT)
+        yield "other"
+        webui.loras.joinpath("other.safetensors").unlink()
+
+    @staticmethod
+    def drawn(webui, tmp_path, prompt):
+        prompts = tmp_path / "prompts.txt"
+        prompts.write_text(f"{prompt} --w 64 --h 64 --s 4 --d 5 --l 7 --ss euler", encoding="utf-8")
+        weights = {k: v.clone() for k, v in webui.model.state_dict().items()}
+        bare = At(2, lambda: same(weights, dict(webui.model.state_dict())))
+        return {"output__sample_prompts": prompts, "output__sample_every_n_steps": 1, "watchers": [bare],
+                "output__output_dir": webui.loras}  # fmt: skip
+
+    def test_a_lora_that_its_prompt_names(self, webui, train, tmp_path, other):
+        plain = load_file(train("plain"))
+        with untouched(webui):
+            file = train("named", **self.drawn(webui, tmp_path, f"{CAT} <lora:{other}:0.7>"))
+        same(plain, load_file(file))
+        live = np.asarray(Image.open(max(webui.loras.glob("sample/named_*.png")))).astype(int)
+        both = np.asarray(webui.picture(f"{CAT} <lora:{other}:0.7><lora:named:1>")).astype(int)
+        only = np.asarray(webui.picture(f"{CAT} <lora:named:1>")).astype(int)
+        assert abs(live - both).max() <= 1
+        assert abs(live - only).max() > 1
+
+    @pytest.mark.parametrize("setting", ["sd_lora", "sd_hypernetwork", "tiling"])
+    def test_what_a_setting_puts_on_the_model_for_every_prompt(self, webui, train, tmp_path, other, setting):
+        """In the settings of the WebUI: "Add network to prompt" and the like."""
+        plain = load_file(train("plain"))
+        webui.shared.opts.data[setting] = True if setting == "tiling" else other
+        hypernetworks = []
+        look = At(2, lambda: hypernetworks.extend(webui.shared.loaded_hypernetworks))
+        try:
+            how = self.drawn(webui, tmp_path, CAT)
+            how["watchers"].append(look)
+            with untouched(webui):
+                file = train(f"by_{setting}", **how)
+        finally:
+            webui.shared.opts.data.pop(setting)
+        same(plain, load_file(file))
+        assert hypernetworks == []
+
+    def test_a_hypernetwork_that_its_prompt_names_is_refused(self, webui, train, tmp_path):
+        with untouched(webui), pytest.raises(Mistake, match="hypernetworks are not in this version"):
+            train(**self.drawn(webui, tmp_path, f"{CAT} <hypernet:some:1>"))
+
+    def test_settings_that_a_person_changes_meanwhile(self, webui, train, tmp_path):
+        """They hold afterwards, and are no part of what is learned."""
+        plain = load_file(train("plain"))
+        opts = webui.shared.opts
+        changed = {"CLIP_stop_at_last_layers": 2, "emphasis": "Ignore", "tiling": True}
+        before = dict(opts.data)
+        try:
+            how = self.drawn(webui, tmp_path, CAT)
+            how["watchers"] = [At(1, lambda: opts.data.update(changed))]
+            file = train("changed", **how)
+            assert {name: opts.data[name] for name in changed} == changed
+        finally:
+            opts.data.clear()
+            opts.data.update(before)
+        same(plain, load_file(file))
+
+
 class TestWhatIsOnTheModel:
     """Each was left by a generation, or chosen, before the start."""
 

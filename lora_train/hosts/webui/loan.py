@@ -22,7 +22,7 @@ from lora_train.errors import Mistake
 from lora_train.host import Cond, Model, Origin
 from lora_train.hosts.webui import turn
 from lora_train.hosts.webui.kinds import family, posterior, schedule, untrainable
-from lora_train.hosts.webui.neutral import neutral, set_options
+from lora_train.hosts.webui.neutral import bare_after, neutral, set_options
 from lora_train.hosts.webui.proof import Proof
 from lora_train.hosts.webui.texts import Texts
 from lora_train.hosts.webui.versions import scheduler
@@ -45,6 +45,7 @@ class Loan:
 
     def __init__(self, model: Model, precision: str):
         self.model, self.precision = model, precision
+        self.options = {"CLIP_stop_at_last_layers": model.clip_skip or 1, "sdxl_clip_l_skip": False}
         self.choice: turn.Choice | None = None  # that of the first turn, for those after a pause
         self.parked: set[str] = set()
         self.on, self.taken = contextlib.ExitStack(), False
@@ -62,9 +63,7 @@ class Loan:
             if reason := untrainable(self.loaded):
                 raise Mistake(reason)
             self.arch, self.unet = family(self.loaded)[0], self.loaded.model.diffusion_model
-            options = {"CLIP_stop_at_last_layers": self.model.clip_skip or 1, "sdxl_clip_l_skip": False,
-                       "live_previews_enable": False}  # fmt: skip
-            self.drawing = on.enter_context(neutral(self.loaded, options))
+            self.drawing = on.enter_context(neutral(self.loaded))
             self.texts = on.enter_context(Texts(self.loaded, self.arch).ready())
             on.enter_context(self._places())
             on.callback(devices.torch_gc)
@@ -130,7 +129,8 @@ class Loan:
         weighted = self.model.weighted_captions if weighted is None else weighted
         read = [self.cut(caption)[0] for caption in captions]
         self._use("text")
-        with set_options({"emphasis": "No norm" if weighted else "None"}), self._autocast():
+        read_so = {**self.options, "emphasis": "No norm" if weighted else "None"}
+        with set_options(read_so), self._autocast():
             return self.texts.encode(read, self.model.max_token_length)
 
     def tokens(self, caption: str) -> int:
@@ -190,7 +190,9 @@ class Loan:
             p.cached_c, p.cached_uc = [None, None], [None, None]  # whose key knows nothing of our hooks
             with (
                 contextlib.closing(p),
+                set_options({**self.options, "live_previews_enable": False}),
                 turn.state(),
+                bare_after(self.loaded),
                 self._visited(),
                 _draws_kept(self.device),
                 self.drawing(),

@@ -18,20 +18,16 @@ LEAN = ("sdp", "sdp-no-mem")  # attentions that train in little memory, the bett
 
 
 @contextlib.contextmanager
-def neutral(model: nn.Module, options: dict[str, object]) -> Iterator[Drawing]:
+def neutral(model: nn.Module) -> Iterator[Drawing]:
     """The bare, frozen model inside `with`.
 
     LoRAs of the last prompt stay merged after a generation, tiling stays in the convolutions, hypertile in
     the attention, hypernetworks in a list (seen on v1.10.1). All parameters of the UNet ask for gradients.
 
-    Args:
-        options: settings of the WebUI for the length of the run; given back without their onchange.
-
     Yields:
         A context manager for samples; see `_attention`.
     """
     with contextlib.ExitStack() as back:
-        back.enter_context(set_options(options))
         for change in (
             _other_unet(), _hypernetworks(), _hypertile(model), _token_merging(model), _tiling(),
             _schedule(model), _prompts_read(), _without_loras(model), _frozen(model),
@@ -61,7 +57,8 @@ def _in_order(module: nn.Module, given: object, out: torch.Tensor) -> torch.Tens
 
 @contextlib.contextmanager
 def set_options(values: dict[str, object]) -> Iterator[None]:
-    """Settings of the WebUI inside `with`, without what it does when they change."""
+    """Settings of the WebUI inside `with`, without what it does when they change. Not for a whole run: what a
+    person sets meanwhile would change the run, and be lost at its end."""
     from modules import shared
 
     gone = object()
@@ -75,6 +72,14 @@ def set_options(values: dict[str, object]) -> Iterator[None]:
                 shared.opts.data.pop(name, None)
             else:
                 shared.opts.data[name] = value
+
+
+@contextlib.contextmanager
+def bare_after(model: nn.Module) -> Iterator[None]:
+    """A picture is drawn inside `with`. Settings may put a LoRA, a hypernetwork or tiling on the model for
+    any prompt, and it stays there."""
+    with _hypernetworks(), _tiling(), _without_loras(model):
+        yield
 
 
 @contextlib.contextmanager
@@ -190,6 +195,8 @@ def _without_loras(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        if networks.loaded_networks and not before:
+            wear(model, [], layers)
         if before:
             wear(model, before, worn)  # others wear them when they are next called, if they ever are
 

@@ -26,7 +26,7 @@ DEFAULTS = {
     "lora_preferred_name": "Alias from file", "live_previews_enable": True,
     "show_progress_type": "Approx NN", "show_progress_every_n_steps": 10, "enable_pnginfo": True,
     "samples_format": "png", "localization": "None", "hypertile_enable_unet": False, "sdxl_crop_top": 0,
-    "sdxl_crop_left": 0, "sd_hypernetwork": "None", "persistent_cond_cache": True,
+    "sdxl_crop_left": 0, "sd_hypernetwork": "None", "sd_lora": "None", "persistent_cond_cache": True,
     "batch_cond_uncond": True, "pad_cond_uncond": False, "randn_source": "CPU",
     "sd_vae_decode_method": "Full", "sd_vae_encode_method": "Full", "eta_noise_seed_delta": 0,
     "face_restoration": False, "auto_vae_precision": True, "interrogate_keep_models_in_memory": False,

@@ -21,6 +21,51 @@
         return values ? found.replace(/\{(\w+)\}/g, (all, name) => (name in values ? values[name] : all)) : found;
     };
 
+    // ── the server's sentences ──
+    let known = null; // [pattern, words in it, translation], of one language
+    const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+    function patterns() {
+        const own = page.words[page.language];
+        if (known && known.of === own) return known;
+        known = ((own && own.said) || []).map(([from, to]) => {
+            const names = [];
+            const parts = from.split(/\{(\w+)\}/).map((part, i) => (i % 2 ? (names.push(part), "(.+?)") : escaped(part)));
+            return [new RegExp(`^${parts.join("")}$`), names, to];
+        });
+        known.of = own;
+        return known;
+    }
+
+    function whole(text) {
+        const found = (page.words[page.language] || {})[text];
+        if (typeof found === "string") return found;
+        for (const [pattern, names, to] of patterns()) {
+            const match = pattern.exec(text);
+            if (match) return to.replace(/\{(\w+)\}/g, (all, name) => (names.includes(name) ? match[names.indexOf(name) + 1] : all));
+        }
+        return null;
+    }
+
+    /** `path = value: expected …` is known by what stands behind the path. */
+    function sentence(line) {
+        const found = whole(line);
+        if (found !== null) return found;
+        for (let at = line.indexOf(": "); at > 0; at = line.indexOf(": ", at + 1)) {
+            const rest = whole(line.slice(at + 2));
+            if (rest !== null) return `${line.slice(0, at)}: ${rest}`;
+        }
+        const [first, then] = [line.split("; ", 1)[0], line.slice(line.indexOf("; ") + 2)];
+        if (first === line) return line;
+        const [a, b] = [sentence(first), sentence(then)];
+        return a !== first && b !== then ? `${a}。${b}` : line;
+    }
+
+    /** What the server says, in the page's language; a sentence that has none there stays as it is. */
+    page.said = (text) => {
+        const words = page.words[page.language];
+        return text && words && words.said ? String(text).split("\n").map(sentence).join("\n") : text;
+    };
+
     /** The WebUI's language where we are in it, else the browser's. */
     page.chosenLanguage = () => {
         const said = window.localization && window.localization["lora-train: language"];
@@ -89,7 +134,7 @@
             place = page.el("div.refused", { role: "alert" });
             home.append(place);
         }
-        if (place) page.write(place, text);
+        if (place) page.write(place, page.said(text));
         if (place) page.show(place, text);
     };
 

@@ -25,7 +25,7 @@
         // the model
         "v-prediction": "v予測", "ε-prediction": "ε予測", "{free} of {total} free": "空き {free} / {total}", "zero-terminal SNR": "ゼロ終端SNR",
         "VAE": "VAE", "built in": "内蔵", "No model is loaded yet.": "モデルがまだ読み込まれていません。",
-        "model unchanged ✓": "モデルは元のまま ✓", "⚠ the model was changed; load it again": "⚠ モデルが変わりました。読み込み直してください",
+        "model unchanged: yes": "モデルは元のまま: はい", "the model was changed; load it again": "モデルが変わりました。読み込み直してください",
 
         // the form
         "What do you want to teach?": "何を覚えさせますか？", "own settings": "独自の設定", "Preset": "プリセット", "Model": "モデル",
@@ -70,7 +70,7 @@
         "Beside the loss": "損失と並べる値", "gradient norm": "勾配ノルム", "weight norm": "重みノルム", "weight norm, average": "重みノルム（平均）",
         "weight norm, largest": "重みノルム（最大）", "layers scaled down": "抑えられた層の数", "memory": "メモリ", "nothing": "なし",
         "Loss at step {step}: {loss}, smoothed {average}": "ステップ {step} の損失 {loss}、平滑化 {average}",
-        "Step of the sample": "サンプルのステップ", "Prompts": "プロンプト", "prompt {n}": "プロンプト {n}", "step {step}": "ステップ {step}",
+        "before the first step": "学習前", "Step of the sample": "サンプルのステップ", "Prompts": "プロンプト", "prompt {n}": "プロンプト {n}", "step {step}": "ステップ {step}",
         "with the LoRA": "LoRAあり", "same seed, without the LoRA": "同じシード、LoRAなし", "How it was drawn": "生成パラメータ",
         "Send to txt2img": "txt2imgへ送る", "Samples appear here as they are drawn.": "サンプルはここに表示されます。",
         "The txt2img tab is not there.": "txt2imgタブがありません。",

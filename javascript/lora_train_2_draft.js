@@ -172,8 +172,13 @@
     /** The preset that a new page begins with. */
     draft.usual = () => (draft.presets.find((p) => p.first) || { name: "Balanced" }).name;
 
-    /** A run that ended has taken its name: what Start would say is another thing now. */
-    draft.heed = () => page.on("ended", look);
+    /** A run that ended has taken its name: the next one is given the free one that the server names. */
+    draft.heed = () => page.on("ended", async (run) => {
+        await look();
+        const taken = draft.look.complaints.find((c) => c.path === "output.output_name");
+        const free = taken && / ([^ ;]+) is a free name$/.exec(taken.text);
+        if (free && run.result && !draft.editing && draft.value("output.output_name") === run.name) draft.set("output.output_name", free[1]);
+    });
 
     draft.listPresets = async () => {
         draft.presets = await page.ask("GET", "/presets");

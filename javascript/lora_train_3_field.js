@@ -72,7 +72,7 @@
         const mark = el("span.mark", { role: "img", title: t("differs from the preset"), "aria-label": t("differs from the preset"), hidden: true }, "●");
         const label = el(own.row ? "label.name" : "label", { for: id }, title, mark);
         const said = el("div.said", { id: `${id}_said` });
-        const undo = el("button.reset", { type: "button", hidden: true, "aria-label": `${t("Reset")}: ${title}` }, "↺");
+        const undo = el("button.reset", { type: "button", hidden: true, "aria-label": `${t("Reset")}: ${title}`, title: t("Reset") });
         undo.addEventListener("click", () => {
             draft.reset(at());
             put(input, shownValue());
@@ -113,12 +113,13 @@
             made.classList.toggle("lt-idle", Boolean(why));
             made.classList.toggle("lt-wrong", wrong.length > 0);
             input.setAttribute("aria-invalid", wrong.length ? "true" : "false");
-            page.write(said, wrong.length ? `⚠ ${wrong.join(" ")}` : why ? `${t("no effect:")} ${why}` : own.hint ? own.hint() || "" : "");
+            said.classList.toggle("lt-sign", wrong.length > 0);
+            page.write(said, wrong.length ? wrong.join(" ") : why ? `${t("no effect:")} ${why}` : own.hint ? own.hint() || "" : "");
             if (own.row) page.write(range, rangeOf());
         };
         const rangeOf = () => {
             const why = draft.reasons[at()];
-            return [page.range(s()), s().source, why ? `${t("preset {value}:", { value: page.shown(draft.base[at()]) })} ${why}` : null]
+            return [page.range(s()), s().source, why ? `${t("preset {value}:", { value: page.shown(draft.base[at()]) })} ${page.said(why)}` : null]
                 .filter(Boolean).join(" · ");
         };
         refresh();
@@ -132,7 +133,8 @@
 
     /** A complaint beside its own field needs not say the path again. */
     page.short = (complaint) => {
-        const { path, text } = complaint;
+        const path = complaint.path;
+        const text = page.said(complaint.text);
         const cut = path && (text.startsWith(`${path} = `) || text.startsWith(`${path}: `)) ? text.indexOf(": ") : -1;
         return cut > 0 ? text.slice(cut + 2) : text;
     };
@@ -140,7 +142,7 @@
     /** Why a setting has no effect as the others stand; null where it has. */
     page.idle = (s) => {
         const told = page.draft.look.disabled[s.path];
-        if (told) return told;
+        if (told) return page.said(told);
         if (!s.kinds) return null;
         const kind = page.draft.value(s.kinds.of);
         if (s.kinds.are.includes(kind)) return null;
@@ -167,7 +169,7 @@
             page.show(use, found.path);
             const up = found.parent !== null && found.path ? [item("↑ ..", found.parent)] : [];
             const base = (folder) => (found.path ? folder.slice(found.path.length).replace(/^[\\/]/, "") : folder);
-            page.fill(list, up, found.folders.map((folder) => item(`📁 ${base(folder)}`, folder)),
+            page.fill(list, up, found.folders.map((folder) => item(base(folder), folder, { kind: "plain.sign.folder" })),
                 el("li.hint", {}, t("{n} pictures here", { n: found.pictures })));
             (list.querySelector("button") || use).focus();
         };

@@ -18,12 +18,12 @@
             const parts = h.loaded || h.name ? [h.name, FAMILIES[h.family] || h.family, kinds[h.prediction], h.ztsnr && t("zero-terminal SNR"), h.dtype,
                 `${t("VAE")}: ${h.vae || t("built in")}`, memory] : [t("No model is loaded yet."), memory];
             const text = parts.filter(Boolean).join(" · ");
-            const kept = h.unchanged === true ? t("model unchanged ✓") : h.unchanged === false ? t("⚠ the model was changed; load it again") : "";
+            const kept = h.unchanged === true ? t("model unchanged: yes") : h.unchanged === false ? t("the model was changed; load it again") : "";
             const key = JSON.stringify([text, kept, h.trainable, h.reason]);
             if (line.dataset.key === key) return;
             line.dataset.key = key;
-            page.fill(line, el("span.model", { title: h.path || "" }, text), el("span.kept", {}, kept));
-            if (h.trainable === false && h.reason) line.append(el("div.warn", {}, `⚠ ${h.reason}`));
+            page.fill(line, el("span.model", { title: h.path || "" }, text), el(h.unchanged === false ? "span.kept.warn.sign" : "span.kept", {}, kept));
+            if (h.trainable === false && h.reason) line.append(el("div.warn.sign", {}, page.said(h.reason)));
         };
         page.on("opened", draw);
         page.on("status", draw);
@@ -65,7 +65,7 @@
             await draft.take(draft.usual());
         }, { hidden: true });
         const holder = el("div");
-        const more = el("details.more", {}, el("summary", { "aria-label": t("Preset: save, share, import") }, "⋯"),
+        const more = el("details.more", {}, el("summary", { "aria-label": t("Preset: save, share, import") }, "…"),
             el("div.menu", {}, page.button(t("Save as…"), () => saveAs(holder)), page.button(t("Share"), share),
                 page.button(t("Import…"), () => file.click()), remove));
         more.addEventListener("click", (e) => e.target.closest(".lt-menu > .lt-button") && (more.open = e.target.textContent === t("Delete")));
@@ -172,7 +172,7 @@
                 trigger(other);
             }, { kind: "chip" }))] : [];
             page.fill(tokens, el("div", {}, t("read as"), " ", found.tokens.map((token) => el("code.token", {}, token))),
-                found.warnings.map((text) => el("div.warn", {}, `⚠ ${text}`)), free.flat(2));
+                found.warnings.map((text) => el("div.warn.sign", {}, page.said(text))), free.flat(2));
         }, 400);
         return null;
     }
@@ -203,8 +203,8 @@
             page.show(box, p || remarks.length);
             page.show(measure, p);
             page.fill(notes, remarks.map((r) => (r.files && r.files.length
-                ? el("details.remark", {}, el("summary", {}, `⚠ ${r.text}`), el("ul", {}, r.files.map((file) => el("li", {}, file))))
-                : el("p.remark", {}, `⚠ ${r.text}`))));
+                ? el("details.remark", {}, el("summary", {}, el("span.sign", {}, page.said(r.text))), el("ul", {}, r.files.map((file) => el("li", {}, file))))
+                : el("p.remark.sign", {}, page.said(r.text)))));
         };
         page.on("look", draw);
         draw();
@@ -239,7 +239,7 @@
             const wrong = draft.look.complaints;
             // with no pictures yet there is a word beside their field, and nothing to be alarmed about
             const begun = wrong.filter((c) => c.path !== "data.train_data_dir" || draft.value(c.path));
-            page.fill(list, begun.map((c) => el("li", {}, page.button(c.text, () => page.seek(c.path), { kind: "plain" }))));
+            page.fill(list, begun.map((c) => el("li", {}, page.button(page.said(c.text), () => page.seek(c.path), { kind: "plain" }))));
             [queue, begin, save].forEach((b) => (b.disabled = wrong.length > 0 || !draft.looked));
             [queue, begin].forEach((b) => page.show(b, !draft.editing));
             [save, cancel].forEach((b) => page.show(b, draft.editing));
@@ -295,7 +295,7 @@
 
     function told() {
         const box = el("div.told", { role: "status" });
-        page.on("notes", (notes) => page.fill(box, notes.map((text) => el("p", {}, text)),
+        page.on("notes", (notes) => page.fill(box, notes.map((text) => el("p", {}, page.said(text))),
             notes.length ? page.button(t("Close"), () => page.fill(box), { kind: "plain" }) : []));
         return box;
     }

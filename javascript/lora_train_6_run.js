@@ -12,7 +12,7 @@
         const title = el("h3.runtitle");
         const state = el("div.state", { role: "status" });
         const bar = el("div.bar", { role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100, "aria-label": t("Progress") }, el("div.filled"));
-        const note = el("div.warn", { hidden: true });
+        const note = el("div.note", { hidden: true, role: "status" });
         const buttons = controls();
         const memory = el("div.memory");
         const box = el("section.run", { hidden: true, "data-says": "", "aria-label": t("Run") },
@@ -28,7 +28,7 @@
             if (bar.firstChild.style.width !== style) bar.firstChild.style.width = style;
             bar.setAttribute("aria-valuenow", Math.floor(part));
             page.write(state, line(run, part));
-            page.write(note, run.note ? `⏳ ${run.note}` : "");
+            page.write(note, run.note ? page.said(run.note) : "");
             page.show(note, run.note);
             page.write(memory, remembered(run));
             buttons.draw(run);
@@ -40,7 +40,7 @@
         const rates = Object.entries(run.rates || {}).map(([name, lr]) => `${name} ${page.number(lr)}`).join(", ");
         return [
             run.steps ? t("step {step} of {steps}", run) : null, run.steps ? `${Math.floor(part)} %` : null,
-            run.epochs ? t("epoch {epoch} of {epochs}", { epoch: page.number(run.epoch), epochs: page.number(run.epochs) }) : null,
+            run.epochs ? t("epoch {epoch} of {epochs}", { epoch: Math.max(1, Math.ceil(run.epoch - 1e-6)), epochs: page.number(run.epochs) }) : null,
             page.active(run) && run.left !== null ? t("{time} left", { time: page.time(run.left) }) : null,
             t("{time} so far", { time: page.time(run.seconds) }),
             run.images_per_second ? t("{n} images/s", { n: page.number(run.images_per_second) }) : null,
@@ -52,7 +52,7 @@
 
     function remembered(run) {
         const m = run.memory;
-        const kept = run.unchanged === true ? t("model unchanged ✓") : run.unchanged === false ? t("⚠ the model was changed; load it again") : "";
+        const kept = run.unchanged === true ? t("model unchanged: yes") : run.unchanged === false ? t("the model was changed; load it again") : "";
         const said = m ? t("memory before {before} · during {during} · after {after}", { before: page.megabytes(m.before),
             during: page.megabytes(m.during), after: page.megabytes(m.after) }) : "";
         return [said, kept].filter(Boolean).join(" · ");
@@ -93,9 +93,9 @@
             if (key === before || !box.open) return;
             before = key;
             const low = list.scrollHeight - list.scrollTop - list.clientHeight < 30;
-            const marks = { warning: "⚠ ", error: "✖ " };
+            const marks = { warning: "span.warn.sign", error: "span.refused" };
             page.fill(list, lines.map((l) => el("li", {}, el("time", {}, new Date(l.time * 1000).toLocaleTimeString()), " ",
-                `${marks[String(l.level).toLowerCase()] || ""}${l.text}`)));
+                el(marks[String(l.level).toLowerCase()] || "span", {}, page.said(l.text)))));
             if (low) list.scrollTop = list.scrollHeight;
         };
         box.addEventListener("toggle", () => draw(page.status));

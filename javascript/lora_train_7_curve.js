@@ -39,8 +39,14 @@
         let plot = null;
         let shape = "";
 
+        /** Parts that all have one rate are one line. */
+        const alike = () => {
+            const at = columns.map((name, i) => (name.startsWith("lr/") ? i : -1)).filter((i) => i >= 0);
+            return points.every((p) => at.every((i) => p[i] === p[at[0]]));
+        };
+
         const chosen = () => {
-            const all = sorts(columns);
+            const all = sorts(alike() ? columns.filter((name) => !name.startsWith("lr/")) : columns);
             return all.find((sort) => sort.id === choice.value) || (choice.value === "none" ? null : all[0] || null);
         };
 

@@ -43,8 +43,10 @@
             const step = there[Math.min(Number(slider.value), there.length - 1)];
             const here = all.filter((s) => s.step === step);
             shown = here.find((s) => s.number === number) || here[0];
-            page.write(at, t("step {step}", { step }));
-            slider.setAttribute("aria-valuetext", t("step {step}", { step }));
+            const when = step ? t("step {step}", { step }) : t("before the first step");
+            page.write(at, when);
+            slider.setAttribute("aria-valuetext", when);
+            page.show(slider, there.length > 1);
             if (prompts.dataset.key !== JSON.stringify([here.map((s) => s.number), shown.number])) {
                 prompts.dataset.key = JSON.stringify([here.map((s) => s.number), shown.number]);
                 const held = prompts.contains(document.activeElement);

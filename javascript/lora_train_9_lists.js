@@ -19,12 +19,12 @@
             key = fresh;
             page.show(box, (result || failed) && !closed);
             if (!result && !failed) return;
-            const close = page.button("✕", () => {
+            const close = page.button("×", () => {
                 page.kept("closed", run.id);
                 page.show(box, false);
             }, { kind: "plain", "aria-label": t("Close") });
-            if (!result) return void page.fill(box, el("h3", {}, t("{name} failed", run), close), el("p.warn", {}, failed));
-            const checks = (result.checks || []).map((text) => el("li", {}, text));
+            if (!result) return void page.fill(box, el("h3", {}, t("{name} failed", run), close), el("p.warn.sign", {}, page.said(failed)));
+            const checks = (result.checks || []).map((text) => el("li", {}, page.said(text)));
             page.fill(box, el("h3", {}, t(run.state === "stopped" ? "{name} was stopped and saved" : "{name} is finished", run), close),
                 el("p.file", {}, el("code", {}, result.file), ` · ${page.bytes(result.bytes)}`),
                 result.trigger ? el("p", {}, t("Trigger word"), ": ", el("code", {}, result.trigger)) : null,
@@ -110,9 +110,9 @@
                 act(e, "remove", t("Remove")),
             ];
             const progress = e.steps ? t("step {step} of {steps}", { step: e.step || 0, steps: e.steps }) : null;
-            const said = [t(e.state), e.state === "waiting" ? null : progress, e.model && e.model.name].filter(Boolean).join(" · ");
+            const said = [t(e.state), waiting || page.active(e) ? null : progress, e.model && e.model.name].filter(Boolean).join(" · ");
             return el(`li.entry.${e.state}`, { "data-says": "" }, el("div.line", {}, el("strong", {}, e.name), el("span.hint", {}, said),
-                el("span.grow"), buttons), e.error ? el("p.warn", {}, `⚠ ${e.error}`) : null);
+                el("span.grow"), buttons), e.error ? el("p.warn.sign", {}, page.said(e.error)) : null);
         };
         page.on("status", (status) => {
             const all = status.queue || [];

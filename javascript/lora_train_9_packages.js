@@ -15,7 +15,7 @@
             page.write(notes, t("pip is at work; this can take some minutes …"));
             try {
                 const found = await ask();
-                page.write(notes, found.notes.join(" "));
+                page.write(notes, found.notes.map(page.said).join(" "));
                 draw(found.packages);
             } catch (error) {
                 page.write(notes, "");
@@ -27,7 +27,7 @@
             const add = !p.installed && change(t("Add"), () => page.ask("POST", "/packages", { name: p.name }), { "aria-label": `${t("Add")} ${p.title}` });
             const remove = p.ours && change(t("Remove"), () => page.ask("DELETE", `/packages?name=${encodeURIComponent(p.name)}`),
                 { "aria-label": `${t("Remove")} ${p.title}` });
-            return el("li.entry", { "data-says": "" }, el("div.line", {}, el("strong", {}, p.title), el("span.hint", {}, `${said} · ${p.use}`),
+            return el("li.entry", { "data-says": "" }, el("div.line", {}, el("strong", {}, p.title), el("span.hint", {}, `${said} · ${page.said(p.use)}`),
                 el("span.grow"), add, remove));
         };
         const draw = (packages) => page.fill(list, packages.map(row));

@@ -133,7 +133,7 @@
             await page.draft.open();
         } catch (error) {
             const again = page.button(t("Try again"), () => mount(root));
-            if (page.root === root) page.fill(body, el("p.warn", {}, `⚠ ${error.message}`), again);
+            if (page.root === root) page.fill(body, el("p.warn.sign", {}, page.said(error.message)), again);
             return;
         }
         if (page.root !== root) return;

@@ -258,8 +258,8 @@ def test_a_folder_is_picked(opened, tmp_path):
     page = opened()
     field(page, "data.train_data_dir").locator("input").fill(str(tmp_path))
     page.get_by_role("button", name="Choose… Pictures").click()
-    page.get_by_role("button", name="📁 pictures").click()
-    page.wait_for_selector("text=📁 10_okara")
+    page.get_by_role("button", name="pictures", exact=True).click()
+    page.get_by_role("button", name="10_okara").wait_for()
     page.get_by_role("button", name="Use this folder").click()
     assert field(page, "data.train_data_dir").locator("input").input_value() == str(tmp_path / "pictures")
 
@@ -386,6 +386,59 @@ def test_at_the_end_a_card_with_what_to_do_next(opened):
     page.get_by_role("button", name="Try in txt2img").click()
     assert page.locator("#txt2img_prompt textarea").input_value() == "okara, <lora:okara:1>"
     assert page.evaluate("document.body.dataset.tab") == "txt2img"
+
+
+def test_what_the_server_says_is_in_the_pages_language(opened):
+    def idle(desk):
+        running(desk)
+        desk.header |= {
+            "trainable": False,
+            "reason": "no model is loaded; choose a checkpoint at the top of the page",
+        }
+        desk.entries.append(fake.entry_of("3", "cut", "failed", error="seven: nobody knows this one"))
+        desk.run_["note"] = "caching latents: 5 of 28"
+
+    opened.before = [idle]
+    page = opened("ja")
+    page.wait_for_selector("text=ページ上部でチェックポイントを選んでください")
+    page.wait_for_selector("text=画像を読み込んでいます（latent）: 5 / 28")
+    page.wait_for_selector("text=seven: nobody knows this one")  # what has no translation stays as it is
+    for said, shown in (
+        ("network.dim = 0: expected 1 to 512", "network.dim = 0: 1〜512 にしてください"),
+        ("a.b = 1: 2: expected a whole number", "a.b = 1: 2: 整数を入力してください"),
+        (
+            "x: no such file\ny: expected a number",
+            "x: そのようなファイルはありません\ny: 数値を入力してください",
+        ),
+        ("", ""),
+    ):
+        assert page.evaluate("text => loraTrain.said(text)", said) == shown
+
+
+def test_no_sign_needs_a_font_of_its_own():
+    for file in DRAWN:
+        assert not re.search("[\u2600-\u27bf\u23e9-\u23ff\U0001f000-\U0001faff]", text(file)), file.name
+
+
+def test_after_a_run_its_name_is_not_offered_again(opened, tmp_path):
+    page = opened()
+    fill(page, tmp_path)
+    page.get_by_role("button", name="Start training").click()
+    page.wait_for_selector(".lt-run h3:has-text('okara · running')")
+    look = opened.desk.look
+
+    def taken(values):
+        found = look(values)
+        if values["output.output_name"] == "okara":
+            line = "output.output_name = okara: it is there already; okara-2 is a free name"
+            found["complaints"].append({"path": "output.output_name", "text": line})
+        return found
+
+    opened.desk.look = taken
+    opened.desk.run_ = fake.run_of(520, state="done", result=fake.RESULT)
+    page.wait_for_selector("text=okara is finished")
+    eventually(page, lambda: field(page, "output.output_name").locator("input").input_value() == "okara-2")
+    eventually(page, lambda: page.get_by_role("button", name="Start training").is_enabled())
 
 
 def test_a_waiting_job_is_edited_and_ones_own_draft_comes_back(opened, tmp_path):

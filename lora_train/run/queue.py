@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import logging
 import pathlib
 import threading
@@ -21,6 +20,7 @@ from lora_train.run import hook
 from lora_train.run.control import Control
 from lora_train.run.journal import Entry, Journal
 from lora_train.run.live import Live, used
+from lora_train.run.release import release
 from lora_train.run.rules import Rules
 from lora_train.run.runs import Run, free, taken
 from lora_train.run.session import Ended, run
@@ -249,9 +249,7 @@ class Queue:
             state, error = self._trained(entry, live)
             if error:
                 log.error("%s", error)
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            release()
             live.memory["after"] = used(live.device)
             with contextlib.suppress(Exception):
                 live.unchanged = self.host.header().get("unchanged")

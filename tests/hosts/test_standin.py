@@ -252,26 +252,50 @@ class TestOthersMeanwhile:
         assert got[0] == "trained"
         assert got[1].tobytes() == before.tobytes()
 
-    def test_another_checkpoint_chosen_meanwhile_comes_after_the_run(self, webui, train, tmp_path):
+    def test_another_checkpoint_chosen_meanwhile_is_refused(self, webui, train, monkeypatch):
+        """At once: the page would show it as chosen for as long as the run takes."""
+        said = []
+        gradio = pytest.importorskip("gradio", reason="what the WebUI says it with")
+        monkeypatch.setattr(gradio, "Warning", said.append)
+        first = webui.model.sd_checkpoint_info.title
+        webui.checkpoint("other", scale=0.5)
+        title, answers = webui.sd_models.get_closet_checkpoint_match("other").title, []
+        plain = train("plain")
+        with untouched(webui):
+            again = train("again", watchers=[At(1, lambda: answers.append(webui.switch(title)))])
+            assert answers == [False]
+            assert webui.shared.opts.sd_model_checkpoint == first
+        same(load_file(plain), load_file(again))
+        assert [text for text in said if "in training on the loaded model" in text] == said != []
+        try:
+            assert webui.switch(title)
+            assert webui.model.sd_checkpoint_info.title == title
+        finally:
+            webui.switch(first)
+
+    def test_a_picture_with_another_checkpoint_comes_after_the_run(self, webui, train, tmp_path):
+        """As one that is asked for through the API: it waits for the lock, and holds nothing up."""
         first, other = webui.model.sd_checkpoint_info.title, webui.checkpoint("other", scale=0.5)
         title = webui.sd_models.get_closet_checkpoint_match("other").title
         prompts = tmp_path / "prompts.txt"
         prompts.write_text("a cat --w 64 --h 64 --s 2 --d 1", encoding="utf-8")
-        plain = train("plain", output__sample_prompts=prompts, output__sample_every_n_steps=1)
-        pictures = [path.read_bytes() for path in sorted((tmp_path / "out" / "sample").glob("plain*.png"))]
-        thread = threading.Thread(target=webui.switch, args=[title])
+        how = {"output__sample_prompts": prompts, "output__sample_every_n_steps": 1}
+
+        def other_one():
+            webui.shared.opts.set("sd_model_checkpoint", title, run_callbacks=False)
+            webui.load_chosen()
+
+        def drawn(name):
+            return [np.asarray(Image.open(path)).tobytes()
+                    for path in sorted((tmp_path / "out" / "sample").glob(f"{name}*.png"))]  # fmt: skip
+
+        plain, thread = train("plain", **how), threading.Thread(target=other_one)
         try:
-            again = train("again", watchers=[At(1, thread.start)], output__sample_prompts=prompts,
-                          output__sample_every_n_steps=1)  # fmt: skip
+            again = train("again", watchers=[At(1, thread.start)], **how)
             same(load_file(plain), load_file(again))
             thread.join(60)
             assert webui.model.sd_checkpoint_info.filename == str(other)
-            drawn = sorted((tmp_path / "out" / "sample").glob("again*.png"))
-            assert [np.asarray(Image.open(path)).tobytes() for path in drawn] == [
-                np.asarray(Image.open(path)).tobytes()
-                for path in sorted((tmp_path / "out" / "sample").glob("plain*.png"))
-            ]
-            assert len(pictures) == len(drawn)
+            assert drawn("again") == drawn("plain") != []
         finally:
             webui.switch(first)
 

@@ -21,6 +21,7 @@ from lora_train.adapters.layer import Layer
 from lora_train.errors import Mistake
 from lora_train.host import Cond, Model, Origin
 from lora_train.hosts.webui import turn
+from lora_train.hosts.webui.held import held
 from lora_train.hosts.webui.kinds import family, posterior, schedule, untrainable
 from lora_train.hosts.webui.neutral import bare_after, neutral, set_options
 from lora_train.hosts.webui.proof import Proof
@@ -57,6 +58,7 @@ class Loan:
 
         with contextlib.ExitStack() as on:
             on.enter_context(turn.turn(waiting))
+            on.enter_context(held())
             first = self.choice or turn.wanted(self.model.pretrained_model_name_or_path, self.model.vae)
             self.choice = on.enter_context(turn.chosen(first))
             self.loaded, self.device = shared.sd_model, devices.device

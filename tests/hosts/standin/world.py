@@ -65,9 +65,12 @@ class World:
             self.shared.state.end()
         return made.images[0] if made.images else None
 
-    def switch(self, title: str) -> None:
-        """A person chooses another checkpoint: the setting says so at once, the rest waits for the lock."""
-        self.shared.opts.set("sd_model_checkpoint", title)
+    def switch(self, title: str) -> bool:
+        """A person chooses another checkpoint; False: the page shows the old one again."""
+        return self.shared.opts.set("sd_model_checkpoint", title)
+
+    def load_chosen(self) -> None:
+        """What follows from it waits for the lock."""
         with self.call_queue.queue_lock:
             self.sd_models.reload_model_weights()
 
@@ -116,6 +119,7 @@ def _started(made: World, half: bool, fp8: bool, flags: dict) -> Iterator[World]
         shared.opts.data["fp8_storage"] = "Enable"
     networks = importlib.import_module("networks")
     made.script_callbacks.on_model_loaded(networks.assign_network_names_to_compvis_modules)
+    shared.opts.data_labels["sd_model_checkpoint"].onchange = made.load_chosen
     made.checkpoint("demo" if made.family == "sd1" else f"tiny_{made.family}")
     networks.install()
     try:

@@ -3,7 +3,8 @@
 
 class Options:
     def __init__(self, defaults):
-        vars(self).update(defaults=dict(defaults), data={}, changes=[])
+        labels = {name: OptionInfo(default) for name, default in defaults.items()}
+        vars(self).update(defaults=dict(defaults), data={}, data_labels=labels)
 
     def __getattr__(self, name):
         held = vars(self)
@@ -16,12 +17,19 @@ class Options:
         self.data[name] = value
 
     def set(self, name, value, is_api=False, run_callbacks=True):
-        """As when a person changes it: the value is written before what follows from it."""
-        if self.data.get(name, self.defaults.get(name)) == value:
+        """As when a person changes it: the value is written before what follows from it, and goes back to what
+        it was where that fails."""
+        before = self.data.get(name, self.defaults.get(name))
+        if before == value:
             return False
         self.data[name] = value
-        if run_callbacks:
-            self.changes.append(name)
+        follows = self.data_labels[name].onchange
+        if run_callbacks and follows is not None:
+            try:
+                follows()
+            except Exception:  # noqa: BLE001 (the real one shows it in its console)
+                self.data[name] = before
+                return False
         return True
 
     def get_default(self, name):
@@ -29,13 +37,14 @@ class Options:
 
     def add_option(self, name, info):
         self.defaults.setdefault(name, info.default)
+        self.data_labels.setdefault(name, info)
 
 
 class OptionInfo:
     def __init__(
         self, default=None, label="", component=None, component_args=None, onchange=None, section=None
     ):
-        self.default, self.label, self.section = default, label, section
+        self.default, self.label, self.section, self.onchange = default, label, section, onchange
 
     def info(self, text):
         return self

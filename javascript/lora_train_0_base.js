@@ -29,7 +29,7 @@
         if (known && known.of === own) return known;
         known = ((own && own.said) || []).map(([from, to]) => {
             const names = [];
-            const parts = from.split(/\{(\w+)\}/).map((part, i) => (i % 2 ? (names.push(part), "(.+?)") : escaped(part)));
+            const parts = from.split(/\{(\w+)\}/).map((part, i) => (i % 2 ? (names.push(part), /^(low|high)$/.test(part) ? "([\\d.e+-]+)" : "(.+?)") : escaped(part)));
             return [new RegExp(`^${parts.join("")}$`), names, to];
         });
         known.of = own;

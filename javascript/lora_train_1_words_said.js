@@ -1,5 +1,6 @@
 // What the server says, in Japanese: [its sentence, with {places} for what differs, the same in Japanese]. The first
-// that fits is taken; of `path = value: …` only what stands behind the path is looked for. What is missing stays English.
+// that fits is taken; {low} and {high} are numbers. Of `path = value: …` only what stands behind the path is looked
+// for. What is missing here stays English.
 (function () {
     "use strict";
 

@@ -139,12 +139,12 @@
         });
         const row = (run) => el("li.entry", { "data-says": "" },
             el("div.line", {}, el("strong", {}, run.name), el("span.hint", {}, [t(run.state), run.began ? page.clock(run.began) : null,
-                t("step {step} of {steps}", run), run.bytes ? page.bytes(run.bytes) : null].filter(Boolean).join(" · ")), el("span.grow"),
+                run.steps ? t("step {step} of {steps}", run) : null, run.bytes ? page.bytes(run.bytes) : null].filter(Boolean).join(" · ")), el("span.grow"),
             page.button(t("Use its settings"), () => taken(run, {})),
             run.file ? page.button(t("Train it further"), () => taken(run, { "network.weights": run.file })) : null,
-            run.caches_bytes ? clear(run, "caches", t("Clear caches ({size})", { size: page.bytes(run.caches_bytes) }), t("They are made again when needed.")) : null,
-            run.states_bytes ? clear(run, "states", t("Clear states ({size})", { size: page.bytes(run.states_bytes) }), t("Without them it cannot be resumed.")) : null,
-            clear(run, "all", t("Delete"), t("Delete this run and its files?"))));
+            run.caches_bytes && !page.active(run) ? clear(run, "caches", t("Clear caches ({size})", { size: page.bytes(run.caches_bytes) }), t("They are made again when needed.")) : null,
+            run.states_bytes && !page.active(run) ? clear(run, "states", t("Clear states ({size})", { size: page.bytes(run.states_bytes) }), t("Without them it cannot be resumed.")) : null,
+            page.active(run) ? null : clear(run, "all", t("Delete"), t("Delete this run and its files?"))));
         async function taken(run, more) {
             const values = run.values || (await page.ask("GET", `/runs/${encodeURIComponent(run.name)}`)).values;
             page.draft.load({ ...values, "place.resume": null, ...more });

@@ -27,8 +27,9 @@ TABLE = [(plain(en), plain(ja)) for en, ja in ROW.findall(FILE.read_text(encodin
 
 
 def pattern(english: str) -> re.Pattern:
-    parts = PLACE.split(english)
-    return re.compile("".join("(.+?)" if i % 2 else re.escape(part) for i, part in enumerate(parts)))
+    places = {"low": r"([\d.e+-]+)", "high": r"([\d.e+-]+)"}
+    parts = enumerate(PLACE.split(english))
+    return re.compile("".join(places.get(part, "(.+?)") if i % 2 else re.escape(part) for i, part in parts))
 
 
 KNOWN = [pattern(english) for english, _ in TABLE]

@@ -29,6 +29,13 @@ class Schedule:
         betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float32) ** 2
         return cls(torch.cumprod(1 - betas, 0), prediction)
 
+    def ending_in_noise(self) -> Schedule:
+        """The same, but no signal is left at the last step: there sqrt(a) is moved to 0, and all is
+        stretched so that the first stays as it is (Lin et al. 2023, arXiv:2305.08891, algorithm 1)."""
+        signal = self.alphas_cumprod.sqrt()
+        first, last = signal[0], signal[-1]
+        return dataclasses.replace(self, alphas_cumprod=((signal - last) * (first / (first - last))).square())
+
     def __len__(self) -> int:
         return len(self.alphas_cumprod)
 

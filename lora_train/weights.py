@@ -39,6 +39,7 @@ class Weights(Protocol):
 
     path: pathlib.Path
     shapes: dict[str, tuple[int, ...]]
+    metadata: Mapping[str, str]  # what the file says of itself
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         """Tensors on the CPU, as stored; each is in memory only while the caller holds it. In any order."""
@@ -81,7 +82,8 @@ class Safetensors:
             header = file.read(length)
         try:
             rows = json.loads(header)
-            rows.pop("__metadata__", None)
+            said = rows.pop("__metadata__", None)
+            self.metadata = said if isinstance(said, dict) else {}
             self.shapes = {name: tuple(map(int, row["shape"])) for name, row in rows.items()}
             self.rows = {n: (DTYPES[row["dtype"]], *map(int, row["data_offsets"])) for n, row in rows.items()}
             ends = [end for _, _, end in self.rows.values()]
@@ -113,7 +115,7 @@ class Pickled:
     """torch.save's file. Only tensors and plain containers are taken: a pickle can run any code."""
 
     def __init__(self, path: pathlib.Path):
-        self.path = path
+        self.path, self.metadata = path, {}
         try:
             mapped = zipfile.is_zipfile(path)
             found = torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped)
@@ -165,12 +167,13 @@ def _guess(path: pathlib.Path) -> str:
 
 def content(shapes: Shapes) -> str:
     """What a file holds, told by its tensors' names: "an SDXL checkpoint", …; "" where it is unknown."""
+    first = shapes.get("model.diffusion_model.input_blocks.0.0.weight")
+    wide = first is not None and len(first) == 4 and first[1] != 4
     for kind, marks in KINDS.items():
         if any(mark in name for mark in marks for name in shapes):
-            return kind
-    first = shapes.get("model.diffusion_model.input_blocks.0.0.weight")
-    if first and first[1] != 4:
-        return "a checkpoint for inpainting or editing, whose denoiser takes more than a latent"
+            return WIDE if wide and kind in BASES else kind
+    if wide:
+        return WIDE
     if first:
         return "an SD 1.x checkpoint"
     if any("encoder.down" in name or "decoder.up" in name for name in shapes):
@@ -178,6 +181,8 @@ def content(shapes: Shapes) -> str:
     return ""
 
 
+WIDE = "a checkpoint for inpainting or editing, whose denoiser takes more than a latent"
+BASES = ("an SD 1.x checkpoint", "an SD 2.x checkpoint", "an SDXL checkpoint")
 KINDS = {  # the first whose mark is in any name
     "a LoRA or another adapter": (
         *(".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.", ".hada_w1", ".lokr_w", ".oft_"),
@@ -185,7 +190,9 @@ KINDS = {  # the first whose mark is in any name
     ),
     "a ControlNet": ("control_model.", "input_hint_block", "controlnet_cond_embedding"),
     "an embedding (textual inversion)": ("emb_params", "string_to_param", "<"),
-    "an SDXL checkpoint": ("conditioner.embedders.", ".label_emb.", "add_embedding.linear_1"),
+    "SDXL's refiner, not its base model": ("conditioner.embedders.0.model.",),
+    "an SD 2.x checkpoint for unCLIP": ("embedder.model.", "noise_augmentor."),
+    "an SDXL checkpoint": ("conditioner.embedders.", ".label_emb."),
     "an SD 3 checkpoint": (".joint_blocks.",),
     "a Flux checkpoint": ("double_blocks.",),
     "an SD 2.x checkpoint": ("cond_stage_model.model.",),

@@ -22,6 +22,9 @@ class Constant:
     text_encoder_lr: float | None = knob(
         None, "Learning rate of the text encoder's adapters; overrides learning_rate.", group="rates", low=0,
         high=100)  # fmt: skip
+    text_encoder_lr2: float | None = knob(
+        None, "Learning rate of the second text encoder's adapters (SDXL). Empty: as text_encoder_lr.",
+        group="rates", low=0, high=100)  # fmt: skip
     lr_warmup_steps: float = knob(
         0.0, "Steps in which the rate rises from 0; below 1 it is a share of the run's steps.",
         group="rates", low=0, high=1e6)  # fmt: skip
@@ -31,8 +34,12 @@ class Constant:
         for name, value in (("learning_rate", self.learning_rate), ("unet_lr", self.unet_lr)):
             if value == 0:
                 yield f"{name} = 0: expected more than 0; to leave the UNet as it is, set {text}"
-        if self.text_encoder_lr == 0:
-            yield f"text_encoder_lr = 0: expected more than 0; to leave the text encoder as it is, set {unet}"
+        for name, value in (
+            ("text_encoder_lr", self.text_encoder_lr),
+            ("text_encoder_lr2", self.text_encoder_lr2),
+        ):
+            if value == 0:
+                yield f"{name} = 0: expected more than 0; to leave text encoders as they are, set {unet}"
         yield from self.complaints()
 
     def complaints(self) -> Iterable[str]:
@@ -40,8 +47,10 @@ class Constant:
             yield "lr_warmup_steps: the constant schedule has no warm-up; choose constant_with_warmup"
 
     def rate(self, part: str) -> float:
-        """The rate that `factor` is multiplied with, of part "unet" or a text encoder."""
+        """The rate that `factor` is multiplied with, of part "unet", "te1" or "te2"."""
         own = self.unet_lr if part == "unet" else self.text_encoder_lr
+        if part == "te2" and self.text_encoder_lr2 is not None:
+            own = self.text_encoder_lr2
         return self.learning_rate if own is None else own
 
     def factor(self, step: int, steps: int) -> float:

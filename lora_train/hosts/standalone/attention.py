@@ -15,7 +15,7 @@ ROWS = 256  # of a tile: with SD 1.5's 4096 columns 2 MB in bfloat16, so that it
 
 
 class Processor:
-    """As diffusers' AttnProcessor2_0 for the layers of an SD 1.x denoiser, which have no masks."""
+    """As diffusers' AttnProcessor2_0 for the layers of our denoisers, which have no masks."""
 
     def __call__(
         self,

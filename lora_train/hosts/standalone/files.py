@@ -1,34 +1,76 @@
-"""Finds the parts of an SD 1.x model on disk, and what their tensors do not tell. Never asks a hub."""
+"""Finds the parts of an SD 1.x, SD 2.x or SDXL model on disk. Never asks a hub."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 import pathlib
+import re
 from collections.abc import Callable, Mapping
-from typing import Any
+
+from torch import Tensor
 
 from lora_train import names
 from lora_train.errors import Mistake
-from lora_train.values import shown
+from lora_train.hosts.standalone.facts import Facts, of_file, of_folder, read_json
 from lora_train.weights import Weights, content, open_weights
 
 CHECKPOINT, AUTOENCODER = "model.pretrained_model_name_or_path", "model.vae"
-EXPECTED = "expected an SD 1.x checkpoint (.safetensors, .ckpt) or a diffusers folder of one"
+EXPECTED = "expected an SD 1.x, SD 2.x or SDXL checkpoint (.safetensors, .ckpt) or a diffusers folder of one"
 FOLDERS = {  # part -> folder in a diffusers pipeline, and its file's name without its ending
     "unet": ("unet", "diffusion_pytorch_model"),
     "vae": ("vae", "diffusion_pytorch_model"),
     "te1": ("text_encoder", "model"),
+    "te2": ("text_encoder_2", "model"),
 }
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 ENDINGS = (".safetensors", ".fp16.safetensors", ".bin")
+LAYER = r"encoder\.layers\.(\d+)\."
+TOWER = "embeddings.token_embedding.weight"
 LANDMARKS = {  # a tensor that every model of the part has; its absence means the part is not there
     "unet": "conv_in.weight",
     "vae": "decoder.conv_in.weight",
-    "te1": "embeddings.token_embedding.weight",
+    "te1": TOWER,
+    "te2": TOWER,
 }
-STANDARD_TEXT = "openai/clip-vit-large-patch14"
-WORDS = {"unet": "denoiser", "vae": "autoencoder", "te1": "text encoder"}
+KINDS = {"an SD 1.x checkpoint": "sd1", "an SD 2.x checkpoint": "sd2", "an SDXL checkpoint": "sdxl"}
+CLIP, OPEN_CLIP = "Hugging Face's names", "OpenCLIP's"
+TEXTS = {  # architecture -> text encoder -> how its keys in a single file begin, and who named the rest
+    "sd1": {"te1": ("cond_stage_model.transformer.", CLIP)},
+    "sd2": {"te1": ("cond_stage_model.model.", OPEN_CLIP)},
+    "sdxl": {
+        "te1": ("conditioner.embedders.0.transformer.", CLIP),
+        "te2": ("conditioner.embedders.1.model.", OPEN_CLIP),
+    },
+}
+TOWERS = {  # OpenCLIP's names of what is in no layer -> Hugging Face's; see `names.open_clip_path`
+    "token_embedding.weight": "embeddings.token_embedding.weight",
+    "positional_embedding": "embeddings.position_embedding.weight",
+    "ln_final.weight": "final_layer_norm.weight",
+    "ln_final.bias": "final_layer_norm.bias",
+    "text_projection": "text_projection.weight",
+}
+WORDS = {
+    "unet": "denoiser", "vae": "autoencoder", "te1": "text encoder", "te2": "second text encoder",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a tensor of a model is in a file."""
+
+    key: str
+    third: int | None = None  # of one weight for queries, keys and values
+    turned: bool = False  # it is multiplied from the other side there
+
+    def of(self, stored: Tensor) -> Tensor:
+        """stored: what the file has under the key."""
+        value = stored if self.third is None else stored.chunk(3)[self.third]
+        return value.t() if self.turned else value
+
+    def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+        if self.third is not None:
+            stored = (stored[0] // 3, *stored[1:])
+        return stored[::-1] if self.turned else stored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,25 +78,16 @@ class Part:
     """One model's tensors in a file, named as in diffusers' or transformers' model, without "text_model."."""
 
     weights: Weights
-    keys: dict[str, str]  # name in the model -> name in the file
+    keys: dict[str, Source]  # name in the model -> where it is in the file
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self.weights.shapes[self.keys[name]]
+        source = self.keys[name]
+        return source.shape(self.weights.shapes[source.key])
 
-
-@dataclasses.dataclass(frozen=True)
-class Facts:
-    """What the tensors do not tell; the defaults are the SD 1.x family's."""
-
-    heads: int = 8  # of the denoiser's attention
-    head_width: int | None = None  # channels of a head, where the number of heads follows from it
-    text_heads: int | None = None  # None: one for each 64 channels
-    text_activation: str = "quick_gelu"
-    prediction: str = "epsilon"
-    scale: float = 0.18215  # what latents are multiplied with
-    start: float = 0.00085  # of the noise schedule's betas
-    end: float = 0.012
-    steps: int = 1000
+    def count(self, pattern: str) -> int:
+        """How many things a model has of which the tensors' names give the number."""
+        found = (re.match(pattern, name) for name in self.keys)
+        return 1 + max((int(match[1]) for match in found if match), default=-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +95,7 @@ class Found:
     """A model on disk."""
 
     path: pathlib.Path
-    parts: dict[str, Part]  # "unet", "vae", "te1"
+    parts: dict[str, Part]  # "unet", "vae", "te1" and SDXL's "te2"
     facts: Facts
     vae_path: pathlib.Path | None  # where the autoencoder is not the checkpoint's own
 
@@ -75,7 +108,7 @@ def find(path: pathlib.Path, vae: pathlib.Path | None = None) -> Found:
         vae: a file or folder whose autoencoder replaces the model's own.
 
     Raises:
-        Mistake: it is not there, cannot be read, or is not an SD 1.x model; says what it looks like.
+        Mistake: it is not there, cannot be read, or is no such model; says what it looks like.
     """
     path = path.expanduser()
     _exists(CHECKPOINT, path)
@@ -84,9 +117,12 @@ def find(path: pathlib.Path, vae: pathlib.Path | None = None) -> Found:
         vae = vae.expanduser()
         _exists(AUTOENCODER, vae)
         parts["vae"] = _autoencoder(vae)
-    for part, landmark in LANDMARKS.items():
-        if part not in parts or landmark not in parts[part].keys:
+    for part in ("unet", "vae", *TEXTS[facts.arch]):
+        if part not in parts or LANDMARKS[part] not in parts[part].keys:
             raise Mistake(f"{CHECKPOINT} = {path}: has no {WORDS[part]}; {EXPECTED}")
+    if facts.arch == "sdxl":
+        _whole(path, parts["unet"])
+        parts["te1"] = _without_last(parts["te1"])
     return Found(path, parts, facts, vae)
 
 
@@ -105,24 +141,55 @@ def _opened(setting: str, path: pathlib.Path) -> Weights:
 def _file(path: pathlib.Path) -> tuple[dict[str, Part], Facts]:
     weights = _opened(CHECKPOINT, path)
     kind = content(weights.shapes)
-    if kind != "an SD 1.x checkpoint":
+    if kind not in KINDS:
         first = next(iter(weights.shapes), None)
         seen = kind or (f"unknown; its first tensor is {first}" if first else "a file without tensors")
         raise Mistake(f"{CHECKPOINT} = {path}: is {seen}; {EXPECTED}")
-    split = names.split({key: key for key in weights.shapes})
+    arch, unet = KINDS[kind], _below(weights, names.PREFIXES["unet"])
     try:
         parts = {
-            "unet": Part(weights, _renamed(split["unet"], names.unet_to_diffusers)),
-            "vae": _vae_part(weights, split["vae"]),
-            "te1": Part(weights, split["te1"]),
+            "unet": Part(weights, _renamed(unet, lambda name: names.unet_to_diffusers(name, arch))),
+            "vae": _vae_part(weights, _below(weights, names.PREFIXES["vae"])),
         }
     except KeyError as e:
         raise Mistake(f"{CHECKPOINT} = {path}: {e.args[0]}; {EXPECTED}") from e
-    return parts, _beside(path)
+    for part, (prefix, words) in TEXTS[arch].items():
+        keys = _below(weights, prefix)
+        parts[part] = Part(weights, _tower(keys) if words is OPEN_CLIP else _renamed(keys, names.text_path))
+    if arch == "sd2":
+        parts["te1"] = _without_last(parts["te1"])
+    return parts, of_file(weights, arch)
 
 
-def _renamed(keys: Mapping[str, str], rename: Callable[[str], str]) -> dict[str, str]:
-    return {rename(name): key for name, key in keys.items()}
+def _below(weights: Weights, prefix: str) -> dict[str, str]:
+    """Name behind the prefix -> key in the file."""
+    return {key.removeprefix(prefix): key for key in weights.shapes if key.startswith(prefix)}
+
+
+def _renamed(keys: Mapping[str, str], rename: Callable[[str], str]) -> dict[str, Source]:
+    return {rename(name): Source(key) for name, key in keys.items()}
+
+
+def _tower(keys: Mapping[str, str]) -> dict[str, Source]:
+    """An OpenCLIP text encoder as Hugging Face's has it, whose queries, keys and values are layers each."""
+    found = {}
+    for name, key in keys.items():
+        module, _, tensor = name.rpartition(".")
+        if name in TOWERS:
+            found[TOWERS[name]] = Source(key, turned=name == "text_projection")
+        elif module.endswith(".attn") and tensor.startswith("in_proj_"):
+            for i, piece in enumerate(("q_proj", "k_proj", "v_proj")):
+                path = names.open_clip_path(f"{module}.{piece}")
+                found[f"{path}.{tensor.removeprefix('in_proj_')}"] = Source(key, third=i)
+        elif path := names.open_clip_path(module):
+            found[f"{path}.{tensor}"] = Source(key)
+    return found
+
+
+def _without_last(part: Part) -> Part:
+    """Nothing comes through the last layer of SD 2.x' text encoder, nor through that of SDXL's first."""
+    last = f"encoder.layers.{part.count(LAYER) - 1}."
+    return Part(part.weights, {name: at for name, at in part.keys.items() if not name.startswith(last)})
 
 
 def _vae_part(weights: Weights, keys: Mapping[str, str]) -> Part:
@@ -131,7 +198,7 @@ def _vae_part(weights: Weights, keys: Mapping[str, str]) -> Part:
     roots = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
     ldm = {name: key for name, key in keys.items() if name.startswith(roots)}
     if any("_blocks." in name for name in ldm):
-        ldm = _renamed(ldm, lambda name: names.vae_to_ldm(name, levels))
+        ldm = {names.vae_to_ldm(name, levels): key for name, key in ldm.items()}
     return Part(weights, _renamed(ldm, lambda name: names.vae_to_diffusers(name, levels)))
 
 
@@ -141,12 +208,11 @@ def _autoencoder(path: pathlib.Path) -> Part:
         folder = path / "vae" if (path / "vae").is_dir() else path
         path = _weights_in(folder, FOLDERS["vae"][1], AUTOENCODER)
     weights = _opened(AUTOENCODER, path)
-    prefix = names.PREFIXES["vae"]
-    keys = {key.removeprefix(prefix): key for key in weights.shapes if key.startswith(prefix)}
+    keys = _below(weights, names.PREFIXES["vae"])
     part = _vae_part(weights, keys or {key: key for key in weights.shapes})
     if LANDMARKS["vae"] not in part.keys:
         seen = content(weights.shapes) or "unknown"
-        raise Mistake(f"{AUTOENCODER} = {path}: is {seen}; expected an SD 1.x autoencoder (VAE)")
+        raise Mistake(f"{AUTOENCODER} = {path}: is {seen}; expected an autoencoder (VAE)")
     return part
 
 
@@ -164,102 +230,51 @@ def _folder(path: pathlib.Path) -> tuple[dict[str, Part], Facts]:
         files = sorted(p.name for p in path.glob("*.safetensors"))
         hint = f"; did you mean {path / files[0]}?" if files else ""
         raise Mistake(f"{CHECKPOINT} = {path}: a folder without model_index.json{hint or '; ' + EXPECTED}")
-    kind = _json(index).get("_class_name", "unknown")
-    if kind != "StableDiffusionPipeline":
-        raise Mistake(f"{CHECKPOINT} = {path}: is a {kind}; {EXPECTED} (a StableDiffusionPipeline)")
-    files = {part: _weights_in(path / folder, stem) for part, (folder, stem) in FOLDERS.items()}
-    opened = {part: _opened(CHECKPOINT, file) for part, file in files.items()}
+    kind = read_json(index).get("_class_name", "unknown")
+    if kind not in PIPELINES:
+        raise Mistake(f"{CHECKPOINT} = {path}: is a {kind}; {EXPECTED} (a {' or '.join(PIPELINES)})")
+    wanted = ("unet", "vae", *TEXTS["sdxl" if kind == PIPELINES[1] else "sd1"])
+    opened = {part: _opened(CHECKPOINT, _weights_in(path / FOLDERS[part][0], FOLDERS[part][1]))
+              for part in wanted}  # fmt: skip
     keys = {part: {key: key for key in weights.shapes} for part, weights in opened.items()}
-    parts = {
-        "unet": Part(opened["unet"], keys["unet"]),
-        "vae": _vae_part(opened["vae"], keys["vae"]),
-        "te1": Part(opened["te1"], _renamed(keys["te1"], names.text_path)),
-    }
+    parts = {part: Part(weights, _renamed(keys[part], names.text_path)) for part, weights in opened.items()}
+    parts["vae"] = _vae_part(opened["vae"], keys["vae"])
+    arch = _of_pipeline(path, kind, opened["unet"])
     for name in parts["unet"].keys:
         try:
-            names.unet_to_ldm(name)
+            names.unet_to_ldm(name, arch)
         except KeyError as e:
             raise Mistake(f"{CHECKPOINT} = {path}: {e.args[0]}; {EXPECTED}") from e
-    return parts, _folder_facts(path)
+    return parts, of_folder(path, arch)
 
 
-def _folder_facts(path: pathlib.Path) -> Facts:
-    unet, text, vae, noise = (
-        _json(path / name) if (path / name).is_file() else {}
-        for name in (
-            "unet/config.json",
-            "text_encoder/config.json",
-            "vae/config.json",
-            "scheduler/scheduler_config.json",
+def _of_pipeline(path: pathlib.Path, kind: str, unet: Weights) -> str:
+    """The architecture. Of the one pipeline of SD 1.x and SD 2.x, the latter's projections are linear."""
+    read = unet.shapes.get("conv_in.weight", (0, 4))[1]
+    if read != 4:
+        raise Mistake(f"{CHECKPOINT} = {path}: takes {read} channels, as for inpainting or edits; {EXPECTED}")
+    if kind == PIPELINES[1]:
+        return "sdxl"
+    return "sd2" if len(unet.shapes.get("down_blocks.0.attentions.0.proj_in.weight", ())) == 2 else "sd1"
+
+
+def depths(unet: Part) -> list[set[int]]:
+    """For each resolution, from the finest, how many transformer blocks its attentions have; behind them, the
+    middle's."""
+    levels = unet.count(r"down_blocks\.(\d+)\.")
+    places = [
+        [f"down_blocks.{i}.attentions.{j}" for j in range(2)]
+        + [f"up_blocks.{levels - 1 - i}.attentions.{j}" for j in range(3)]
+        for i in range(levels)
+    ]
+    every = [*places, ["mid_block.attentions.0"]]
+    return [{unet.count(rf"{re.escape(at)}\.transformer_blocks\.(\d+)\.") for at in level} for level in every]
+
+
+def _whole(path: pathlib.Path, unet: Part) -> None:
+    """Raises Mistake: blocks are missing, as nobody's SDXL has but those that were made smaller."""
+    *levels, middle = depths(unet)
+    if middle != levels[-1] or any(len(level) > 1 for level in levels):
+        raise Mistake(
+            f"{CHECKPOINT} = {path}: is SDXL with blocks taken out, as SSD-1B and Segmind Vega; {EXPECTED}"
         )
-    )
-    return _facts(
-        path,
-        heads=unet.get("num_attention_heads") or unet.get("attention_head_dim"),  # which means the first here
-        text_heads=text.get("num_attention_heads"),
-        text_activation=text.get("hidden_act"),
-        prediction={"v_prediction": "v"}.get(noise.get("prediction_type"), "epsilon"),
-        scale=vae.get("scaling_factor"),
-        start=noise.get("beta_start"),
-        end=noise.get("beta_end"),
-        steps=noise.get("num_train_timesteps"),
-    )
-
-
-def _facts(source: pathlib.Path, **known: Any) -> Facts:
-    """Raises Mistake: not numbers that a model can have."""
-    facts = Facts(**{name: value for name, value in known.items() if value is not None})
-    for name in ("scale", "start", "end", "steps"):
-        value = vars(facts)[name]
-        if not isinstance(value, int | float) or not 0 < value < math.inf:  # nan neither
-            raise Mistake(f"{source}: {name} = {shown(value)}: expected a number above 0")
-    return facts
-
-
-def _beside(path: pathlib.Path) -> Facts:
-    """From the .yaml of the checkpoint's name, in the WebUI's layout; the standard where there is none."""
-    config = path.with_suffix(".yaml")
-    if not config.is_file():
-        return Facts()
-    import yaml
-
-    try:
-        model = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["params"]
-        unet = _params(model, "unet_config")
-        text = _text_config(config, _params(model, "cond_stage_config").get("version"))
-        return _facts(
-            config,
-            heads=unet.get("num_heads") if (unet.get("num_heads") or -1) > 0 else None,
-            head_width=unet.get("num_head_channels") if (unet.get("num_head_channels") or -1) > 0 else None,
-            text_heads=text.get("num_attention_heads"),
-            text_activation=text.get("hidden_act"),
-            prediction="v" if model.get("parameterization") == "v" else "epsilon",
-            scale=model.get("scale_factor"),
-            start=model.get("linear_start"),
-            end=model.get("linear_end"),
-            steps=model.get("timesteps"),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as e:
-        reason = f" ({e})" if isinstance(e, yaml.YAMLError | OSError) else ""
-        raise Mistake(f"{config}: expected a checkpoint's settings as the WebUI reads them{reason}") from e
-
-
-def _params(model: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    return (model.get(name) or {}).get("params") or {}
-
-
-def _text_config(config: pathlib.Path, version: str | None) -> Mapping[str, Any]:
-    """version: a folder with config.json, relative to the .yaml or absolute; None or CLIP's name: usual."""
-    if version in (None, STANDARD_TEXT):
-        return {}
-    return _json(config.parent / version / "config.json")
-
-
-def _json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise Mistake(f"{path}: expected JSON ({e})") from e
-    if not isinstance(found, dict):
-        raise Mistake(f"{path}: expected a JSON object")
-    return found

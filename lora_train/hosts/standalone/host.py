@@ -1,4 +1,4 @@
-"""Lends SD 1.x models from files, in this process."""
+"""Lends SD 1.x, SD 2.x and SDXL models from files, in this process."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ from lora_train import names
 from lora_train.adapters.layer import Layer
 from lora_train.errors import Mistake
 from lora_train.host import Cond, Folders, Model, Origin
-from lora_train.hosts.standalone.files import CHECKPOINT, Found, Part, find
-from lora_train.hosts.standalone.tokens import Chunk, Tokens
+from lora_train.hosts.standalone.facts import PREDICTIONS
+from lora_train.hosts.standalone.files import CHECKPOINT, Found, find
+from lora_train.hosts.standalone.slot import Slot
+from lora_train.hosts.standalone.texts import Texts, trunk
 from lora_train.noise import Schedule
 from lora_train.prompts import Prompt
-from lora_train.transfer import sent
+from lora_train.values import shown
 from lora_train.weights import hashes
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+V = "model.v_parameterization"
 NO_CUDA = "place.device = cuda: expected a CUDA device and found none; use cpu or auto"
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -54,9 +57,11 @@ class StandaloneHost:
         if model.pretrained_model_name_or_path is None:
             raise Mistake(f"{CHECKPOINT}: expected a checkpoint")
         found = find(model.pretrained_model_name_or_path, model.vae)
+        if skipped := skips(model, found.facts.arch):
+            raise Mistake(skipped[0])
         if model.v_parameterization is not None:
-            prediction = "v" if model.v_parameterization else "epsilon"
-            found = dataclasses.replace(found, facts=dataclasses.replace(found.facts, prediction=prediction))
+            told = {"prediction": "v" if model.v_parameterization else "epsilon", "by": f"{V} says"}
+            found = dataclasses.replace(found, facts=dataclasses.replace(found.facts, **told))
         loan = Loan(found, model, device=chosen(device), dtype=DTYPES[precision])
         try:
             yield loan
@@ -70,7 +75,7 @@ class StandaloneHost:
         if device.type == "cuda":
             free, total = (round(n / 2**20) for n in torch.cuda.mem_get_info(device))
         return {
-            "loaded": False, "name": None, "path": None, "hash": None, "family": "sd1", "prediction": None,
+            "loaded": False, "name": None, "path": None, "hash": None, "family": None, "prediction": None,
             "ztsnr": None, "vae": None, "dtype": None, "device": str(device), "free_megabytes": free,
             "total_megabytes": total, "trainable": True, "reason": None, "unchanged": None,
         }  # fmt: skip
@@ -79,9 +84,10 @@ class StandaloneHost:
         complaints, checkpoint = refusals(job, place), job.model.pretrained_model_name_or_path
         if checkpoint is not None:
             try:
-                find(checkpoint, job.model.vae)
+                found = find(checkpoint, job.model.vae)
             except Mistake as e:
-                complaints += str(e).splitlines()
+                return complaints + str(e).splitlines()
+            complaints += skips(job.model, found.facts.arch) + second_rate(job, found.facts.arch)
         return complaints
 
     def announce(self, file: pathlib.Path, job: Job, output: Output) -> list[str]:
@@ -100,6 +106,24 @@ def refusals(job: Job, place: Place) -> list[str]:
     return complaints
 
 
+def skips(model: Model, arch: str) -> list[str]:
+    """What is against `model.clip_skip` with a model of this architecture."""
+    if model.clip_skip is None or arch == "sd1":
+        return []
+    return [
+        f"model.clip_skip = {model.clip_skip}: {names.ARCHS[arch].said} was made with the last but one "
+        "layer, which is always taken; leave it empty"
+    ]
+
+
+def second_rate(job: Job, arch: str) -> list[str]:
+    """What is against `lr.text_encoder_lr2` with a model of this architecture."""
+    rate, of = job.lr.text_encoder_lr2, names.ARCHS[arch]
+    if rate is None or len(of.texts) > 1:
+        return []
+    return [f"lr.text_encoder_lr2 = {shown(rate)}: {of.said} has one text encoder; leave it empty"]
+
+
 def chosen(device: str) -> torch.device:
     """Raises Mistake: there is no such device."""
     cuda = torch.cuda.is_available()
@@ -108,44 +132,8 @@ def chosen(device: str) -> torch.device:
     return torch.device("cuda" if cuda and device != "cpu" else "cpu")
 
 
-class Slot:
-    """One part of the model. Its weights come when they are first used, and go when it is parked."""
-
-    def __init__(self, module: nn.Module, part: Part, *, device: torch.device, dtype: torch.dtype):
-        self.module, self.part, self.device, self.dtype = module, part, device, dtype
-
-    @property
-    def here(self) -> bool:
-        return next(self.module.parameters()).device.type == self.device.type
-
-    def use(self) -> nn.Module:
-        from lora_train.hosts.standalone.load import fill
-
-        if next(self.module.parameters()).is_meta:
-            fill(self.module, self.part, dtype=self.dtype, device=self.device)
-        elif not self.here:
-            self.module.to(self.device)
-        return self.module
-
-    def park(self) -> None:
-        """Weights leave a GPU for the computer's memory, and a CPU for good: the file has them.
-
-        The module itself, and hooks on it, stay.
-        """
-        if self.here:
-            self.module.to("cpu" if self.device.type == "cuda" else "meta")
-
-    @contextlib.contextmanager
-    def visit(self) -> Iterator[None]:
-        """A part that is parked before is parked again after."""
-        here = self.here
-        yield
-        if not here:
-            self.park()
-
-
 class Loan:
-    """A lent SD 1.x model; see `lora_train.host.Lent`."""
+    """A lent model; see `lora_train.host.Lent`."""
 
     def __init__(self, found: Found, model: Model, *, device: torch.device, dtype: torch.dtype):
         try:
@@ -161,16 +149,44 @@ class Loan:
             part: Slot(module, found.parts[part], device=device, dtype=dtype)
             for part, module in hollow(found).items()
         }
-        self.schedule = Schedule.scaled_linear(
-            self.facts.start, self.facts.end, self.facts.steps, self.facts.prediction
-        )
-        self.words = Tokens(weighted=model.weighted_captions)
-        depth = len(_trunk(self.slots["te1"].module).encoder.layers)
+        self.arch = self.facts.arch
+        texts = {part: self.slots[part] for part in names.ARCHS[self.arch].texts}
+        self.texts = Texts(texts, self.arch, model, device, self._autocast)
+        self.words = self.texts.words
+        depth = len(trunk(self.slots["te1"].module).encoder.layers)
         if (model.clip_skip or 1) > depth:
             raise Mistake(f"model.clip_skip = {model.clip_skip}: the text encoder has {depth} layers")
+        self._predicts()
         self.pool = concurrent.futures.ThreadPoolExecutor(1)
         files = (found.path, found.vae_path)  # hashed while other things go on: 2 s a GB
         self.hashed = [self.pool.submit(hashes, f) if f and f.is_file() else None for f in files]
+
+    def _predicts(self) -> None:
+        """Settles what the model predicts, and says it where it is not the plain case."""
+        if self.facts.prediction is None:
+            known = {"prediction": self._probed(), "by": "a trial of it shows"}
+            self.facts = dataclasses.replace(self.facts, **known)
+        facts = self.facts
+        self.schedule = Schedule.scaled_linear(facts.start, facts.end, facts.steps, facts.prediction)
+        plain = facts.prediction == "epsilon"
+        if self.arch != "sd1" or not plain:
+            log.info("The model is %s and predicts %s, as %s.", names.ARCHS[self.arch].said,
+                     PREDICTIONS[facts.prediction], facts.by)  # fmt: skip
+        if facts.last_is_noise and plain:
+            log.warning("Its entry ztsnr is left out: where no signal is left, noise cannot be predicted.")
+        elif facts.last_is_noise:
+            self.schedule = self.schedule.ending_in_noise()
+            log.info("At its last step no signal is left (zero terminal SNR).")
+
+    @torch.no_grad()
+    def _probed(self) -> str:
+        """Of grey alone at the last step: what predicts noise gives it back, what predicts v its opposite."""
+        slot = self.slots["unet"]
+        with slot.visit():
+            x = torch.full((1, 4, 8, 8), 0.5, device=self.device)
+            context = torch.full((1, 2, slot.module.config.cross_attention_dim), 0.5)
+            guess = self.denoise(x, torch.tensor([self.facts.steps - 1]), Cond(context)).float()
+        return "v" if (guess - x).mean() < -1 else "epsilon"
 
     def end(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)
@@ -190,52 +206,30 @@ class Loan:
             vae_name=vae and vae.name,
             vae_old_hash=vae_old,
             vae_new_hash=vae_new,
+            arch=self.arch,
             prediction=self.facts.prediction,
         )
 
     @functools.cached_property
     def vae_id(self) -> str:
         part, digests = self.found.parts["vae"], {}
-        back = {key: name for name, key in part.keys.items()}
-        for key, value in part.weights.read(part.keys.values()):
+        back = {source.key: name for name, source in part.keys.items()}
+        for key, value in part.weights.read(back):
             digests[back[key]] = hashlib.sha256(value.reshape(-1).view(torch.uint8).numpy()).hexdigest()
         return hashlib.sha256(repr((sorted(digests.items()), str(self.dtype))).encode()).hexdigest()[:16]
 
     def denoise(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        unet = self.slots["unet"].use()
+        unet, cond = self.slots["unet"].use(), cond.to(x_t)
         with self._autocast():
-            return unet(x_t, t.to(x_t.device), cond.to(x_t).context, return_dict=False)[0]
+            return unet(
+                x_t, t.to(x_t.device), cond.context, added_cond_kwargs=_told(cond, x_t), return_dict=False
+            )[0]
 
     def encode(self, captions: Sequence[str], *, weighted: bool | None = None) -> Cond:
-        """[B, max_token_length + 2, D], as sd-scripts: every 75 tokens go through the text encoder with a
-        start and an end of their own, of which the first start and the last end are kept; weights multiply
-        what comes of their tokens, and nothing else."""
-        rows = [self.words.caption(text, self.model.max_token_length, weighted=weighted) for text in captions]
-        hidden, weights = self._hidden(rows)
-        inner = (hidden[:, :, 1:-1] * weights[:, :, 1:-1]).flatten(1, 2)
-        return Cond(torch.cat([hidden[:, 0, :1], inner, hidden[:, -1, -1:]], 1))
+        return self.texts.encode(captions, weighted=weighted)
 
     def encode_prompts(self, *prompts: str) -> Cond:
-        """[B, 77 * chunks, D], as the WebUI: with emphasis, after which a chunk has the mean it had before
-        (its "Original" way), and in as many chunks as the longest needs."""
-        hidden, weights = self._hidden(self.words.prompts(*prompts))
-        stressed = hidden * weights
-        before, after = (x.float().mean((2, 3), keepdim=True) for x in (hidden, stressed))
-        ratio = torch.where((weights == 1).all(2, keepdim=True), 1.0, before / after)
-        return Cond((stressed * ratio.to(stressed)).flatten(1, 2))
-
-    def _hidden(self, rows: Sequence[Sequence[Chunk]]) -> tuple[Tensor, Tensor]:
-        """What the text encoder makes of them, [B, chunks, 77, D], and their weights, [B, chunks, 77, 1]."""
-        start, end = self.words.start, self.words.end
-        ids = torch.tensor([[[start, *chunk.ids, end] for chunk in row] for row in rows])
-        weights = torch.tensor([[[1.0, *chunk.weights, 1.0] for chunk in row] for row in rows])
-        text, skip = self.slots["te1"].use(), self.model.clip_skip or 1
-        with self._autocast():
-            out = text(sent(ids.flatten(0, 1), self.device), output_hidden_states=skip > 1)
-            hidden = out.last_hidden_state
-            if skip > 1:
-                hidden = _trunk(text).final_layer_norm(out.hidden_states[-skip])
-        return hidden.unflatten(0, ids.shape[:2]), sent(weights[..., None], self.device).to(hidden)
+        return self.texts.prompts(*prompts)
 
     def tokens(self, caption: str) -> int:
         return self.words.count(caption)
@@ -275,27 +269,39 @@ class Loan:
     def sample(self, prompt: Prompt) -> Image.Image:
         from lora_train.hosts.standalone.sample import sample
 
-        with self.slots["te1"].visit(), self.slots["vae"].visit():
+        with contextlib.ExitStack() as visits:
+            for part in (*self.texts.slots, "vae"):
+                visits.enter_context(self.slots[part].visit())
             return sample(self, prompt, encode=self.encode_prompts, facts=self.facts, decode=self.decode)
 
     def layers(self) -> list[Layer]:
+        """Of a text encoder those in its layers; a projection behind them is none that files have."""
         found = []
-        for part, path_of in (("te1", names.text_path), ("unet", names.unet_to_ldm)):
-            model = self.slots[part].use()
-            weighted = [(p, m) for p, m in model.named_modules() if hasattr(m, "weight")]
-            found += [Layer.of(part, path_of(path), module) for path, module in weighted]
-        return [layer for layer in found if layer is not None]
+        for part, slot in self.texts.slots.items():
+            modules = [(names.text_path(path), module) for path, module in slot.use().named_modules()]
+            found += [(part, path, module) for path, module in modules if path.startswith("encoder.layers.")]
+        for path, module in self.slots["unet"].use().named_modules():
+            if hasattr(module, "weight"):
+                found.append(("unet", names.unet_to_ldm(path, self.arch), module))
+        layers = [Layer.of(*layer, self.arch) for layer in found]
+        return [layer for layer in layers if layer is not None]
 
     def checkpoint_blocks(self) -> list[nn.Module]:
+        """Of SDXL's attentions, up to ten transformer blocks deep, each block alone: one is in memory at a
+        time."""
         unet = self.slots["unet"].module
         stages = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
-        blocks = [*_trunk(self.slots["te1"].module).encoder.layers]
+        blocks = [layer for slot in self.texts.slots.values() for layer in trunk(slot.module).encoder.layers]
         for stage in stages:
-            blocks += [*stage.resnets, *(getattr(stage, "attentions", None) or [])]
+            attentions = [*(getattr(stage, "attentions", None) or [])]
+            if self.arch == "sdxl":
+                attentions = [block for attention in attentions for block in attention.transformer_blocks]
+            blocks += [*stage.resnets, *attentions]
         return blocks
 
     def park(self, part: str) -> None:
-        self.slots["te1" if part == "text" else part].park()
+        for slot in self.texts.slots.values() if part == "text" else [self.slots[part]]:
+            slot.park()
 
     @contextlib.contextmanager
     def given_back(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -307,6 +313,12 @@ class Loan:
         return torch.autocast(self.device.type, dtype=self.dtype if mixed else None, enabled=mixed)
 
 
-def _trunk(text: nn.Module) -> nn.Module:
-    """transformers 4 wraps the text model once more than 5 does."""
-    return getattr(text, "text_model", text)
+def _told(cond: Cond, x_t: Tensor) -> dict[str, Tensor] | None:
+    """What SDXL's denoiser is told beside the context."""
+    if cond.vector is None:
+        return None
+    sizes = cond.sizes
+    if sizes is None:
+        side = [8.0 * x_t.shape[-2], 8.0 * x_t.shape[-1]]
+        sizes = torch.tensor([*side, 0.0, 0.0, *side], device=x_t.device).expand(len(x_t), 6)
+    return {"text_embeds": cond.vector, "time_ids": sizes}

@@ -22,9 +22,11 @@ from PIL import Image
 from torch import Tensor
 
 from lora_train.host import Cond, Lent
-from lora_train.hosts.standalone.files import Facts
+from lora_train.hosts.standalone.facts import Facts
+from lora_train.noise import Schedule
 from lora_train.prompts import Prompt
 
+LEFT = 2**-24  # of the signal, as diffusers has it
 ORDER = 4  # of the linear multistep method
 
 
@@ -80,7 +82,7 @@ SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {  # a row for each value o
 ANCESTRAL = ("euler_a", "dpm_2_a")  # draw noise at each step
 
 
-def scheduler(name: str, facts: Facts, prediction: str) -> Any:
+def scheduler(name: str, facts: Facts, schedule: Schedule) -> Any:
     """diffusers' scheduler of one of our names."""
     made, settings = SCHEDULERS[name]
     return made(
@@ -88,9 +90,16 @@ def scheduler(name: str, facts: Facts, prediction: str) -> Any:
         beta_start=facts.start,
         beta_end=facts.end,
         beta_schedule="scaled_linear",
-        prediction_type="v_prediction" if prediction == "v" else "epsilon",
+        trained_betas=_betas(schedule) if schedule.alphas_cumprod[-1] == 0 else None,
+        prediction_type="v_prediction" if schedule.prediction == "v" else "epsilon",
         **settings,
     )
+
+
+def _betas(schedule: Schedule) -> np.ndarray:
+    """Of a schedule without signal at its end, where some is left so that nothing is divided by nothing."""
+    left = schedule.alphas_cumprod.double().clamp(min=LEFT).numpy()
+    return 1 - left / np.concatenate([[1.0], left[:-1]])
 
 
 @torch.no_grad()
@@ -116,7 +125,9 @@ def sample(
         rng.manual_seed(prompt.seed)
     guided = prompt.scale > 1
     cond = encode(*[prompt.negative_prompt] * guided, prompt.prompt)
-    steps = scheduler(prompt.sample_sampler, facts, lent.schedule.prediction)
+    if guided and facts.empty_is_zero and not prompt.negative_prompt:
+        cond.context[0], cond.vector[0] = 0, 0
+    steps = scheduler(prompt.sample_sampler, facts, lent.schedule)
     steps.set_timesteps(prompt.sample_steps, device=lent.device)
     x = torch.randn(1, 4, prompt.height // 8, prompt.width // 8, generator=rng).to(lent.device)
     x = x * steps.init_noise_sigma

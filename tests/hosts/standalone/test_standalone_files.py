@@ -15,7 +15,8 @@ from lora_train.host import Model
 
 pytest.importorskip("diffusers")
 yaml = pytest.importorskip("yaml")
-from lora_train.hosts.standalone.files import Facts, find  # noqa: E402
+from lora_train.hosts.standalone.facts import Facts  # noqa: E402
+from lora_train.hosts.standalone.files import find  # noqa: E402
 from lora_train.hosts.standalone.host import StandaloneHost  # noqa: E402
 from lora_train.hosts.standalone.load import hollow  # noqa: E402
 
@@ -123,8 +124,8 @@ def test_a_diffusers_folder_is_the_same_model(folder, usual):
 
 
 def test_a_diffusers_folder_of_another_kind_is_refused(folder, tmp_path):
-    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
-    with pytest.raises(Mistake, match="is a StableDiffusionXLPipeline; expected an SD 1.x"):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(Mistake, match="is a FluxPipeline; expected an SD 1.x"):
         find(tmp_path)
 
 
@@ -168,7 +169,7 @@ def test_another_autoencoder_takes_the_place_of_the_checkpoints(
 def test_what_is_no_autoencoder_is_refused(reference):
     lora = reference / "lora_dim4" / "lora_dim4.safetensors"
     with pytest.raises(
-        Mistake, match=r"^model\.vae = .*: is a LoRA or another adapter; expected an SD 1\.x auto"
+        Mistake, match=r"^model\.vae = .*: is a LoRA or another adapter; expected an autoencoder"
     ):
         find(reference / "tiny_sd1.safetensors", lora)
     with pytest.raises(Mistake, match=r"^model\.vae = none: no such file"):
@@ -189,7 +190,7 @@ def test_a_lora_is_not_a_checkpoint(reference):
         find(path)
     assert str(e.value) == (
         f"model.pretrained_model_name_or_path = {path}: is a LoRA or another adapter; "
-        "expected an SD 1.x checkpoint (.safetensors, .ckpt) or a diffusers folder of one"
+        "expected an SD 1.x, SD 2.x or SDXL checkpoint (.safetensors, .ckpt) or a diffusers folder of one"
     )
 
 

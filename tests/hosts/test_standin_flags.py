@@ -3,7 +3,6 @@
 import contextlib
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from lora_train.errors import Mistake
@@ -19,20 +18,12 @@ CAT = "a cat"
 pictures, train = runs.pictures, runs.train
 
 
-def casts_float8() -> bool:
-    """Newer versions of torch do not, so the WebUI itself cannot draw with such weights on them."""
-    linear = torch.nn.Linear(4, 4).to(torch.float8_e4m3fn)
-    with contextlib.suppress(RuntimeError), torch.autocast("cpu", torch.bfloat16):
-        return linear(torch.ones(1, 4)).dtype == torch.bfloat16
-    return False
-
-
 class TestOtherWebuis:
     """Started with other flags."""
 
     @pytest.mark.parametrize("flags", ["half", "medvram", "half medvram", "fp8"])
     def test_trains_and_leaves_no_trace(self, tmp_path, train, flags):
-        if "fp8" in flags and not casts_float8():
+        if "fp8" in flags and not runs.casts_float8():
             pytest.skip("this torch does not multiply weights of float8 in autocast")
         with world(tmp_path / "webui", **dict.fromkeys(flags.split(), True)) as webui:
             before = webui.picture(CAT)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from lora_train.errors import Mistake
 from lora_train.host import Model
+from lora_train.hosts.webui import held
 from lora_train.hosts.webui.host import WebuiHost
 from lora_train.run.control import Control
 from tests.hosts.contract import Contract
@@ -257,6 +258,7 @@ class TestOthersMeanwhile:
         said = []
         gradio = pytest.importorskip("gradio", reason="what the WebUI says it with")
         monkeypatch.setattr(gradio, "Warning", said.append)
+        monkeypatch.setattr(held, "SECONDS", 0)
         first = webui.model.sd_checkpoint_info.title
         webui.checkpoint("other", scale=0.5)
         title, answers = webui.sd_models.get_closet_checkpoint_match("other").title, []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import warnings
 from collections.abc import Iterator
 
@@ -14,6 +15,8 @@ OF_THE_MODEL = (
     "fp8_storage", "cache_fp16_weight",
 )  # fmt: skip
 BUSY = "a LoRA is in training on the loaded model; pause or stop it in the tab Training, then choose again"
+
+SECONDS = 4.0  # that it can be read: the page takes it away when the old choice is back
 
 
 @contextlib.contextmanager
@@ -44,4 +47,5 @@ def refused() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # where nobody looks at a page, gradio says it to Python
         gradio.Warning(BUSY[0].upper() + BUSY[1:] + ".")
+    time.sleep(SECONDS)
     raise Mistake(BUSY)

@@ -67,7 +67,8 @@ class OneModel(StandaloneHost):
     def header(self) -> dict[str, object]:
         """Of the window's checkpoint; only its table of contents is read."""
         try:
-            said = {"loaded": True, "prediction": find(self.checkpoint).facts.prediction}
+            facts = find(self.checkpoint).facts
+            said = {"loaded": True, "family": facts.arch, "prediction": facts.prediction}
         except Mistake as e:
             said = {"loaded": False, "trainable": False, "reason": str(e)}
         path = str(self.checkpoint)

@@ -108,7 +108,10 @@ class Desk:
             found["complaints"].append({"path": "data.train_data_dir", "text": text})
             return found
         found["remarks"] = [
-            {"text": "2 pictures are enlarged", "files": ["0007.png (1.6×)", "<img>.png (1.2×)"]}
+            {
+                "text": "2 pictures are enlarged more than 1.5 times",
+                "files": ["0007.png (1.6×)", "<img>.png (1.2×)"],
+            }
         ]
         found["plan"] = {
             "text": "",

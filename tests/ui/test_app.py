@@ -117,6 +117,17 @@ def test_the_owners_rules_come_from_flags(monkeypatch, tmp_path):
     assert app.window([])[0].rules == Rules()
 
 
+def test_the_windows_own_model_is_named_with_its_family(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    header = app.window([])[0].host.header()
+    assert (header["name"], header["family"], header["loaded"]) == ("demo.safetensors", "sd1", True)
+    lost = app.window(["--pretrained_model_name_or_path", str(tmp_path / "none.safetensors")])[
+        0
+    ].host.header()
+    assert (lost["loaded"], lost["trainable"]) == (False, False)
+    assert "no such file" in lost["reason"]
+
+
 def test_the_demo_is_put_in_place_once(tmp_path):
     values = demo.values(tmp_path, tmp_path / "x.safetensors")
     pictures = tmp_path / "demo" / "10_ink style"

@@ -228,6 +228,7 @@ def test_in_a_browser_from_the_demo_over_a_reload_of_the_ui_to_generate(data, tm
         pictured("webui-form")
         start.click()
         sync.expect(ours.get_by_role("button", name="Pause")).to_be_visible(timeout=LONG)
+        sync.expect(ours.locator(".lt-run .uplot")).to_be_visible(timeout=LONG)
         pictured("webui-running")
         page.click("#footer a:has-text('Reload UI')")
         webui.answered(starts=2)

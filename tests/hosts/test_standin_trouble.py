@@ -1,6 +1,7 @@
 """What goes wrong in a WebUI while, before and between runs; on the stand-in."""
 
 import contextlib
+import gc
 import threading
 import time
 
@@ -8,10 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lora_train.adapters.network import Network
+from lora_train.data.batches import Batches
+from lora_train.data.cache import Cache
 from lora_train.errors import Mistake
 from lora_train.hosts.webui.host import WebuiHost
+from lora_train.hosts.webui.loan import Loan
+from lora_train.hosts.webui.proof import Proof
 from lora_train.run.control import Control
 from lora_train.run.desk import Desk
+from lora_train.run.session import Session
 from lora_train.train.events import Watcher
 
 for name in ("ldm", "einops", "transformers"):
@@ -221,6 +228,22 @@ class TestALongGeneration:
         assert [run.error for run in both] == [None, None]
         same(*(load_file(file) for file in files))
         assert seen in (["one"] * 3 + ["two"] * 3, ["two"] * 3 + ["one"] * 3)
+
+
+def test_nothing_of_ours_outlives_a_run(webui, train):
+    """And no tensor of anybody's that was not there before."""
+    kinds = (Session, Network, torch.optim.Optimizer, Batches, Cache, Loan, Proof)
+
+    def alive(kind):
+        gc.collect()
+        return sum(issubclass(type(x), kind) for x in gc.get_objects())
+
+    train("first")  # what is kept for good, such as the prompt's empty cond, is there after one
+    before, seen = (alive(kinds), alive(torch.Tensor)), []
+    train("second", watchers=[At(2, lambda: seen.append(alive(kinds)))], network__train_unet_only=True)
+    assert seen[0] >= before[0] + len(kinds)
+    assert (alive(kinds), alive(torch.Tensor)) == before
+    assert before[0] == 0
 
 
 class TestTheModelIsGone:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -113,6 +113,8 @@ ANSWERS: tuple[tuple[str, str, Callable[[Desk, Ask], object]], ...] = (
     ("POST", "/run/sample", lambda desk, ask: desk.sample_now()),
     ("GET", "/runs", lambda desk, ask: desk.runs()),
     ("GET", "/runs/{name}", lambda desk, ask: desk.run(ask.name)),
+    ("POST", "/runs/{name}/sheet", lambda desk, ask: desk.sheet(ask.name, str(ask.json.get("what", "")))),
+    ("POST", "/sheet/stop", lambda desk, ask: desk.stop_sheet()),
     ("DELETE", "/runs/{name}", lambda desk, ask: desk.clear(ask.name, ask.query.get("what", ""))),
 )  # fmt: skip
 
@@ -148,7 +150,10 @@ class Api:
         async def asked(request: Request) -> Response:
             if no := self.gate.refusal(request):
                 return _refused(*no)
-            body = await _body(request)
+            try:
+                body = await _body(request)
+            except ClientDisconnect:
+                return Response(status_code=400)  # to nobody: the page was left while it asked
             if body is None:
                 return _refused(413, f"body: expected at most {LARGEST // 2**20} MiB")
             return await run_in_threadpool(self._answered, answer, request, body)

@@ -1,5 +1,6 @@
 """The routes: what the desk says goes out as JSON, and what may not be asked is refused in a sentence."""
 
+import asyncio
 import base64
 import json
 import types
@@ -337,4 +338,24 @@ def test_names_of_presets_and_runs_stay_names(made, name):
     client, desk = made()
     answer = client.get(f"{PREFIX}/runs/{name}")
     assert answer.status_code in (404, 422)
+    assert not desk.asked
+
+
+def test_a_page_that_is_left_while_it_asks_is_no_fault(made):
+    """A reload breaks off what a click has just sent."""
+    client, desk = made()
+    scope = {
+        "type": "http", "method": "POST", "path": f"{PREFIX}/run/pause", "query_string": b"", "headers": [
+            (b"host", b"testserver"), (b"content-type", b"application/json")],
+    }  # fmt: skip
+    sent = []
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(client.app(scope, receive, send))
+    assert sent[0]["status"] == 400
     assert not desk.asked

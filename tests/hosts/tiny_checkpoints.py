@@ -8,9 +8,11 @@ draws uniform numbers, which are the same on every machine.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import pathlib
+import types
 import zlib
 from collections.abc import Iterator, Mapping
 
@@ -134,7 +136,8 @@ def drawn(name: str, shape: tuple[int, ...]) -> Tensor:
     return (numbers * (3 / math.prod(shape[1:])) ** 0.5).half()
 
 
-def tensors(family: str) -> dict[str, Tensor]:
+@functools.cache
+def tensors(family: str) -> Mapping[str, Tensor]:
     demo = load_file(DEMO / "demo.safetensors")
     made = {name: value for name, value in demo.items() if name.startswith("first_stage_model.")}
     if family == "sdxl":
@@ -142,7 +145,7 @@ def tensors(family: str) -> dict[str, Tensor]:
         made |= {new + k.removeprefix(lead): v for k, v in demo.items() if k.startswith(lead)}
     for lead, shapes in (("model.diffusion_model.", unet(family)), (TEXT[family], tower())):
         made |= {lead + name: drawn(name, shape) for name, shape in shapes}
-    return made
+    return types.MappingProxyType(made)
 
 
 def write(path: pathlib.Path, family: str, prediction: str = "") -> pathlib.Path:
@@ -152,7 +155,7 @@ def write(path: pathlib.Path, family: str, prediction: str = "") -> pathlib.Path
         family: "sd2" or "sdxl".
         prediction: "v" or "epsilon". Empty: "v" in SD 2.x, "epsilon" in SDXL.
     """
-    save_file(tensors(family), path)
+    save_file({**tensors(family)}, path)
     config = _sdxl(prediction or "epsilon") if family == "sdxl" else _sd2(prediction or "v")
     path.with_suffix(".yaml").write_text(json.dumps({"model": config}, indent=1), encoding="utf-8")
     return path

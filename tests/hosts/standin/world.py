@@ -33,19 +33,21 @@ class World:
     def model(self) -> torch.nn.Module:
         return self.shared.sd_model
 
-    def checkpoint(self, name: str, scale: float | None = None) -> pathlib.Path:
-        """The model under another name, with its UNet's output scaled if asked; listed."""
+    def checkpoint(self, name: str, scale: float | None = None, family: str = "") -> pathlib.Path:
+        """The model under another name, or one of another family, with its UNet's output scaled if asked;
+        listed."""
         from safetensors.torch import load_file, save_file
 
         path = self.checkpoints / f"{name}.safetensors"
-        if self.family == "sd1":
+        family = family or self.family
+        if family == "sd1":
             path.write_bytes((DEMO / "demo.safetensors").read_bytes())
             config = (DEMO / "demo.yaml").read_text(encoding="utf-8")
             path.with_suffix(".yaml").write_text(
                 config.replace("demo_clip", str(DEMO / "demo_clip")), encoding="utf-8"
             )
         else:
-            tiny_checkpoints.write(path, self.family)
+            tiny_checkpoints.write(path, family)
         if scale is not None:
             tensors = load_file(path)
             tensors["model.diffusion_model.out.2.weight"] *= scale

@@ -148,7 +148,7 @@ def test_with_other_flags_too(started, flags):
 def test_other_families_too(started, family, flags):
     wanted = "leaves_the_model or of_the_last"
     if not flags:
-        wanted += " or Contract or pause or saved_file or kept_of_it"
+        wanted += " or Contract or pause or saved_file or kept_of_it or another_checkpoint_for"
     words = ("-c", str(ROOT / "pyproject.toml"), INSIDE, "-k", "fp8" if flags == "fp8" else wanted)
     more = [flags] if flags.startswith("--") else []
     ended = started(*words, flags=[*FLAGS, *more], family=family)

@@ -250,11 +250,12 @@ def plot(words: list[str]) -> int:
     values, prompts = numbers(str(given.get("strengths", STRENGTHS))), _prompts(given)
     path = pathlib.Path(str(given.get("output", "plot.png")))
 
-    from lora_train.run.draw import strengths as sheet
+    from lora_train.run.draw import columns, strengths
     from lora_train.run.store import whole
 
+    file = pathlib.Path(str(given["network_weights"]))
     with _borrowed(given) as lent:
-        page = sheet(lent, pathlib.Path(str(given["network_weights"])), values, prompts, _wardrobes(given))
+        page = columns(lent, strengths(file, values), prompts, _wardrobes(given), title=file.stem)
     with whole(path) as part:
         page.save(part, "PNG")
     log.info("Saved %s", path)

@@ -19,6 +19,7 @@ from lora_train.run.queue import RUNNING, UNFINISHED, Queue
 from lora_train.run.rules import Rules
 from lora_train.run.runs import Runs, taken
 from lora_train.run.schema import schema
+from lora_train.run.sheets import Sheets
 from lora_train.values import plain
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Desk:
         self.kept = Presets(folders.desk / "presets")
         self.past = Runs(folders.desk / "runs")
         self.line = Queue(host, folders.desk, rules)
+        self.sheets = Sheets(host, self.line)
         self._header: tuple[float, dict] = (-AGO, {})
 
     # ── what can be set ──
@@ -174,7 +176,8 @@ class Desk:
         queue, live = self.queue(), self.line.live
         return {
             "model": self.model(), "queue": queue, "run": live and live.view(after),
-            "unfinished": [row for row in queue if row["state"] == UNFINISHED], "now": time.time(),
+            "unfinished": [row for row in queue if row["state"] == UNFINISHED], "sheet": self.sheets.view(),
+            "now": time.time(),
         }  # fmt: skip
 
     def pause(self) -> dict[str, object]:
@@ -203,6 +206,7 @@ class Desk:
 
     def close(self, seconds: float = 30.0) -> None:
         """Before the program ends."""
+        self.sheets.close(seconds)
         self.line.close(seconds)
 
     # ── runs on disk ──
@@ -219,6 +223,12 @@ class Desk:
             if row["values"].get("output.output_name") == name and row["state"] != "waiting":
                 return {"state": row["state"], "steps": row["steps"]}
         return {}
+
+    def sheet(self, name: str, what: str) -> dict[str, object]:
+        return self.sheets.begin(self.past.one(name), what)
+
+    def stop_sheet(self) -> dict[str, object]:
+        return self.sheets.stop()
 
     def clear(self, name: str, what: str) -> dict[str, object]:
         live = self.line.live

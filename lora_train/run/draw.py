@@ -6,7 +6,7 @@ import collections
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -154,30 +154,46 @@ def _summed(named: Sequence[Named]) -> dict[str, tuple[float, float]]:
     return {name: (te[name], unet[name]) for name in te}
 
 
-def strengths(
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """Of a sheet: a file at a strength."""
+
+    label: str
+    file: pathlib.Path
+    strength: float
+
+
+def columns(  # noqa: PLR0913 (what a sheet is of, and who looks on)
     lent: Lent,
-    file: pathlib.Path,
-    values: Sequence[float],
+    wanted: Sequence[Column],
     prompts: Sequence[Prompt],
     folders: Sequence[pathlib.Path] = (),
+    *,
+    title: str = "",
+    told: Callable[[int, int], None] = lambda done, of: None,
 ) -> Image.Image:
-    """One row a prompt, one column a strength; the same seed along a row.
+    """One row a prompt; the same seed along a row.
 
     Args:
         folders: where LoRAs lie that prompts name.
+        told: before each picture, how many are done and of how many; may raise to break off.
     """
-    worn, wardrobe = Worn(lent, [file]), Wardrobe(lent, folders)
+    files = [*dict.fromkeys(column.file for column in wanted)]
+    worn, wardrobe = Worn(lent, files), Wardrobe(lent, folders)
     wardrobe.read(prompts, worn.names)
+    prompts = [p if p.seed is not None else dataclasses.replace(p, seed=1) for p in prompts]
 
     def cell(row: int, column: int) -> Image.Image:
-        with worn.at([values[column]]) as on:
+        told(row * len(wanted) + column, len(wanted) * len(prompts))
+        one = wanted[column]
+        with worn.at([one.strength if file == one.file else 0.0 for file in files]) as on:
             return wardrobe.sample(prompts[row], on)
 
     side = min(min(p.width, p.height) for p in prompts)
-    return sheet(
-        [p.prompt for p in prompts],
-        [f"strength {v:g}" for v in values],
-        cell,
-        title=file.stem,
-        enlarge=max(1, ENLARGED // side),
-    )
+    labels = [column.label for column in wanted]
+    return sheet([p.prompt for p in prompts], labels, cell, title=title, enlarge=max(1, ENLARGED // side))
+
+
+def strengths(file: pathlib.Path, values: Sequence[float]) -> list[Column]:
+    """A column for each."""
+    return [Column(f"strength {value:g}", file, value) for value in values]

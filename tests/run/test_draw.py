@@ -11,7 +11,7 @@ from lora_train.adapters.lora import Lora
 from lora_train.adapters.network import Network
 from lora_train.errors import Mistake
 from lora_train.prompts import Prompt
-from lora_train.run.draw import Wardrobe, Worn, noted, strengths
+from lora_train.run.draw import Wardrobe, Worn, columns, noted, strengths
 from tests.run.test_adapters_in_a_run import Lender
 from tests.tiny import Tiny
 
@@ -95,7 +95,8 @@ def test_what_is_worn_already_gets_the_prompts_strengths_for_its_picture(lent, f
 def test_a_sheet_wears_what_its_prompts_name(lent, folder):
     prompts = [Prompt("a cat<lora:eyes:1>", width=64, height=64, seed=1)]
     without = [Prompt("a cat<lora:eyes:0>", width=64, height=64, seed=1)]
-    pages = [strengths(lent, folder / "style.safetensors", [0, 1], p, [folder]) for p in (prompts, without)]
+    wanted = strengths(folder / "style.safetensors", [0, 1])
+    pages = [columns(lent, wanted, p, [folder]) for p in (prompts, without)]
     assert pages[0].size == pages[1].size
     assert pages[0].tobytes() != pages[1].tobytes()
 

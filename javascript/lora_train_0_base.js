@@ -22,6 +22,7 @@
     };
 
     // ── the server's sentences ──
+    const TYPES = { low: "([\\d.e+-]+)", high: "([\\d.e+-]+)", word: "([\\w.-]+)", words: "([\\w.-]+(?:, [\\w.-]+)*)" };
     let known = null; // [pattern, words in it, translation], of one language
     const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
     function patterns() {
@@ -29,7 +30,7 @@
         if (known && known.of === own) return known;
         known = ((own && own.said) || []).map(([from, to]) => {
             const names = [];
-            const parts = from.split(/\{(\w+)\}/).map((part, i) => (i % 2 ? (names.push(part), /^(low|high)$/.test(part) ? "([\\d.e+-]+)" : "(.+?)") : escaped(part)));
+            const parts = from.split(/\{(\w+)\}/).map((part, i) => (i % 2 ? (names.push(part), TYPES[part] || "(.+?)") : escaped(part)));
             return [new RegExp(`^${parts.join("")}$`), names, to];
         });
         known.of = own;
@@ -63,8 +64,14 @@
     /** What the server says, in the page's language; a sentence that has none there stays as it is. */
     page.said = (text) => {
         const words = page.words[page.language];
-        return text && words && words.said ? String(text).split("\n").map(sentence).join("\n") : text;
+        return text && words && words.said ? String(text).split("\n").map(remembered).join("\n") : text;
     };
+    let before = new Map(); // a log's lines are asked for again and again
+    function remembered(line) {
+        if (before.of !== page.language || before.size > 2000) before = Object.assign(new Map(), { of: page.language });
+        if (!before.has(line)) before.set(line, sentence(line));
+        return before.get(line);
+    }
 
     /** The WebUI's language where we are in it, else the browser's. */
     page.chosenLanguage = () => {

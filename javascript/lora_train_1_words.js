@@ -78,6 +78,8 @@
         // the end, the queue and earlier runs
         "{name} is finished": "{name} の学習が完了しました", "{name} was stopped": "{name} を停止しました",
         "{name} was stopped and saved": "{name} を停止し、保存しました", "{name} failed": "{name} は失敗しました",
+        "Strength grid": "強度の比較表", "Compare files": "ファイルの比較表", "Sheet": "比較表", "Open in full size": "原寸で開く",
+        "Drawing picture {n} of {of} …": "{of} 枚中 {n} 枚目を描いています…", "Stopped; nothing was drawn to its end.": "停止しました。完成した表はありません。",
         "Try in txt2img": "txt2imgで試す", "Open folder": "フォルダを開く", "The path is copied: {folder}": "パスをコピーしました: {folder}",
         "{name} stopped at step {step} of {steps} before it was finished.": "{name} はステップ {step} / {steps} で中断されています。",
         "Resume": "再開", "Keep what is there": "今あるものを残す", "Discard": "破棄", "Delete what the run has written?": "書き出したファイルを削除しますか？",

@@ -84,6 +84,7 @@
         "lr.learning_rate": "個別に指定のない部分の学習率。",
         "lr.unet_lr": "UNetのアダプターの学習率。learning_rate より優先します。",
         "lr.text_encoder_lr": "テキストエンコーダーのアダプターの学習率。learning_rate より優先します。",
+        "lr.text_encoder_lr2": "2つ目のテキストエンコーダー（SDXL）のアダプターの学習率。空なら text_encoder_lr と同じ。",
         "lr.lr_warmup_steps": "学習率が0から上がるまでのステップ数。1未満なら全体に対する割合。",
         "output.output_dir": "学習の出力をすべて書き込むフォルダ。",
         "output.output_name": "できあがるファイルの名前（拡張子なし）。",
@@ -132,6 +133,7 @@
         "place.cache_latents_to_disk": "latentを出力先の隣のディスクに残し、次回も使います。",
         "place.vae_batch_size": "VAEに一度に渡す画像数。",
         "place.gradient_checkpointing": "逆伝播用の保存を減らして計算し直します。メモリは減り、約4分の1遅くなります。",
+        "place.park_on_pause": "一時停止中、アダプター・オプティマイザ・キャッシュしたキャプションをメインメモリへ移し、GPUを画像生成のために空けます。",
         "place.resume": "再開する状態のフォルダ。",
     };
 })();

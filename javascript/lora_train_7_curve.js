@@ -7,6 +7,7 @@
     const t = (...given) => page.t(...given);
     const HEIGHT = 230;
     const FIRST = ["step", "loss", "average", "lr"]; // columns of a server that does not name them
+    const WHOLE = [0, 1, 2, 3, 4, 5, 6].flatMap((n) => [1, 2, 5].map((m) => m * 10 ** n)); // steps between ticks
     const DASHES = [[6, 4], [2, 3], [10, 3, 2, 3]];
 
     function colour(name, otherwise) {
@@ -81,7 +82,7 @@
             return {
                 width, height: HEIGHT, cursor: { drag: { x: true, y: false } },
                 scales: { x: { time: false }, right: { range: (u, low, high) => [0, high ? high * 1.1 : 1] } },
-                axes: [{ ...axis, size: 30 }, { ...axis, size: 55, values: ticks },
+                axes: [{ ...axis, size: 30, incrs: WHOLE }, { ...axis, size: 55, values: ticks },
                     ...(sort ? [{ ...axis, scale: "right", side: 1, size: 60, grid: { show: false }, values: ticks }] : [])],
                 series: [
                     { label: t("step"), value: (u, v, i) => String(last(u, v, i)) },

@@ -137,7 +137,7 @@
             return;
         }
         if (page.root !== root) return;
-        page.fill(body, page.unfinished(), page.endCard(), page.runView(), folding(page.form()), page.queueView(), page.runsView(),
+        page.fill(body, page.unfinished(), page.endCard(), page.sheetView(), page.runView(), folding(page.form()), page.queueView(), page.runsView(),
             page.webui() ? page.packagesView() : []);
         dropping(body);
         page.draft.heed();

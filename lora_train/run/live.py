@@ -42,6 +42,7 @@ class Live(Watcher):
         self.log: collections.deque[dict] = collections.deque(maxlen=LINES)
         self.memory = {"before": used(device), "during": None, "after": None}
         self.unchanged, self.result, self.ended = None, None, None
+        self.pace: tuple[float, int] | None = None  # seconds and steps when the first step was measured
         self.longest = 0.0  # seconds that the run may take; 0: any
         self.speed, self.clock = None, (0.0, 0)  # images a second; when they were counted, and how many
 
@@ -62,6 +63,7 @@ class Live(Watcher):
 
     def measured(self, progress: Progress) -> None:
         line = {**numbers(progress), "megabytes": memory(torch.device(self.device))}
+        self.pace = self.pace or (progress.seconds, progress.step)
         with self.lock:
             self.curve.add(line)
         now = time.monotonic()
@@ -118,6 +120,13 @@ class Live(Watcher):
             return "pausing after this step"
         return None if self.control.paused else self.note
 
+    def left(self) -> float | None:
+        """Seconds, at the pace since the first step: what was made ready before it comes only once."""
+        p, begun = self.progress, self.pace
+        if p is None or begun is None or p.step <= begun[1]:
+            return None
+        return (p.seconds - begun[0]) / (p.step - begun[1]) * (p.steps - p.step)
+
     def view(self, after: int = 0) -> dict[str, object]:
         """The run as `/status` shows it, with the curve behind step `after`."""
         p = self.progress
@@ -129,7 +138,7 @@ class Live(Watcher):
             "id": self.id, "name": self.name, "state": self.now, "step": self.step, "steps": self.steps,
             "epoch": p and p.step / p.steps_per_epoch, "epochs": p and p.epochs,
             "seconds": (self.ended or p.seconds) if p else 0.0,
-            "left": p.left if going and p.step > p.first else None,
+            "left": self.left() if going else None,
             "images_per_second": self.speed if going else None, "megabytes": self.memory["during"],
             "loss": p and p.loss, "average": p and p.average, "rates": dict(p.rates) if p else {},
             "columns": columns, "points": points, "samples": samples, "saves": saves, "log": said,

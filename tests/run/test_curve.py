@@ -1,8 +1,14 @@
 """The curves are what the metrics hold, and nothing else."""
 
 import json
+import time
 
+import pytest
+
+from lora_train.run.control import Control
 from lora_train.run.curve import FIRST, POINTS, Curve
+from lora_train.run.live import Live
+from lora_train.train.events import Progress
 
 LINES = [
     {"step": 1, "epoch": 1, "loss": 0.5, "average": 0.5, "norm": 2.0, "lr/unet": 1e-4, "lr/te1": 5e-5,
@@ -31,6 +37,20 @@ def test_a_column_that_comes_later_leaves_earlier_rows_as_they_are():
     curve.add(LINES[1])
     assert curve.rows[0] == [1, 0.5, 0.5, None, None, None]
     assert len(curve.rows[1]) == len(curve.columns)
+
+
+def test_what_is_left_is_told_by_the_pace_of_the_steps(tmp_path):
+    """And not by the samples before the first one, which take long without a graphics card."""
+    live = Live("1", "okara", Control(), tmp_path)
+    progress = Progress(steps=100, steps_per_epoch=10, began=time.monotonic() - 600)
+    live.started(progress)
+    assert live.view()["left"] is None
+    progress.step = 1
+    live.measured(progress)
+    assert live.view()["left"] is None
+    progress.began -= 20
+    progress.step = 21
+    assert live.view()["left"] == pytest.approx(79, rel=0.01)
 
 
 def test_as_many_points_as_a_page_draws_smoothly():

@@ -27,7 +27,8 @@ TABLE = [(plain(en), plain(ja)) for en, ja in ROW.findall(FILE.read_text(encodin
 
 
 def pattern(english: str) -> re.Pattern:
-    places = {"low": r"([\d.e+-]+)", "high": r"([\d.e+-]+)"}
+    number, word = r"([\d.e+-]+)", r"([\w.-]+)"
+    places = {"low": number, "high": number, "word": word, "words": r"([\w.-]+(?:, [\w.-]+)*)"}
     parts = enumerate(PLACE.split(english))
     return re.compile("".join(places.get(part, "(.+?)") if i % 2 else re.escape(part) for i, part in parts))
 
@@ -139,6 +140,8 @@ def test_every_limit():
         "ink-2 is a free name",
         "output.output_name = 'a/b': expected a file name; leave out '/'",
         "training.mixed_precision = fp16: expected a CUDA device; on a CPU use no or bf16",
+        "training.mixed_precision = 'x': expected no, bf16 or fp16",
+        "lr.kind = a: expected b or c; did you mean b?",
     ],
 )  # fmt: skip
 def test_complaints_that_are_frequent(line):

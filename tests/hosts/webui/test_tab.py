@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import socket
 import subprocess
@@ -228,7 +229,8 @@ def test_in_a_browser_from_the_demo_over_a_reload_of_the_ui_to_generate(data, tm
         pictured("webui-form")
         start.click()
         sync.expect(ours.get_by_role("button", name="Pause")).to_be_visible(timeout=LONG)
-        sync.expect(ours.locator(".lt-run .uplot")).to_be_visible(timeout=LONG)
+        some = re.compile(r"step [1-9]\d of")
+        sync.expect(ours.locator(".lt-state")).to_contain_text(some, timeout=2 * LONG)
         pictured("webui-running")
         page.click("#footer a:has-text('Reload UI')")
         webui.answered(starts=2)

@@ -82,11 +82,17 @@ def _optimizer_args(value: object) -> Values:
     return {f"optimizer.{name}": text for name, text in pairs(value).items()}
 
 
+MOST = 2  # text encoders of a model
+
+
 def _text_encoder_lr(value: object) -> Values:
+    """Two are for SDXL's two; two that are the same are one, as kohya_ss writes it for every model."""
     rates = list(value) if isinstance(value, list | tuple) else [value]
-    if len({str(rate) for rate in rates}) != 1:
-        raise Mistake(f"text_encoder_lr = {shown(value)}: expected one rate; SD 1.x has one text encoder")
-    return {"lr.text_encoder_lr": rates[0]}
+    if not rates or len(rates) > MOST:
+        raise Mistake(f"text_encoder_lr = {shown(value)}: expected a rate, or two for SDXL's text encoders")
+    first, last = rates[0], rates[-1]
+    second = {} if str(first) == str(last) else {"lr.text_encoder_lr2": last}
+    return {"lr.text_encoder_lr": first, **second}
 
 
 def _key(value: object) -> Values:
@@ -163,8 +169,7 @@ FOREIGN: dict[str, Ignored | Refused | Translated] = {
         "offload_param_device", "offload_param_nvme_path", "zero3_init_flag", "zero3_save_16bit_model",
         "fp16_master_weights_and_gradients", off=("2",)),
     "debug_dataset": Refused("lora-train check shows what would be trained on"),
-    "v2": Refused("SD 2.x is not in this version"),
-    "sdxl": Refused("SDXL is not in this version"),
+    **_ignored("the checkpoint says what it is", "v2", "sdxl"),
     "full_fp16": Refused("adapters train in float32; use mixed_precision"),
     "full_bf16": Refused("adapters train in float32; use mixed_precision"),
     "network_multiplier": Refused(off=("1", "1.0")),

@@ -179,12 +179,14 @@ def zeros(*names: str, shape: tuple[int, ...] = (1,)) -> dict[str, torch.Tensor]
 
 
 UNET, LORA = "model.diffusion_model.input_blocks.0.0.weight", "lora_unet_mid_block_attentions_0_proj_in"
-EXPECTED = "; expected an SD 1.x checkpoint (.safetensors, .ckpt) or a diffusers folder of one"
+EXPECTED = (
+    "; expected an SD 1.x, SD 2.x or SDXL checkpoint (.safetensors, .ckpt) or a diffusers folder of one"
+)
 MODELS = {
-    "SDXL": (
-        {**zeros("conditioner.embedders.1.model.ln_final.weight", UNET.replace("input_blocks", "label_emb")),
-         **zeros(UNET, shape=(320, 4, 3, 3))},
-        f"is an SDXL checkpoint{EXPECTED}"),
+    "refiner": (
+        {**zeros("conditioner.embedders.0.model.ln_final.weight", UNET.replace("input_blocks", "label_emb")),
+         **zeros(UNET, shape=(384, 4, 3, 3))},
+        f"is SDXL's refiner, not its base model{EXPECTED}"),
     "VAE": (
         zeros("encoder.down.0.block.0.conv1.weight", "decoder.conv_in.weight"),
         f"is an autoencoder (VAE) alone{EXPECTED}"),
@@ -264,7 +266,8 @@ FOREIGN = {
 def test_a_foreign_adapter_file(light, words, answer, tmp_path, kind):
     file = tmp_path / "other.safetensors"
     save_file(FOREIGN[kind], file)
-    assert answer(words(network_weights=file)) == f"{file}: expected a LoRA for SD 1.x; this is a {kind}"
+    expected = "expected a LoRA for SD 1.x, SD 2.x, SDXL"
+    assert answer(words(network_weights=file)) == f"{file}: {expected}; this is a {kind}"
 
 
 def test_no_adapter_file(light, words, answer, tmp_path):

@@ -210,6 +210,8 @@ def test_no_flat_name_is_anothers_path():
     [
         (["--text_encoder_lr", "1e-4"], {"lr.text_encoder_lr": "1e-4"}),
         (["--text_encoder_lr", "1e-4", "1e-4"], {"lr.text_encoder_lr": "1e-4"}),
+        (["--text_encoder_lr", "1e-4", "2e-4"],
+         {"lr.text_encoder_lr": "1e-4", "lr.text_encoder_lr2": "2e-4"}),
         (["--lr.text_encoder_lr", "1e-4"], {"lr.text_encoder_lr": "1e-4"}),
         (["--optimizer_args", "weight_decay=0.1", "betas=(0.9, 0.99)"],
          {"optimizer.weight_decay": "0.1", "optimizer.betas": "0.9, 0.99"}),
@@ -236,14 +238,14 @@ def test_words_come_to_values(words, values):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ("--text_encoder_lr 1e-4 2e-4",
-         "text_encoder_lr = 1e-4, 2e-4: expected one rate; SD 1.x has one text encoder"),
+        ("--text_encoder_lr 1e-4 2e-4 3e-4",
+         "text_encoder_lr = 1e-4, 2e-4, 3e-4: expected a rate, or two for SDXL's text encoders"),
         ("--network_args conv_dim", "conv_dim: expected name=value"),
         ("--network_module networks.loha",
          "network_module = networks.loha: not in this version; expected networks.lora"),
         ("--loss_type huber", "loss_type = huber: not in this version; expected l2"),
         ("--save_model_as ckpt", "save_model_as = ckpt: not in this version; expected safetensors"),
-        ("--v2", "v2 = true: SD 2.x is not in this version"),
+        ("--zero_terminal_snr", "zero_terminal_snr = true: not in this version"),
         ("--full_bf16", "full_bf16 = true: adapters train in float32; use mixed_precision"),
         ("--multires_noise_iterations 6", "multires_noise_iterations = 6: not in this version"),
         ("--optimizer_type Prodigy", "optimizer.kind = Prodigy: expected adamw"),
@@ -255,8 +257,8 @@ def test_what_cannot_be_done_is_refused_with_the_reason(words, text):
 
 
 def test_all_refusals_are_told_at_once():
-    lines = refused(["--v2", "--masked_loss", "--loss_type", "l1", "--network_dim", "4"]).splitlines()
-    assert [line.partition(" ")[0] for line in lines] == ["v2", "masked_loss", "loss_type"]
+    lines = refused(["--fp8_base", "--masked_loss", "--loss_type", "l1", "--network_dim", "4"]).splitlines()
+    assert [line.partition(" ")[0] for line in lines] == ["fp8_base", "masked_loss", "loss_type"]
     lines = refused(["--network_dimm", "4", "--colour_aug"]).splitlines()
     assert lines == [
         "network_dimm: no such setting; did you mean network_dim?",
@@ -458,7 +460,7 @@ def test_a_config_file_may_name_the_dataset_file(toml):
         ("[[data.datasets]]\nbatch = 4", "{}: data.datasets.0.batch: no such setting; did you mean "
          "data.datasets.0.batch_size?"),
         (SUBSET, "{}: describes datasets; give it as --dataset_config"),
-        ("v2 = true", "{}: v2 = true: SD 2.x is not in this version"),
+        ("fp8_base = true", "{}: fp8_base = true: not in this version"),
         ("network_dim = 'four'", "network.dim = four: expected a whole number"),
         ("network_dim = ", "{}: not TOML: "),
         ("network_dim = " + "9" * 5000, "{}: not TOML: "),

@@ -41,12 +41,17 @@ def _demo(job: Job, header: Mapping[str, object]) -> bool:
 
 
 def _rates(job: Job) -> Iterator[str]:
-    net, parts = job.network, {"unet": "lr.unet_lr", "te1": "lr.text_encoder_lr"}
-    high = {}
-    for part, path in parts.items():
-        rate = job.lr.rate(part)
+    net, lr, high = job.network, job.lr, {}
+    own_rates = {
+        "unet": ("lr.unet_lr", lr.unet_lr),
+        "te1": ("lr.text_encoder_lr", lr.text_encoder_lr),
+        "te2": ("lr.text_encoder_lr2", lr.text_encoder_lr2),
+    }
+    if lr.text_encoder_lr2 is None:  # that of the first
+        del own_rates["te2"]
+    for part, (path, own) in own_rates.items():
+        rate = lr.rate(part)
         if net.trains(part) and rate > FAR * USUAL:
-            own = job.lr.unet_lr if part == "unet" else job.lr.text_encoder_lr
             high.setdefault("lr.learning_rate" if own is None else path, rate)
     for path, rate in high.items():
         yield (

@@ -31,6 +31,7 @@ NO_BUCKETS = "all pictures are cut to the resolution, for data.enable_bucket is 
 NO_SAMPLES = "no samples are drawn; set output.sample_every_n_steps"
 NO_STATE = "no states are saved; set output.save_state"
 NO_TRACKER = "no tracker is chosen in output.log_with"
+ONE_TEXT = ("sd1", "sd2")
 LAST_BUT_ONE = {"sd2": "SD 2.x", "sdxl": "SDXL"}
 IN_PLACE = "tags stay where they are; set data.shuffle_caption"
 
@@ -101,3 +102,5 @@ def _held(job: Job, output: Output, place: Place, header: Mapping[str, object]) 
             yield from ((path, why) for path in paths)
     if loaded(job, header) and (said := LAST_BUT_ONE.get(str(header.get("family")))):
         yield "model.clip_skip", f"{said} was made with the last but one layer, and always takes it"
+    if loaded(job, header) and header.get("family") in ONE_TEXT:
+        yield "lr.text_encoder_lr2", "the model has one text encoder"

@@ -44,9 +44,11 @@ def told(texts: Mapping[str, str]) -> Heard:
     _dataset(gui, texts)
     if gui.left.get("lr_scheduler") == "constant":
         gui.left.pop("lr_warmup_steps", None)
-    for name in ("learning_rate", "unet_lr", "text_encoder_lr"):
+    for name in ("learning_rate", "unet_lr"):
         if (rate := gui.number(name)) > 0:
             gui.heard.words[name] = rate
+    if rates := _rates(gui.take("text_encoder_lr")):
+        gui.heard.words["text_encoder_lr"] = rates
     module = texts.get("ss_network_module", "networks.lora")
     if module not in ("networks.lora", "network.lora"):
         gui.refuse("network_module", module)
@@ -58,6 +60,15 @@ def told(texts: Mapping[str, str]) -> Heard:
     _optimizer(gui, texts.get("ss_optimizer", ""))
     gui.heard.notes.append("read from the file's metadata, which has no folders and not all settings")
     return gui.rest()
+
+
+def _rates(text: object) -> list[float]:
+    """A number, or as many as there are text encoders: "[5e-05, 1e-05]"."""
+    try:
+        rates = [float(word) for word in str(text).strip("[]").split(",")]
+    except ValueError:
+        return []
+    return rates if min(rates) > 0 else []
 
 
 def _optimizer(gui: Gui, text: str) -> None:

@@ -135,11 +135,9 @@ class Gui:
     def rates(self) -> None:
         text, unet = self.left.pop("text_encoder_lr", None), self.number("unet_lr")
         rates = [float(rate) for rate in (text if isinstance(text, list) else [text]) if rate not in OFF]
-        if len(set(rates)) > 1:
-            self.refuse("text_encoder_lr", text, "expected one rate for all text encoders")
         words = self.heard.words
         if rates:
-            words["text_encoder_lr"] = rates[0]
+            words["text_encoder_lr"] = rates
         if unet:
             words["unet_lr"] = unet
         if unet and not rates:

@@ -19,7 +19,7 @@ from lora_train.host import Origin
 from lora_train.job import Card, Job, Output, Place
 from lora_train.knobs import flat, kind_of
 from lora_train.records import SCHEMA
-from lora_train.train.lr import SCHEDULERS
+from lora_train.train.lr import SCHEDULERS, Constant
 
 IMPLEMENTATION = f"lora-train/{__version__}"
 
@@ -153,7 +153,7 @@ def _settings(job: Job) -> dict[str, object]:
     return {
         "ss_learning_rate": lr.learning_rate,
         "ss_unet_lr": lr.unet_lr,
-        "ss_text_encoder_lr": lr.text_encoder_lr,
+        "ss_text_encoder_lr": lr.text_encoder_lr if lr.text_encoder_lr2 is None else _rates(lr),
         "ss_lr_scheduler": kind_of(SCHEDULERS, lr),
         "ss_lr_warmup_steps": int(warmup) if warmup == int(warmup) else warmup,
         "ss_optimizer": _optimizer(job),
@@ -167,6 +167,11 @@ def _settings(job: Job) -> dict[str, object]:
         "ss_min_snr_gamma": objective.min_snr_gamma,
         "ss_scale_weight_norms": job.network.scale_weight_norms,
     }
+
+
+def _rates(lr: Constant) -> list[float]:
+    """Of both text encoders, as sd-scripts writes two down."""
+    return [lr.rate(part) for part in ("te1", "te2")]
 
 
 def _optimizer(job: Job) -> str:

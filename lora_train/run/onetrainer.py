@@ -66,7 +66,8 @@ def _parts(left: dict[str, object], out: Heard) -> None:
         out.refused.append(f"text_encoder: one of SDXL's two alone: {LATER}; both train")
     if not unet.get("train", True):
         out.words["network.train_text_encoder_only"] = True
-    for name, part in (("unet_lr", unet), ("text_encoder_lr", texts[0])):
+    rates = [("unet_lr", unet), ("text_encoder_lr", texts[0]), ("text_encoder_lr2", texts[1])]
+    for name, part in rates if xl else rates[:2]:
         if part.get("learning_rate") and part.get("train", True):
             out.words[f"lr.{name}"] = part["learning_rate"]
     for name, part in (("unet", unet), ("text_encoder", texts[0])):
@@ -100,7 +101,7 @@ def _optimizer(left: dict[str, object], out: Heard) -> None:
     elif name not in OPTIMIZERS:
         out.refused.append(f"optimizer = {found.get('optimizer')}: {LATER}, and with it the learning rates")
         left.pop("learning_rate", None)
-        for rate in ("lr.unet_lr", "lr.text_encoder_lr"):
+        for rate in ("lr.unet_lr", "lr.text_encoder_lr", "lr.text_encoder_lr2"):
             out.words.pop(rate, None)
         return
     for key in ("eps", "weight_decay"):

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from lora_train.errors import Mistake
 from lora_train.job import Job, Output, Place
+from lora_train.names import ARCHS
 from lora_train.run.metadata import thumbnail
 from lora_train.run.trackers import unready
+from lora_train.values import shown
+
+
+def one_text_encoder(job: Job, arch: str) -> list[str]:
+    """What is said of a rate for the second text encoder, where a model of this architecture has one."""
+    rate, of = job.lr.text_encoder_lr2, ARCHS[arch]
+    if rate is None or len(of.texts) > 1:
+        return []
+    return [f"lr.text_encoder_lr2 = {shown(rate)}: {of.said} has one text encoder; leave it empty"]
 
 
 def refusals(job: Job, output: Output, place: Place) -> list[str]:

@@ -26,7 +26,7 @@ from lora_train.hosts.standalone.slot import Slot
 from lora_train.hosts.standalone.texts import Texts, trunk
 from lora_train.noise import Schedule
 from lora_train.prompts import Prompt
-from lora_train.values import shown
+from lora_train.run.refusals import one_text_encoder
 from lora_train.weights import hashes
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class StandaloneHost:
                 found = find(checkpoint, job.model.vae)
             except Mistake as e:
                 return complaints + str(e).splitlines()
-            complaints += skips(job.model, found.facts.arch) + second_rate(job, found.facts.arch)
+            complaints += skips(job.model, found.facts.arch) + one_text_encoder(job, found.facts.arch)
         return complaints
 
     def announce(self, file: pathlib.Path, job: Job, output: Output) -> list[str]:
@@ -114,14 +114,6 @@ def skips(model: Model, arch: str) -> list[str]:
         f"model.clip_skip = {model.clip_skip}: {names.ARCHS[arch].said} was made with the last but one "
         "layer, which is always taken; leave it empty"
     ]
-
-
-def second_rate(job: Job, arch: str) -> list[str]:
-    """What is against `lr.text_encoder_lr2` with a model of this architecture."""
-    rate, of = job.lr.text_encoder_lr2, names.ARCHS[arch]
-    if rate is None or len(of.texts) > 1:
-        return []
-    return [f"lr.text_encoder_lr2 = {shown(rate)}: {of.said} has one text encoder; leave it empty"]
 
 
 def chosen(device: str) -> torch.device:

@@ -17,6 +17,7 @@ from lora_train.hosts.webui.folders import folders
 from lora_train.hosts.webui.kinds import family, schedule, untrainable
 from lora_train.hosts.webui.loan import Loan, broken_half
 from lora_train.hosts.webui.proof import used
+from lora_train.run.refusals import one_text_encoder
 
 if TYPE_CHECKING:
     from lora_train.job import Job, Output, Place
@@ -160,6 +161,7 @@ def _of_loaded(job: Job, loaded: torch.nn.Module) -> list[str]:
             f"model.clip_skip = {skip}: {kind} was made with the last but one layer, and the WebUI always "
             "takes it; leave it empty"
         )
+    said += one_text_encoder(job, arch)
     own = schedule(loaded).prediction == "v"
     if asked is not None and asked != own:
         said.append(

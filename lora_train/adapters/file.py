@@ -174,7 +174,7 @@ def network_of(
         Mistake: the file is not of this model.
     """
     known = {layer.key: layer for layer in layers}
-    family, found = family or Lora(), _layered(tensors, _arch(known.values()), name)
+    family, found = family or Lora(), _layered(tensors, known.values(), name)
     if lost := [key for key in found if key not in known]:
         raise Mistake(f"{name}: made for another model: {_some(lost, found)} not in this one")
 
@@ -193,7 +193,7 @@ def restore(network: Network, tensors: Mapping[str, Tensor], *, name: str = "the
     Raises:
         Mistake: it has layers the network has not, or another dim; nothing is lost silently.
     """
-    found = _layered(tensors, _arch(network.layers.values()), name)
+    found = _layered(tensors, network.layers.values(), name)
     if lost := [key for key in found if key not in network.adapters]:
         raise Mistake(
             f"{name}: {_some(lost, found)} not in this network; "
@@ -215,10 +215,16 @@ def _arch(layers: Iterable[Layer]) -> str:
     return next((layer.arch for layer in layers), "sd1")
 
 
-def _layered(tensors: Mapping[str, Tensor], arch: str, name: str) -> dict[str, dict[str, Tensor]]:
-    """{key of a layer: {name within it: tensor}}, in the file's order."""
+def _layered(
+    tensors: Mapping[str, Tensor], layers: Collection[Layer], name: str
+) -> dict[str, dict[str, Tensor]]:
+    """{key of a layer: {name within it: tensor}}, in the file's order; see `_idle`.
+
+    Args:
+        layers: of the model; those that there are adapters for.
+    """
     found: dict[str, dict[str, Tensor]] = {}
-    foreign = []
+    foreign, arch = [], _arch(layers)
     for key, tensor in tensors.items():
         module, _, own = key.partition(".")
         place = path_of(module, arch)
@@ -229,7 +235,21 @@ def _layered(tensors: Mapping[str, Tensor], arch: str, name: str) -> dict[str, d
     if foreign:
         said = ARCHS[arch].said
         raise Mistake(f"{name}: not made for {said}: {_some(foreign, tensors)} of none of its layers")
-    return found
+    if idle := _idle(found, layers, arch):
+        log.info("%s: %s for a layer that no caption comes through, and left out", name, _some(idle, found))
+    return {key: own for key, own in found.items() if key not in idle}
+
+
+def _idle(found: Iterable[str], layers: Iterable[Layer], arch: str) -> list[str]:
+    """Those of the layer behind the last of a text encoder that its conds come through. SD 2.x and SDXL read
+    the last but one, and sd-scripts' files have SDXL's te1 whole, with what never learned."""
+    place = re.compile(r"(te\d)\.encoder\.layers\.(\d+)\.")
+    deepest: dict[str, int] = {}
+    for there in filter(None, (place.match(layer.key) for layer in layers)):
+        deepest[there[1]] = max(int(there[2]), deepest.get(there[1], 0))
+    if arch == "sd1":
+        return []
+    return [k for k in found if (m := place.match(k)) and int(m[2]) - 1 == deepest.get(m[1])]
 
 
 def _of_parts(

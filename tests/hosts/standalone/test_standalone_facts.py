@@ -1,0 +1,292 @@
+"""What a model is and predicts, by all that says so: settings beside it, words in it, the person, a trial."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lora_train.errors import Mistake
+from lora_train.job import assemble
+from lora_train.noise import Schedule
+from lora_train.prompts import Prompt
+
+diffusers = pytest.importorskip("diffusers")
+from lora_train.hosts.standalone.facts import USUAL, Facts, of_file, of_folder  # noqa: E402
+from lora_train.hosts.standalone.files import find  # noqa: E402
+from lora_train.hosts.standalone.host import Loan, StandaloneHost  # noqa: E402
+from lora_train.hosts.standalone.load import hollow  # noqa: E402
+from lora_train.hosts.standalone.sample import scheduler  # noqa: E402
+from lora_train.weights import open_weights  # noqa: E402
+from tests.hosts.standalone.families import borrowed  # noqa: E402
+
+UNET, FIRST = "model.diffusion_model.", "input_blocks.0.0.weight"
+
+
+@pytest.fixture(scope="module")
+def tensors(small):
+    return {arch: load_file(path) for arch, path in small.items()}
+
+
+@pytest.fixture
+def write(tmp_path, small, tensors):
+    """write("sdxl", more, without="…", metadata=…): a changed checkpoint, with or without its .yaml."""
+
+    def write(arch, more=None, *, without=(), metadata=None, beside=True):
+        kept = {key: t for key, t in tensors[arch].items() if not key.startswith(tuple(without) or "\0")}
+        save_file(kept | (more or {}), tmp_path / "a.safetensors", metadata)
+        if beside:
+            (tmp_path / "a.yaml").write_bytes(small[arch].with_suffix(".yaml").read_bytes())
+        return tmp_path / "a.safetensors"
+
+    yield write
+    for path in tmp_path.rglob("*.*"):
+        path.unlink()  # 70 megabytes each
+
+
+def shapes(tmp_path, names, metadata=None):
+    """An open file of empty tensors of these names."""
+    save_file({name: torch.zeros(0) for name in names} or {"x": torch.zeros(1)}, tmp_path / "b.safetensors",
+              metadata)  # fmt: skip
+    return open_weights(tmp_path / "b.safetensors")
+
+
+# ── facts ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_yaml_beside_a_file_is_read(small):
+    facts = find(small["sd2"]).facts
+    assert facts == Facts("sd2", head_width=8, text_activation="gelu", prediction="v")
+    assert facts.by == "its .yaml says"
+    facts = find(small["sdxl"]).facts
+    assert facts == Facts("sdxl", head_width=8, text_heads=facts.text_heads, prediction="epsilon",
+                          text_activation=facts.text_activation, scale=0.13025,
+                          empty_is_zero=True)  # fmt: skip
+
+
+@pytest.mark.parametrize(("scaling", "prediction"), [("EpsScaling", "epsilon"), ("VScaling", "v")])
+def test_sdxls_yaml_names_a_kind_of_scaling(small, tmp_path, scaling, prediction):
+    settings = json.loads(small["sdxl"].with_suffix(".yaml").read_text())
+    settings["model"]["params"]["denoiser_config"]["params"]["scaling_config"]["target"] = f"a.b.{scaling}"
+    settings["model"]["params"]["scale_factor"] = 0.2
+    weights = shapes(tmp_path, ["v_pred"])  # before which a .yaml goes
+    (tmp_path / "b.yaml").write_text(json.dumps(settings))
+    facts = of_file(weights, "sdxl")
+    assert (facts.prediction, facts.by, facts.scale) == (prediction, "its .yaml says", 0.2)
+    settings["model"]["params"]["denoiser_config"]["params"]["scaling_config"]["target"] = "a.EDMScaling"
+    (tmp_path / "b.yaml").write_text(json.dumps(settings))
+    with pytest.raises(Mistake, match=r"b\.yaml: expected a checkpoint's settings"):
+        of_file(weights, "sdxl")
+
+
+@pytest.mark.parametrize(
+    ("arch", "names", "metadata", "prediction", "by"),
+    [
+        ("sd1", [], None, "epsilon", "is usual"),
+        ("sd2", [], None, None, "is usual"),
+        ("sdxl", [], None, "epsilon", "is usual"),
+        ("sdxl", ["v_pred"], None, "v", "its entry v_pred says"),
+        ("sd2", [], {"modelspec.prediction_type": "v"}, "v", "its metadata say"),
+        ("sd2", [], {"modelspec.prediction_type": "epsilon"}, "epsilon", "its metadata say"),
+        ("sd2", [], {"modelspec.prediction_type": "flow"}, None, "is usual"),
+        ("sd1", ["v_pred"], {"modelspec.prediction_type": "epsilon"}, "v", "its entry v_pred says"),
+    ],
+)
+def test_a_file_may_say_what_it_predicts(tmp_path, arch, names, metadata, prediction, by):
+    facts = of_file(shapes(tmp_path, names, metadata), arch)
+    assert (facts.prediction, facts.by) == (prediction, by)
+    assert facts == Facts(**{**vars(USUAL[arch]), "prediction": prediction})
+
+
+def test_without_a_yaml_the_familys_standard_holds(small, tmp_path):
+    """Heads of 64 channels; the small ones have no 64 to divide by."""
+    for arch, path in small.items():
+        link = tmp_path / f"{arch}.safetensors"
+        link.symlink_to(path)
+        assert find(link).facts == USUAL[arch]
+        with pytest.raises(Mistake, match="0 heads for 32 channels"):
+            hollow(find(link))
+
+
+# ── what is refused ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def changed(name, *shape):
+    return {UNET + name: torch.zeros(*shape)}
+
+
+REFUSED = {
+    "inpainting": ("sdxl", changed(FIRST, 32, 9, 3, 3), (), "is a checkpoint for inpainting"),
+    "SD 2.x for inpainting": ("sd2", changed(FIRST, 32, 9, 3, 3), (), "is a checkpoint for inpainting"),
+    "with depth": ("sd2", changed(FIRST, 32, 5, 3, 3), (), "for inpainting or editing"),
+    "unCLIP": (
+        "sd2", {"embedder.model.ln_final.weight": torch.zeros(4)}, (), "an SD 2.x checkpoint for unCLIP"),
+    "the refiner": (
+        "sdxl", {"conditioner.embedders.0.model.ln_final.weight": torch.zeros(4)},
+        ("conditioner.embedders.",), "is SDXL's refiner, not its base model"),
+    "SSD-1B": ("sdxl", None, (f"{UNET}middle_block.1.",), "is SDXL with blocks taken out, as SSD-1B and"),
+    "Segmind Vega": (
+        "sdxl", None, (f"{UNET}output_blocks.1.1.transformer_blocks.2.",), "is SDXL with blocks taken out"),
+    "SDXL without its second text encoder": (
+        "sdxl", None, ("conditioner.embedders.1.",), "has no second text encoder"),
+    "SDXL without its first text encoder": (
+        "sdxl", None, ("conditioner.embedders.0.",), "has no text encoder"),
+    "SD 2.x without an autoencoder": ("sd2", None, ("first_stage_model.",), "has no autoencoder"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_not_trained_is_refused_with_a_sentence(write, kind):
+    arch, more, without, said = REFUSED[kind]
+    with pytest.raises(Mistake, match="^model.pretrained_model_name_or_path = ") as e:
+        find(write(arch, more, without=without))
+    assert said in str(e.value)
+    assert "expected an SD 1.x, SD 2.x or SDXL checkpoint" in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "said"),
+    [
+        ("text_projection", (256, 128), "reads texts 256 wide, and here they are 128"),
+        ("transformer.resblocks.3.attn.in_proj_weight", (768, 128),
+         "in_proj_weight is 256x128, expected 256x256"),
+    ],
+)  # fmt: skip
+def test_parts_that_do_not_fit_are_refused(write, key, shape, said):
+    with pytest.raises(Mistake, match=said):
+        hollow(find(write("sdxl", {f"conditioner.embedders.1.model.{key}": torch.zeros(*shape)})))
+
+
+@pytest.mark.parametrize("arch", ["sd2", "sdxl"])
+def test_clip_skip_is_refused_before_the_start_and_at_it(small, arch):
+    said = "was made with the last but one layer, which is always taken; leave it empty"
+    with (
+        pytest.raises(Mistake, match=rf"model\.clip_skip = 2: .* {said}"),
+        borrowed(small[arch], clip_skip=2),
+    ):
+        pass
+    job = assemble({"model.pretrained_model_name_or_path": small[arch], "data.train_data_dir": "p",
+                    "model.clip_skip": 1})  # fmt: skip
+    lines = StandaloneHost().refusals(*job)
+    assert len(lines) == 1
+    assert said in lines[0]
+
+
+def test_a_second_text_encoders_rate_is_refused_where_there_is_none(small, reference):
+    def lines(path):
+        values = {"model.pretrained_model_name_or_path": path, "data.train_data_dir": "p"}
+        return StandaloneHost().refusals(*assemble(values | {"lr.text_encoder_lr2": 1e-5}))
+
+    assert lines(small["sdxl"]) == []
+    for path, said in ((small["sd2"], "SD 2.x"), (reference / "tiny_sd1.safetensors", "SD 1.x")):
+        assert lines(path) == [f"lr.text_encoder_lr2 = 1e-05: {said} has one text encoder; leave it empty"]
+
+
+# ── whom to believe ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("arch", "told", "prediction", "line"),
+    [
+        ("sd2", None, "v", "The model is SD 2.x and predicts v, as its .yaml says."),
+        (
+            "sd2",
+            False,
+            "epsilon",
+            "The model is SD 2.x and predicts noise, as model.v_parameterization says.",
+        ),
+        ("sdxl", None, "epsilon", "The model is SDXL and predicts noise, as its .yaml says."),
+        ("sdxl", True, "v", "The model is SDXL and predicts v, as model.v_parameterization says."),
+    ],
+)
+def test_a_persons_word_goes_before_the_files_and_what_is_taken_is_said(
+    small, caplog, arch, told, prediction, line
+):
+    with caplog.at_level(logging.INFO), borrowed(small[arch], v_parameterization=told) as lent:
+        assert lent.schedule.prediction == lent.origin.prediction == lent.facts.prediction == prediction
+    assert line in caplog.text
+
+
+def silent(*paths):
+    """A model of which nobody says what it predicts."""
+    found = find(*paths)
+    return dataclasses.replace(found, facts=dataclasses.replace(found.facts, prediction=None))
+
+
+@pytest.mark.parametrize(("sign", "prediction"), [(1, "epsilon"), (-1, "v")])
+def test_an_sd2_of_which_nobody_says_it_is_tried(small, monkeypatch, caplog, sign, prediction):
+    """Of nothing but noise the two differ in sign: noise is x itself, and v = sqrt(a) n - sqrt(1 - a) x_0 is
+    about -x_0, which the model takes to be like x."""
+    monkeypatch.setattr("lora_train.hosts.standalone.host.find", silent)
+    monkeypatch.setattr(Loan, "denoise", lambda lent, x, t, cond: sign * 3 * x)
+    with caplog.at_level(logging.INFO), borrowed(small["sd2"]) as lent:
+        assert lent.schedule.prediction == lent.origin.prediction == prediction
+        assert not lent.slots["unet"].here
+    assert f"predicts {'v' if prediction == 'v' else 'noise'}, as a trial of it shows." in caplog.text
+
+
+def test_a_trial_leaves_the_denoiser_as_it_was(small, monkeypatch):
+    monkeypatch.setattr("lora_train.hosts.standalone.host.find", silent)
+    with borrowed(small["sd2"]) as lent:
+        assert lent.schedule.prediction in ("v", "epsilon")
+        assert not any(slot.here for slot in lent.slots.values())
+
+
+# ── schedules that end in noise ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_schedule_ends_in_noise_as_in_the_paper():
+    """arXiv:2305.08891, algorithm 1: by betas there, in closed form here."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    expected = torch.cumprod(1 - diffusers.schedulers.scheduling_ddim.rescale_zero_terminal_snr(betas), 0)
+    plain = Schedule.scaled_linear(prediction="v")
+    found = plain.ending_in_noise()
+    torch.testing.assert_close(found.alphas_cumprod.double(), expected, rtol=1e-4, atol=1e-7)
+    assert found.alphas_cumprod[-1] == 0
+    assert found.alphas_cumprod[0] == pytest.approx(plain.alphas_cumprod[0].item())
+    assert found.prediction == "v"
+    x, n, t = torch.randn(1, 4), torch.randn(1, 4), torch.tensor([999])
+    assert torch.equal(found.noisy(x, n, t), n)
+    assert torch.equal(found.target(x, n, t), -x)
+
+
+def test_a_file_that_asks_for_it_is_trained_and_drawn_so(write, caplog):
+    path = write("sdxl", {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)})
+    with caplog.at_level(logging.INFO), borrowed(path, v_parameterization=True) as lent:
+        assert lent.schedule.alphas_cumprod[-1] == 0
+        assert "no signal is left (zero terminal SNR)" in caplog.text
+        picture = np.asarray(lent.sample(Prompt("a cat", "", 64, 64, 5, 3, 5.0, "euler")))
+        assert picture.std() > 5
+    with borrowed(path) as lent:  # its .yaml says that it predicts noise
+        assert lent.schedule.alphas_cumprod[-1] > 0
+        assert "noise cannot be predicted" in caplog.text
+
+
+@pytest.mark.parametrize("sampler", ["euler", "ddim", "dpm++_2m"])
+def test_schedulers_of_such_a_model_are_diffusers_own(sampler):
+    schedule = Schedule.scaled_linear(prediction="v").ending_in_noise()
+    ours = scheduler(sampler, USUAL["sdxl"], schedule)
+    config = {name: value for name, value in ours.config.items() if not name.startswith("_")}
+    theirs = type(ours)(**config | {"trained_betas": None, "rescale_betas_zero_snr": True})
+    x, ends = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), []
+    for steps in (ours, theirs):
+        steps.set_timesteps(6)
+        now = x * steps.init_noise_sigma
+        for t in steps.timesteps:
+            now = steps.step((steps.scale_model_input(now, t) * 0.3).tanh(), t, now).prev_sample
+        ends.append(now)
+    torch.testing.assert_close(*ends, rtol=2e-3, atol=2e-3)
+
+
+def test_a_folder_may_ask_for_it_too(tmp_path):
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "model_index.json").write_text("{}")
+    noise = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(noise))
+    facts = of_folder(tmp_path, "sdxl")
+    assert (facts.prediction, facts.last_is_noise, facts.empty_is_zero) == ("v", True, True)

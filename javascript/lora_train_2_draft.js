@@ -174,10 +174,13 @@
 
     /** A run that ended has taken its name: the next one is given the free one that the server names. */
     draft.heed = () => page.on("ended", async (run) => {
+        const path = "output.output_name";
+        if (run.result && !draft.editing && draft.value(path) === run.name) {
+            const found = await page.ask("POST", "/look", { values: draft.posted() }).catch(() => ({ complaints: [] }));
+            const free = found.complaints.map((c) => /; ([^;]+) is a free name$/.exec(c.text)).find(Boolean);
+            if (free) draft.set(path, free[1]);
+        }
         await look();
-        const taken = draft.look.complaints.find((c) => c.path === "output.output_name");
-        const free = taken && / ([^ ;]+) is a free name$/.exec(taken.text);
-        if (free && run.result && !draft.editing && draft.value("output.output_name") === run.name) draft.set("output.output_name", free[1]);
     });
 
     draft.listPresets = async () => {

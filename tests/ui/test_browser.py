@@ -63,7 +63,7 @@ def test_from_the_demo_to_a_file_while_another_browser_watches(browser, url, tmp
     assert (tmp_path / "loras" / "ink.safetensors").is_file()
     page.reload()
     expect(ours.get_by_text("ink · done").first).to_be_visible(timeout=LONG)
-    expect(ours.locator(".lt-samples img, .lt-sample img, img").first).to_be_visible(timeout=LONG)
+    expect(ours.locator(".lt-samples img").first).to_be_visible(timeout=LONG)
     assert not faults
 
 

@@ -125,7 +125,6 @@ ALONE: dict[str, tuple[Plant, tuple[str, ...]]] = {
     "an optimizer that there is not": (words("--optimizer_type", "Adamm"), ("Adamm", "optimizer")),
     "a schedule that there is not": (words("--lr_scheduler", "cosinus"), ("cosinus",)),
     "a module that there is not": (words("--network_module", "os.system"), ("os.system",)),
-    "two text encoders' rates": (words("--text_encoder_lr", "1e-4", "2e-4"), ("text_encoder_lr2",)),
     "three text encoders' rates": (words("--text_encoder_lr", "1", "2", "3"), ("text_encoder_lr",)),
     "a loss that there is not": (words("--loss_type", "l3"), ("loss_type",)),
 }  # fmt: skip

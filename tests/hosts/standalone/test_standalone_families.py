@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pathlib
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lora_train.errors import Mistake
 from lora_train.host import Cond
 from lora_train.prompts import Prompt
+from tests.hosts import standin
 from tests.hosts.contract import Contract, T, latents, pixels
 
 pytest.importorskip("diffusers")
@@ -209,6 +212,18 @@ def test_no_negative_prompt_is_zeros_in_sdxl_and_an_empty_text_in_sd2(lent, thei
     assert abs(ours - from_diffusers(theirs, arch, prompt)).max() <= 1
     written = from_diffusers(theirs, arch, prompt, negative_prompt=" ")
     assert (abs(ours - written).max() > 1) == (arch == "sdxl")
+
+
+@pytest.mark.parametrize("name", ["plain", "long"])
+def test_a_picture_is_that_of_the_webui(lent, arch, name):
+    """v1.10.1's own, without a negative prompt; see tests/hosts/standin/real."""
+    real = Image.open(pathlib.Path(standin.__file__).parent / "real" / arch / f"{name}.png")
+    prompt, told = real.info["parameters"].rsplit("\n", 1)
+    if f"Model hash: {lent.origin.new_hash[:10]}" not in told:
+        pytest.skip("the demo checkpoint is another than the one whose autoencoder drew it")
+    assert told.startswith("Steps: 4, Sampler: Euler, ")
+    ours = drawn(lent, Prompt(prompt, "", 64, 64, 5, 4, 7.0, "euler"))
+    assert abs(ours - np.asarray(real, dtype=int)).max() <= 1
 
 
 # ── diffusers folders ───────────────────────────────────────────────────────────────────────────────────────

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import pathlib
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -106,21 +107,29 @@ class Sheets:
             self.thread.join(seconds)
 
     def _draw(self, sheet: Sheet, page: Page, file: pathlib.Path) -> None:
+        found = self._ended(sheet, page, file)
+        release()
+        self.line.machine.release()
+        for name, value in found.items():  # the state comes last: who sees it may draw the next one
+            setattr(sheet, name, value)
+
+    def _ended(self, sheet: Sheet, page: Page, file: pathlib.Path) -> dict[str, str]:
+        """What is to be said of it."""
         try:
             image = page(self._asked)
             with whole(file) as part:
                 image.save(part, "PNG")
-            sheet.url, sheet.state = linked(file), "done"
         except Broken:
-            sheet.state = "stopped"
+            return {"state": "stopped"}
         except Mistake as e:
-            sheet.error, sheet.state = str(e), "failed"
+            return {"error": str(e), "state": "failed"}
         except Exception as e:
             log.exception("The sheet of %s could not be drawn", sheet.run)
-            sheet.error, sheet.state = f"a fault of lora-train: {type(e).__name__}: {e}", "failed"
-        finally:
-            release()
-            self.line.machine.release()
+            return {"error": f"a fault of lora-train: {type(e).__name__}: {e}", "state": "failed"}
+        return {
+            "url": f"{linked(file)}&drawn={time.time():.0f}",
+            "state": "done",
+        }  # or a browser shows the last
 
     def _asked(self) -> None:
         if self.stopping.is_set():

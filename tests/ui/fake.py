@@ -64,6 +64,7 @@ class Desk:
     def __init__(self, folder: pathlib.Path):
         self.header, self.run_, self.entries, self.left, self.asked = dict(MODEL), None, [], [], []
         self.kept, self.estimate, self.earlier = Presets(folder / "presets"), None, []
+        self.drawn = None  # a sheet
         self.slow = 0.0  # seconds that a look takes
 
     def settings(self):
@@ -169,6 +170,7 @@ class Desk:
             "queue": self.entries,
             "run": run,
             "unfinished": self.left,
+            "sheet": self.drawn,
             "now": time.time(),
         }
 
@@ -192,6 +194,21 @@ class Desk:
 
     def sample_now(self):
         self._asked("sample")
+
+    def sheet(self, name, what):
+        self.asked.append(("sheet", name, what))
+        self.drawn = {
+            "run": name,
+            "what": what,
+            "state": "drawing",
+            "done": 3,
+            "of": 18,
+            "url": None,
+            "error": None,
+        }
+
+    def stop_sheet(self):
+        self._asked("stop sheet")
 
     def runs(self):
         return self.earlier

@@ -388,6 +388,25 @@ def test_at_the_end_a_card_with_what_to_do_next(opened):
     assert page.evaluate("document.body.dataset.tab") == "txt2img"
 
 
+def test_a_sheet_is_drawn_from_the_card_and_shown(opened):
+    opened.before = [running]
+    page = opened()
+    opened.desk.run_ = fake.run_of(520, state="done", result=fake.RESULT, unchanged=True)
+    page.get_by_role("button", name="Strength grid").click()
+    page.wait_for_selector("text=Drawing picture 4 of 18")
+    assert opened.desk.asked[-1] == ("sheet", "okara", "strengths")
+    page.locator(".lt-sheet").get_by_role("button", name="Stop").click()
+    page.wait_for_function("document.querySelector('.lt-sheet button') !== null")
+    assert opened.desk.asked[-1] == ("stop sheet",)
+    drawn = fake.run_of(520)["samples"][0]["url"]
+    opened.desk.drawn |= {"state": "done", "url": drawn}
+    page.wait_for_selector(".lt-sheet img[alt='okara · Strength grid']")
+    page.locator(".lt-sheet").get_by_role("button", name="Close").click()
+    assert page.locator(".lt-sheet").is_hidden()
+    opened.desk.drawn |= {"state": "failed", "url": None, "error": "okara: <b>no</b> saved file is there"}
+    page.wait_for_selector("text=okara: <b>no</b> saved file is there")
+
+
 def test_what_the_server_says_is_in_the_pages_language(opened):
     def idle(desk):
         running(desk)

@@ -122,6 +122,16 @@ class Running:
             time.sleep(0.3)
         raise AssertionError((entry, self.log.read_text()[-3000:]))
 
+    def sheet(self, name, what):
+        """Of a run, drawn to its end."""
+        sheet = self.ask("POST", f"{OURS}/runs/{name}/sheet", {"what": what})
+        for _ in range(240):
+            if sheet["state"] != "drawing":
+                break
+            time.sleep(0.5)
+            sheet = self.ask("GET", f"{OURS}/status")["sheet"]
+        return sheet
+
     def drawn(self, prompt, **more):
         return self.all_drawn(prompt, **more)[0]
 
@@ -179,6 +189,11 @@ def test_from_an_empty_webui_to_a_picture_with_the_new_lora(data):
         assert same(cells[0], plain)
         assert same(cells[2], webui.drawn("star, ink style <lora:ink:1>"))
         assert not any(same(cells[1], other) for other in (cells[0], cells[2]))
+        sheet = webui.sheet("ink", "strengths")
+        assert sheet["state"] == "done", sheet
+        page = Image.open(data / "lora_train" / "runs" / "ink" / "ink-run" / "strengths.png")
+        assert page.width > 6 * 64
+        assert same(webui.drawn("star, ink style"), plain)
         refused = webui.ask("POST", f"{OURS}/queue", {"values": values, "start": True}, wanted=(422,))
         assert "ink" in refused["error"]
 

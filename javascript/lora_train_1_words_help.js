@@ -5,8 +5,8 @@
     window.loraTrain.words.ja.help = {
         "model.pretrained_model_name_or_path": "学習の土台にするチェックポイント（.safetensors、.ckpt、diffusersフォルダ）。",
         "model.vae": "チェックポイント内蔵のものに代えて使うVAE。",
-        "model.v_parameterization": "モデルがノイズではなくvを予測するかどうか。空なら隣の .yaml に従い、なければノイズ予測。",
-        "model.clip_skip": "テキストエンコーダーの最後から何番目の層を使うか。WebUIの同名の設定と同じ。空または1で最後の層。",
+        "model.v_parameterization": "モデルがノイズではなくvを予測するかどうか。空なら隣の .yaml かファイル自身に従い、なければSD 2.xは試して判定、他はノイズ予測。",
+        "model.clip_skip": "テキストエンコーダーの最後から何番目の層を使うか。WebUIの同名の設定と同じ。空または1で最後の層。SD 1.xのみ。他のモデルは使う層が決まっています。",
         "model.max_token_length": "読み取るキャプションのトークン数。75を超える分は分割してエンコードします。",
         "model.weighted_captions": "キャプション内の (tag:1.2)、(tag)、[tag]、BREAK をWebUIのプロンプトと同じように読みます。タグ自体の括弧は \\( \\) と書きます。",
         "data.flip_aug": "半分の確率で左右反転します。文字など左右に意味があるものには使わないでください。",

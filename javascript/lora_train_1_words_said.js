@@ -64,6 +64,7 @@
         ["expected a CUDA device and found none; use cpu or auto", "CUDAデバイスが見つかりません。cpu か auto にしてください"],
         ["this card does not compute in bfloat16; use fp16", "このGPUはbfloat16で計算できません。fp16 を使ってください"],
         ["the WebUI holds its model in float16; use fp16 or bf16, or start it with --no-half", "WebUIのモデルはfloat16です。fp16 か bf16 を使うか、--no-half で起動してください"],
+        ["the model has one text encoder", "このモデルのテキストエンコーダーは1つです"],
         ["the text encoder has {depth} layers", "テキストエンコーダーは {depth} 層です"],
         ["the loaded model predicts {own}, as its .yaml says; leave it empty", "読み込み中のモデルは .yaml のとおり {own} を予測します。空にしてください"],
         ["the loaded model predicts {own}; leave it empty, or the result is noise.", "読み込み中のモデルは {own} を予測します。空にしないと、結果はノイズになります。"],

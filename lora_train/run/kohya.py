@@ -102,6 +102,8 @@ class Gui:
         other = tuple(f"{name}_" for name in ("hunyuan", *FAMILIES))
         self.left = {k: v for k, v in self.left.items() if not k.startswith(other) and k not in ELSEWHERE}
         xl = self.left.get("sdxl")
+        if xl and self.take("clip_skip"):
+            self.heard.notes.append("clip_skip: SDXL always takes the last but one layer, also in sd-scripts")
         for name in ("cache_text_encoder_outputs", "no_half_vae"):
             if self.take(f"sdxl_{name}") and xl:
                 self.heard.words[name] = True

@@ -43,9 +43,10 @@ def test_what_a_card_of_another_kind_cannot_do_is_refused(tmp_path, pictures):
         job, output, place = assemble(
             {
                 "data.train_data_dir": pictures, "training.mixed_precision": "fp16", "place.device": "cuda",
-                "model.clip_skip": 12, "model.v_parameterization": True,
+                "model.clip_skip": 12, "model.v_parameterization": True, "lr.text_encoder_lr2": 1e-5,
             }
         )  # fmt: skip
         said = "\n".join(WebuiHost().refusals(job, output, place))
-    for path in ("training.mixed_precision = fp16", "place.device = cuda", "model.v_parameterization = true"):
+    for path in ("training.mixed_precision = fp16", "place.device = cuda",
+                 "model.v_parameterization = true", "lr.text_encoder_lr2 = 1e-05"):  # fmt: skip
         assert path in said

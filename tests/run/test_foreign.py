@@ -122,6 +122,9 @@ def test_kohya_ss_says_no_to_what_would_train_something_else():
     [({"LoRA_type": "Kohya LoCon"}, "network.conv_dim", 4), ({"LoRA_type": "LoCon"}, "network.conv_dim", 4),
      ({"text_encoder_lr": 0}, "network.train_unet_only", True),
      ({"text_encoder_lr": [0.0001, 0.0001]}, "lr.text_encoder_lr", 1e-4),
+     ({"text_encoder_lr": [0.0001, 0.0001]}, "lr.text_encoder_lr2", None),
+     ({"text_encoder_lr": [0.0001, 0.00002]}, "lr.text_encoder_lr2", 2e-5),
+     ({"clip_skip": 2}, "model.clip_skip", 2), ({"clip_skip": 2, "sdxl": True}, "model.clip_skip", None),
      ({"unet_lr": "0"}, "network.train_text_encoder_only", True),
      ({"max_train_steps": 500}, "training.max_train_steps", 500),
      ({"max_train_steps": 500, "max_train_epochs": 3}, "training.max_train_epochs", 3),
@@ -178,6 +181,13 @@ def test_onetrainer_is_trained_as_it_would_train():
     assert "hf_secret" not in "\n".join(notes)
     assert any("Hugging Face Hub" in note for note in notes)
     assert not [p for p in values if "subsets.2" in p], "a concept that is switched off is left out"
+
+
+@pytest.mark.parametrize("kind", ["STABLE_DIFFUSION_XL_10_BASE", "STABLE_DIFFUSION_15"])
+def test_onetrainers_second_text_encoder_has_a_rate_of_its_own(kind):
+    values, _ = of("p.json", ONETRAINER | {"model_type": kind, "text_encoder_2": {"learning_rate": 2e-5}})
+    assert values["lr.text_encoder_lr"] == 5e-5
+    assert values.get("lr.text_encoder_lr2") == (2e-5 if "XL" in kind else None)
 
 
 def test_a_preset_of_onetrainer_has_its_defaults_beside_it():
@@ -240,6 +250,9 @@ def test_the_job_inside_a_lora():
     }  # fmt: skip
     assert {path: values.get(path) for path in wanted} == wanted
     assert not [note for note in notes if note.startswith("not taken")], notes
+    for text, rates in (("[5e-05]", (5e-5, None)), ("[5e-05, 1e-05]", (5e-5, 1e-5)), ("0.0", (None, None))):
+        values, _ = imported("b.safetensors", lora(texts | {"ss_text_encoder_lr": text}))
+        assert (values.get("lr.text_encoder_lr"), values.get("lr.text_encoder_lr2")) == rates
     other = imported("c.safetensors", lora(texts | {"ss_network_module": "lycoris.kohya"}))[1]
     assert any("network_module = lycoris.kohya" in note for note in other)
 

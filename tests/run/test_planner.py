@@ -152,6 +152,7 @@ def test_captions_that_are_cut_or_do_not_name_the_trigger_are_remarked(values, h
     ("more", "said"),
     [({"lr.learning_rate": 0.01}, "lr.learning_rate = 0.01: 100 times the usual 0.0001"),
      ({"lr.text_encoder_lr": 0.01}, "lr.text_encoder_lr = 0.01"),
+     ({"lr.text_encoder_lr2": 0.01}, "lr.text_encoder_lr2 = 0.01"),
      ({"network.dim": 128}, "multiplied by alpha/dim"),
      ({}, "seen 3.25 times"), ({"training.max_train_steps": 5000}, "learned by heart"),
      ({}, "1 of 2 buckets never fill a batch (64x64)"), ({}, "No samples are drawn")],
@@ -203,6 +204,16 @@ def test_what_has_no_effect_says_why(values, host):
     assert seen["lr.text_encoder_lr"] == "only the UNet trains, as network.train_unet_only says"
     assert "lr.text_encoder_lr" not in look(values, host)["disabled"]
     assert "network.dim" not in seen
+
+
+@pytest.mark.parametrize(("family", "held"), [
+    ("sd1", {"lr.text_encoder_lr2"}), ("sd2", {"lr.text_encoder_lr2", "model.clip_skip"}),
+    ("sdxl", {"model.clip_skip"})])  # fmt: skip
+def test_what_the_loaded_model_has_not_is_said(values, host, family, held):
+    del values["model.pretrained_model_name_or_path"]
+    host.header = lambda: {**TinyHost.header(host), "family": family}
+    seen = look(values, host)["disabled"]
+    assert {"lr.text_encoder_lr2", "model.clip_skip"} & seen.keys() == held
 
 
 def test_rules_name_settings_that_there_are():

@@ -154,6 +154,7 @@ def test_each_text_encoder_has_a_rate_of_its_own(train):
     for key, tensor in load_file(slow).items():
         if key.endswith("up.weight") and key[:8] in moved:
             moved[key[:8]] = max(moved[key[:8]], tensor.abs().max().item())
+    assert said(slow)["ss_text_encoder_lr"] == "[0.02, 1e-09]"
     assert moved["lora_te1"] > 1e-3
     assert 0 < moved["lora_te2"] < 1e-7
 

@@ -111,9 +111,11 @@
             const why = own.alone ? null : page.idle(s());
             input.disabled = Boolean(why);
             made.classList.toggle("lt-idle", Boolean(why));
-            made.classList.toggle("lt-wrong", wrong.length > 0);
-            input.setAttribute("aria-invalid", wrong.length ? "true" : "false");
-            said.classList.toggle("lt-sign", wrong.length > 0);
+            const begun = at() !== "data.train_data_dir" || draft.value(at()); // an empty page is asked, not blamed
+            const blamed = wrong.length > 0 && Boolean(begun);
+            made.classList.toggle("lt-wrong", blamed);
+            input.setAttribute("aria-invalid", String(blamed));
+            said.classList.toggle("lt-sign", blamed);
             page.write(said, wrong.length ? wrong.join(" ") : why ? `${t("no effect:")} ${why}` : own.hint ? own.hint() || "" : "");
             if (own.row) page.write(range, rangeOf());
         };

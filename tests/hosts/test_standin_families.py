@@ -174,6 +174,28 @@ class TestRuns:
         assert abs(loaded - bare).max() > 1
         assert (none == bare).all()
 
+    def test_a_lora_that_a_setting_adds_to_every_prompt_is_in_samples_and_not_in_the_run(
+        self, webui, train, tmp_path
+    ):
+        """In the settings of the WebUI: "Add network to prompt"."""
+        prompts = tmp_path / "prompts.txt"
+        prompts.write_text(f"{CAT} --w 64 --h 64 --s 4 --d 5 --l 7 --ss euler", encoding="utf-8")
+        plain = load_file(train("plain", output__save_precision="float"))
+        webui.picture(f"{CAT}<lora:tiny:1>")  # the first one makes the WebUI keep copies of all weights
+        webui.picture(CAT)
+        webui.shared.opts.data["sd_lora"] = "tiny"
+        try:
+            with untouched(webui):
+                file = train("drawn", output__sample_prompts=prompts, output__sample_every_n_steps=1,
+                             output__save_precision="float")  # fmt: skip
+        finally:
+            webui.shared.opts.data.pop("sd_lora")
+        same(plain, load_file(file))
+        live = np.asarray(Image.open(max((tmp_path / "out" / "sample").glob("*.png")))).astype(int)
+        webui.loras.joinpath("both.safetensors").write_bytes(file.read_bytes())
+        both = np.asarray(webui.picture(f"{CAT}<lora:both:1><lora:tiny:1>")).astype(int)
+        assert abs(both - live).max() <= 1
+
     @pytest.mark.parametrize("how", [{"network__dim_from_weights": True}, {"network__dim": 2}])
     def test_a_file_of_kohyas_goes_on(self, webui, train, how):
         """It has a layer of a text encoder that no caption comes through."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -184,6 +185,9 @@ def attend(  # noqa: PLR0913 (nn.MultiheadAttention.forward's own parameters)
     Args:
         need_weights: they are not given; OpenCLIP has no use for them.
     """
+    worn = getattr(sys.modules.get("networks"), "network_apply_weights", None)
+    if worn is not None:  # as the Lora extension's own forward begins, which is in the class
+        worn(attention)
     to_q, to_k, to_v, to_out = parts
     given = (to_q(query), to_k(key), to_v(value))  # [L, B, D], or [B, L, D]
     batched = given if attention.batch_first else [x.transpose(0, 1) for x in given]

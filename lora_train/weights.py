@@ -60,6 +60,8 @@ def open_weights(path: pathlib.Path) -> Weights:
         raise Mistake(f"{path}: cannot be read ({e.strerror})") from e
     if not size:
         raise Mistake(f"{path}: is empty; download or copy it again")
+    if path.suffix == ".json" and ".index." in path.name:
+        return Sharded(path)
     if start.startswith(b"version https://git"):
         raise Mistake(f"{path}: is a Git LFS pointer, not the file itself; fetch it with git lfs pull")
     if path.suffix.lower() in PICKLES and start[8:9] != b"{":
@@ -133,6 +135,29 @@ class Pickled:
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         for name in names:
             yield name, self.tensors[name]
+
+
+class Sharded:
+    """Tensors in several files of a folder, and a JSON that says which is where, as diffusers writes it."""
+
+    def __init__(self, index: pathlib.Path):
+        self.path, self.metadata = index, {}
+        try:
+            found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            where = {str(name): pathlib.PurePath(file).name for name, file in found.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+            raise Mistake(f"{index}: expected an index of files of weights ({e})") from e
+        self.files = {file: open_weights(index.parent / file) for file in sorted({*where.values()})}
+        lost = next((name for name, file in where.items() if name not in self.files[file].shapes), None)
+        if lost is not None:
+            raise Mistake(f"{index}: {where[lost]} has no {lost}; download or copy the folder again")
+        self.where = where
+        self.shapes = {name: self.files[file].shapes[name] for name, file in where.items()}
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        wanted = [*names]
+        for file, weights in self.files.items():
+            yield from weights.read(name for name in wanted if self.where[name] == file)
 
 
 def hashes(path: pathlib.Path) -> tuple[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -54,6 +56,31 @@ def test_what_lies_deeper_in_a_pickle_has_its_path(tmp_path):
 def test_safetensors_named_ckpt_are_read(tmp_path):
     save_file({"a": torch.ones(2)}, tmp_path / "a.ckpt")
     assert open_weights(tmp_path / "a.ckpt").shapes == {"a": (2,)}
+
+
+def test_tensors_in_several_files_are_read_by_their_index(tmp_path):
+    first, second = {"a": torch.ones(2), "c": torch.zeros(3)}, {"b": torch.full((2, 2), 7.0)}
+    save_file(first, tmp_path / "x-1.safetensors")
+    save_file(second, tmp_path / "x-2.safetensors")
+    index = tmp_path / "x.safetensors.index.json"
+    where = {"a": "x-1.safetensors", "b": "../x-2.safetensors", "c": "x-1.safetensors"}  # from there only
+    index.write_text(json.dumps({"weight_map": where}))
+    assert same(open_weights(index), first | second)
+    assert [name for name, _ in open_weights(index).read(["b"])] == ["b"]
+    index.write_text(json.dumps({"weight_map": where | {"d": "x-2.safetensors"}}))
+    with pytest.raises(Mistake, match=r"index\.json: x-2\.safetensors has no d; download"):
+        open_weights(index)
+    (tmp_path / "x-2.safetensors").unlink()
+    with pytest.raises(Mistake, match="x-2.safetensors: cannot be read"):
+        open_weights(index)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": 7}', '{"weight_map": {"a": 7}}'])
+def test_an_index_that_is_none_is_refused(tmp_path, text):
+    path = tmp_path / "x.safetensors.index.json"
+    path.write_text(text)
+    with pytest.raises(Mistake, match="is empty|expected an index of files of weights"):
+        open_weights(path)
 
 
 class Harmful:

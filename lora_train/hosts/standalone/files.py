@@ -23,7 +23,10 @@ FOLDERS = {  # part -> folder in a diffusers pipeline, and its file's name witho
     "te2": ("text_encoder_2", "model"),
 }
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
-ENDINGS = (".safetensors", ".fp16.safetensors", ".bin")
+ENDINGS = (  # the first that is there; large ones lie in several files, with an index
+    *(".safetensors", ".safetensors.index.json", ".fp16.safetensors", ".safetensors.index.fp16.json"),
+    *(".bin", ".bin.index.json"),
+)
 LAYER = r"encoder\.layers\.(\d+)\."
 TOWER = "embeddings.token_embedding.weight"
 LANDMARKS = {  # a tensor that every model of the part has; its absence means the part is not there

@@ -127,6 +127,14 @@ def test_a_prediction_is_that_of_diffusers_denoiser(lent, theirs, arch):
         close(lent.denoise(x, T, cond), expected, 1e-4)
 
 
+@pytest.mark.parametrize("arch", ARCHS)
+def test_in_bf16_predictions_are_close(small, lents, arch):
+    with borrowed(small[arch], "bf16") as lent, torch.no_grad():
+        assert {layer.weight().dtype for layer in lent.layers()} == {torch.bfloat16}
+        exact, rough = (o.denoise(latents(), T, o.encode(["a", "b"])).float() for o in (lents[arch], lent))
+    assert (rough - exact).std() < 0.03 * exact.std()
+
+
 def test_without_sizes_a_picture_is_whole_and_in_its_own_size(lents):
     lent, x = lents["sdxl"], latents()[..., :4]
     with torch.no_grad():
@@ -253,6 +261,17 @@ def test_a_folder_is_the_same_model_as_the_file(folder, lent, arch):
         assert other.facts.by == "its scheduler's settings say"
         assert other.facts.scale == lent.facts.scale
         assert {layer.key for layer in other.layers()} == {layer.key for layer in lent.layers()}
+        for a, b in zip(seen(other), seen(lent), strict=True):
+            close(a, b, 1e-5)
+
+
+def test_a_folder_of_several_files_is_the_same_model(folder, theirs, lent, arch, tmp_path):
+    for path in folder.iterdir():
+        if path.name != "unet":
+            (tmp_path / path.name).symlink_to(path)
+    theirs.unet.save_pretrained(tmp_path / "unet", max_shard_size="9MB")
+    assert len([*(tmp_path / "unet").glob("*.safetensors")]) > 1
+    with borrowed(tmp_path) as other:
         for a, b in zip(seen(other), seen(lent), strict=True):
             close(a, b, 1e-5)
 

@@ -111,6 +111,20 @@ def test_conds_are_those_that_the_webui_draws_with(webui, lent):
         )
 
 
+def test_long_captions_are_read_as_the_webui_reads_them(webui):
+    """In chunks of 75 tokens, filled up to as many as there may be."""
+    long = ", ".join(["a red house by the sea"] * 15)
+    with (
+        WebuiHost().borrow(Model(max_token_length=150), device="auto", precision="no") as lent,
+        torch.no_grad(),
+    ):
+        ours, theirs = lent.encode([long, CAT]).context, webui.model.get_learned_conditioning([long, CAT])
+        theirs = theirs["crossattn"] if webui.family == "sdxl" else theirs
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(lent.encode([CAT]).context, ours[1:], rtol=1e-4, atol=1e-5)
+        assert ours.shape[1] == 154
+
+
 def test_sdxl_is_told_the_sizes_of_a_picture(webui, lent):
     if webui.family != "sdxl":
         pytest.skip("only SDXL is told")

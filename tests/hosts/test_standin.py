@@ -12,6 +12,7 @@ from lora_train.errors import Mistake
 from lora_train.host import Model
 from lora_train.hosts.webui import held
 from lora_train.hosts.webui.host import WebuiHost
+from lora_train.hosts.webui.neutral import set_options
 from lora_train.run.control import Control
 from tests.hosts.contract import Contract
 
@@ -182,6 +183,14 @@ class TestWhatASampleLeaves:
             opts.data.clear()
             opts.data.update(before)
         same(plain, load_file(file))
+
+
+def test_a_setting_that_a_person_changes_while_we_have_it_otherwise_is_theirs(webui):
+    opts = webui.shared.opts
+    with set_options({"CLIP_stop_at_last_layers": 3, "emphasis": "None"}):
+        opts.data["CLIP_stop_at_last_layers"] = 2
+    assert opts.data.pop("CLIP_stop_at_last_layers") == 2
+    assert "emphasis" not in opts.data
 
 
 class TestWhatIsOnTheModel:

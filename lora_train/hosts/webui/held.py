@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 import warnings
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ def held() -> Iterator[None]:
     labels = shared.opts.data_labels
     before = {name: labels[name].onchange for name in OF_THE_MODEL if name in labels}
     for name in before:
-        labels[name].onchange = refused
+        labels[name].onchange = functools.partial(refused, name, getattr(shared.opts, name))
     try:
         yield
     finally:
@@ -36,14 +37,16 @@ def held() -> Iterator[None]:
             labels[name].onchange = onchange
 
 
-def refused() -> None:
+def refused(name: str, own: object) -> None:
     """In the WebUI, which then puts the old value back.
 
     Raises:
         Mistake: always.
     """
     import gradio
+    from modules import shared
 
+    shared.opts.data[name] = own  # at once, or a sample that is being drawn gives the new one back later
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # where nobody looks at a page, gradio says it to Python
         gradio.Warning(BUSY[0].upper() + BUSY[1:] + ".")

@@ -57,8 +57,8 @@ def _in_order(module: nn.Module, given: object, out: torch.Tensor) -> torch.Tens
 
 @contextlib.contextmanager
 def set_options(values: dict[str, object]) -> Iterator[None]:
-    """Settings of the WebUI inside `with`, without what it does when they change. Not for a whole run: what a
-    person sets meanwhile would change the run, and be lost at its end."""
+    """Settings of the WebUI inside `with`, without what it does when they change; not for a whole run, which
+    what a person sets meanwhile would change. What they set stays."""
     from modules import shared
 
     gone = object()
@@ -68,6 +68,8 @@ def set_options(values: dict[str, object]) -> Iterator[None]:
         yield
     finally:
         for name, value in before.items():
+            if shared.opts.data.get(name, gone) != values[name]:
+                continue  # a person's own, of just now
             if value is gone:
                 shared.opts.data.pop(name, None)
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import types
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from lora_train.hosts.standalone.host import Loan, StandaloneHost  # noqa: E402
 from lora_train.hosts.standalone.load import hollow  # noqa: E402
 from lora_train.hosts.standalone.sample import scheduler  # noqa: E402
 from lora_train.weights import open_weights  # noqa: E402
+from tests.hosts import tiny_checkpoints  # noqa: E402
 from tests.hosts.standalone.families import borrowed  # noqa: E402
 
 UNET, FIRST = "model.diffusion_model.", "input_blocks.0.0.weight"
@@ -111,6 +113,64 @@ def test_without_a_yaml_the_familys_standard_holds(small, tmp_path):
         assert find(link).facts == USUAL[arch]
         with pytest.raises(Mistake, match="0 heads for 32 channels"):
             hollow(find(link))
+
+
+# ── the real models ─────────────────────────────────────────────────────────────────────────────────────────
+
+REAL = {  # what `tiny_checkpoints` has small
+    "sd2": {"CHANNELS": 320, "TOWER": 1024, "LAYERS": 24, "CONTEXT": {"sd2": 1024}},
+    "sdxl": {
+        "CHANNELS": 320, "TOWER": 1280, "LAYERS": 32, "CONTEXT": {"sdxl": 2048}, "VECTOR": {"sdxl": 2816},
+        "LEVELS": {"sdxl": ((1, 2, 4), (0, 2, 10))}},
+}  # fmt: skip
+COUNTS = {  # of parameters, as known; SDXL's first text encoder is CLIP-L's 123 060 480 without a layer
+    "sd2": {"unet": 865_910_724, "te1": 340_387_840},
+    "sdxl": {"unet": 2_567_463_684, "te1": 123_060_480 - 7_087_872, "te2": 694_659_840},
+}
+LAYERS = {"sd2": {"unet": 192, "te1": 138}, "sdxl": {"unet": 722, "te1": 66, "te2": 192}}  # of kohya's LoRA
+
+
+def clip_l():
+    """Names and shapes of SDXL's first text encoder."""
+    yield "embeddings.token_embedding.weight", (49408, 768)
+    yield "embeddings.position_embedding.weight", (77, 768)
+    for name in ("weight", "bias"):
+        yield f"final_layer_norm.{name}", (768,)
+    shapes = {"self_attn.q_proj": (768, 768), "self_attn.k_proj": (768, 768), "self_attn.v_proj": (768, 768),
+              "self_attn.out_proj": (768, 768), "mlp.fc1": (3072, 768), "mlp.fc2": (768, 3072),
+              "layer_norm1": (768,), "layer_norm2": (768,)}  # fmt: skip
+    for i in range(12):
+        for name, shape in shapes.items():
+            yield f"encoder.layers.{i}.{name}.weight", shape
+            yield f"encoder.layers.{i}.{name}.bias", shape[:1]
+
+
+@pytest.mark.parametrize("arch", ["sd2", "sdxl"])
+def test_the_real_models_are_built_whole_from_their_names_and_shapes(tensors, monkeypatch, tmp_path, arch):
+    for name, value in REAL[arch].items():
+        monkeypatch.setattr(tiny_checkpoints, name, value)
+    shapes = {k: tuple(t.shape) for k, t in tensors[arch].items() if k.startswith("first_stage_model.")}
+    shapes |= {UNET + name: shape for name, shape in tiny_checkpoints.unet(arch)}
+    shapes |= {tiny_checkpoints.TEXT[arch] + name: shape for name, shape in tiny_checkpoints.tower()}
+    if arch == "sdxl":
+        lead = "conditioner.embedders.0.transformer.text_model."
+        shapes |= {lead + name: shape for name, shape in clip_l()}
+    path = tmp_path / "real.safetensors"
+    path.touch()
+    weights = types.SimpleNamespace(path=path, shapes=shapes, metadata={})
+    monkeypatch.setattr("lora_train.hosts.standalone.files.open_weights", lambda path: weights)
+    made = hollow(find(path))
+    counts = {part: sum(p.numel() for p in model.parameters()) for part, model in made.items()}
+    assert {part: counts[part] for part in COUNTS[arch]} == COUNTS[arch]
+    heads = {m.heads for m in made["unet"].modules() if type(m).__name__ == "Attention"}
+    assert heads == {count for count in (5, 10, 20) if arch == "sd2" or count > 5}
+    assert made["te1"].config.num_attention_heads == {"sd2": 16, "sdxl": 12}[arch]
+    places = ("transformer_blocks", "attentions.", "encoder.layers.")
+    linear = {
+        part: sum(isinstance(m, torch.nn.Linear) and any(place in path for place in places)
+                  for path, m in made[part].named_modules())
+        for part in LAYERS[arch]}  # fmt: skip
+    assert linear == LAYERS[arch]
 
 
 # ── what is refused ─────────────────────────────────────────────────────────────────────────────────────────

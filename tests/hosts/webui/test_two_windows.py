@@ -4,6 +4,7 @@ import collections
 import pathlib
 import random
 import shutil
+import threading
 import time
 
 import pytest
@@ -141,6 +142,26 @@ def end(webui):
         webui.ask("POST", f"{OURS}/run/stop", {"save": False}, wanted=(200, 404, 409, 422))
         time.sleep(0.5)
     raise AssertionError(webui.log.read_text()[-3000:])
+
+
+def test_a_stop_ends_the_wait_for_a_long_generation_at_once(data):
+    with Running(data) as webui:
+        values, got = webui.demo(), []
+        plain = webui.drawn("star", steps=8)
+        long = threading.Thread(target=lambda: got.append(webui.drawn("star", steps=150, width=512)))
+        long.start()
+        time.sleep(1)
+        id = webui.ask("POST", f"{OURS}/queue", {"values": values, "start": True})["id"]
+        time.sleep(2)
+        assert webui.ask("GET", f"{OURS}/status")["run"]["note"] == "waiting for the model"
+        began = time.monotonic()
+        webui.ask("POST", f"{OURS}/run/stop", {"save": True})
+        webui.wait(id, ("stopped",), seconds=10)
+        assert time.monotonic() - began < 5
+        assert not got, "the generation was over too soon to tell"
+        long.join(120)
+        assert same(webui.drawn("star", steps=8), plain)
+        assert webui.train({**values, "output.output_name": "after"})["state"] == "done"
 
 
 class TestChoicesDuringARun:

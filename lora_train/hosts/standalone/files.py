@@ -27,6 +27,7 @@ ENDINGS = (  # the first that is there; large ones lie in several files, with an
     *(".safetensors", ".safetensors.index.json", ".fp16.safetensors", ".safetensors.index.fp16.json"),
     *(".bin", ".bin.index.json"),
 )
+PROJECTION = "down_blocks.0.attentions.0.proj_in.weight"
 LAYER = r"encoder\.layers\.(\d+)\."
 TOWER = "embeddings.token_embedding.weight"
 LANDMARKS = {  # a tensor that every model of the part has; its absence means the part is not there
@@ -161,7 +162,16 @@ def _file(path: pathlib.Path) -> tuple[dict[str, Part], Facts]:
         parts[part] = Part(weights, _tower(keys) if words is OPEN_CLIP else _renamed(keys, names.text_path))
     if arch == "sd2":
         parts["te1"] = _without_last(parts["te1"])
+    if arch != "sdxl" and _linear(parts["unet"]) not in (None, arch == "sd2"):
+        raise Mistake(
+            f"{CHECKPOINT} = {path}: its denoiser and its text encoder are of two architectures; {EXPECTED}"
+        )
     return parts, of_file(weights, arch)
+
+
+def _linear(unet: Part) -> bool | None:
+    """Whether attentions begin with a linear layer, as in SD 2.x; in SD 1.x it is a convolution."""
+    return len(unet.shape(PROJECTION)) == 2 if PROJECTION in unet.keys else None
 
 
 def _below(weights: Weights, prefix: str) -> dict[str, str]:
@@ -242,7 +252,7 @@ def _folder(path: pathlib.Path) -> tuple[dict[str, Part], Facts]:
     keys = {part: {key: key for key in weights.shapes} for part, weights in opened.items()}
     parts = {part: Part(weights, _renamed(keys[part], names.text_path)) for part, weights in opened.items()}
     parts["vae"] = _vae_part(opened["vae"], keys["vae"])
-    arch = _of_pipeline(path, kind, opened["unet"])
+    arch = _of_pipeline(path, kind, parts["unet"])
     for name in parts["unet"].keys:
         try:
             names.unet_to_ldm(name, arch)
@@ -251,14 +261,16 @@ def _folder(path: pathlib.Path) -> tuple[dict[str, Part], Facts]:
     return parts, of_folder(path, arch)
 
 
-def _of_pipeline(path: pathlib.Path, kind: str, unet: Weights) -> str:
-    """The architecture. Of the one pipeline of SD 1.x and SD 2.x, the latter's projections are linear."""
-    read = unet.shapes.get("conv_in.weight", (0, 4))[1]
-    if read != 4:
-        raise Mistake(f"{CHECKPOINT} = {path}: takes {read} channels, as for inpainting or edits; {EXPECTED}")
+def _of_pipeline(path: pathlib.Path, kind: str, unet: Part) -> str:
+    """The architecture. SD 1.x and SD 2.x have one pipeline."""
+    shape = unet.shape(LANDMARKS["unet"]) if LANDMARKS["unet"] in unet.keys else ()
+    if len(shape) == 4 and shape[1] != 4:
+        raise Mistake(
+            f"{CHECKPOINT} = {path}: takes {shape[1]} channels, as for inpainting or edits; {EXPECTED}"
+        )
     if kind == PIPELINES[1]:
         return "sdxl"
-    return "sd2" if len(unet.shapes.get("down_blocks.0.attentions.0.proj_in.weight", ())) == 2 else "sd1"
+    return "sd2" if _linear(unet) else "sd1"
 
 
 def depths(unet: Part) -> list[set[int]]:

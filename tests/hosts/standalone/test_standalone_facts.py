@@ -209,6 +209,12 @@ def test_what_is_not_trained_is_refused_with_a_sentence(write, kind):
     assert "expected an SD 1.x, SD 2.x or SDXL checkpoint" in str(e.value)
 
 
+def test_a_denoiser_of_another_architecture_than_the_texts_is_refused(write):
+    name = "input_blocks.1.1.proj_in.weight"
+    with pytest.raises(Mistake, match="its denoiser and its text encoder are of two architectures; expected"):
+        find(write("sd2", changed(name, 32, 32, 1, 1)))
+
+
 @pytest.mark.parametrize(
     ("key", "shape", "said"),
     [

@@ -126,6 +126,17 @@ def test_diffusers_draws_the_same_picture_from_our_file(small, file, arch, tmp_p
     assert abs(ours - bare).mean() > 5  # or the comparison would say nothing
 
 
+def test_a_file_of_kohyas_goes_on(train, arch, tmp_path):
+    """Which has the layers too that nothing comes through."""
+    kohyas = tiny_loras.write(tmp_path / "k.safetensors", arch)
+    more = load_file(train(arch, "--network_weights", kohyas, "--dim_from_weights", "--max_train_steps", 1))
+    before = load_file(kohyas)
+    assert set(more) - set(before) == set()
+    moved = [key for key in more if not torch.equal(more[key], before[key].float())]
+    assert all(not key.startswith(UNUSED[arch]) for key in moved)
+    assert len(moved) > 100
+
+
 # ── the run ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -208,7 +208,8 @@ class Loan:
         back = {source.key: name for name, source in part.keys.items()}
         for key, value in part.weights.read(back):
             digests[back[key]] = hashlib.sha256(value.reshape(-1).view(torch.uint8).numpy()).hexdigest()
-        return hashlib.sha256(repr((sorted(digests.items()), str(self.dtype))).encode()).hexdigest()[:16]
+        all_that_counts = (sorted(digests.items()), str(self.dtype), self.facts.scale)
+        return hashlib.sha256(repr(all_that_counts).encode()).hexdigest()[:16]
 
     def denoise(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         unet, cond = self.slots["unet"].use(), cond.to(x_t)

@@ -167,6 +167,11 @@ def test_the_autoencoder_is_diffusers_with_the_familys_scale(lent, theirs, arch)
     close(lent.encode_images(pixels()), expected, 1e-4)
 
 
+def test_latents_of_another_scale_are_not_taken_for_these(lents):
+    """Both have the demo's autoencoder, to the bit."""
+    assert lents["sd2"].vae_id != lents["sdxl"].vae_id
+
+
 # ── layers ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -31,11 +31,12 @@ class Model:
     vae: pathlib.Path | None = knob(
         None, "Autoencoder to use in place of the checkpoint's own.", group="model", place=True)  # fmt: skip
     v_parameterization: bool | None = knob(
-        None, "Whether the checkpoint predicts v rather than noise. Empty: as the .yaml beside it or the file "
-        "itself says; else SD 2.x is tried, and others predict noise.", group="model")  # fmt: skip
+        None, "Whether the checkpoint predicts v rather than noise. Empty: as the .yaml beside it or the "
+        "file itself says; else SD 2.x is tried, and others predict noise.", group="model")  # fmt: skip
     clip_skip: int | None = knob(
         None, "Take the text encoder's n-th layer from the end, as the WebUI's setting of that name. Empty "
-        "or 1: the last. SD 1.x only, for others have a layer that is always taken.", group="model", low=1, high=12)  # fmt: skip
+        "or 1: the last. SD 1.x only, for others have a layer that is always taken.", group="model", low=1,
+        high=12)  # fmt: skip
     max_token_length: int = knob(
         75, "Tokens of a caption that are read; more than 75 go through the text encoder in chunks.",
         group="model", choices=(75, 150, 225))  # fmt: skip

@@ -255,8 +255,6 @@ def test_a_device_that_is_not_there(light, words, answer):
 
 
 FOREIGN = {
-    "LoHa": zeros(f"{LORA}.hada_w1_a"),
-    "LoKr": zeros(f"{LORA}.lokr_w1"),
     "whole checkpoint": zeros(UNET),
     "LoRA with diffusers' or PEFT's key names": zeros("unet.mid_block.attentions.0.proj_in.lora_A.weight"),
 }

@@ -8,10 +8,13 @@ import pathlib
 
 import pytest
 
+from lora_train.adapters import FAMILIES
+from lora_train.adapters.lokr import Lokr
 from lora_train.adapters.lora import Lora
 from lora_train.compat import FOREIGN, OF_DATASETS, Ignored, Refused, Translated, translate
 from lora_train.errors import Mistake
 from lora_train.job import assemble, declared
+from lora_train.knobs import kind_of
 from lora_train.options import train_values
 
 REFERENCE = pathlib.Path(__file__).parents[2] / "shared" / "reference"
@@ -124,16 +127,26 @@ def test_network_args_and_the_last_of_two_equal_flags_count():
 
 @pytest.mark.skipif(not RUNS, reason="../shared/reference is not on this machine")
 @pytest.mark.parametrize("file", RUNS, ids=lambda file: file.parent.name)
-def test_the_reference_runs_are_read_or_refused_for_their_network(file):
+def test_the_reference_runs_are_read(file):
     words = json.loads(file.read_text(encoding="utf-8"))["arguments"]
-    if "lycoris.kohya" in words:
-        text = refused(words)
-        assert text.startswith("network_module = lycoris.kohya: not in this version; expected networks.lora")
-        assert "network_args algo=" in text
-    else:
-        job, *_ = asked(words)
-        last = len(words) - 1 - words[::-1].index("--network_dim")
-        assert job.network.dim == int(words[last + 1])
+    job, *_ = asked(words)
+    last = len(words) - 1 - words[::-1].index("--network_dim")
+    assert job.network.dim == int(words[last + 1])
+    kind = next((word.partition("=")[2] for word in words if word.startswith("algo=")), "lora")
+    assert type(job.network) is FAMILIES[kind]
+    assert job.network.preset == ("full" if "lycoris.kohya" in words else None)
+
+
+def test_lycoris_arguments():
+    words = ["--network_module", "lycoris.kohya", "--network_args"]
+    job, *_ = asked([*words, "algo=LoKr", "factor=8", "preset=attn-mlp", "use_cp=True", "dora_wd=False"])
+    assert job.network == Lokr(factor=8, preset="attn-mlp", use_tucker=True)
+    assert type(asked(words)[0].network) is Lora
+    assert refused([*words, "algo=ia3"]).startswith(
+        "network_args algo=ia3: not in this version; expected lora"
+    )
+    assert refused([*words, "algo=loha", "dora_wd=True"]).startswith("network_args dora_wd=True: not in this")
+    assert "preset" in refused([*words, "algo=loha", "preset=all"])
 
 
 def test_every_option_of_sd_scripts_is_known():
@@ -241,8 +254,9 @@ def test_words_come_to_values(words, values):
         ("--text_encoder_lr 1e-4 2e-4 3e-4",
          "text_encoder_lr = 1e-4, 2e-4, 3e-4: expected a rate, or two for SDXL's text encoders"),
         ("--network_args conv_dim", "conv_dim: expected name=value"),
-        ("--network_module networks.loha",
-         "network_module = networks.loha: not in this version; expected networks.lora"),
+        ("--network_module networks.oft",
+         "network_module = networks.oft: not in this version; expected networks.lora, networks.loha, "
+         "networks.lokr or lycoris.kohya"),
         ("--loss_type huber", "loss_type = huber: not in this version; expected l2"),
         ("--save_model_as ckpt", "save_model_as = ckpt: not in this version; expected safetensors"),
         ("--zero_terminal_snr", "zero_terminal_snr = true: not in this version"),
@@ -487,8 +501,10 @@ def test_no_such_toml_file_is_named(tmp_path):
 
 def test_every_setting_of_a_job_can_be_said_on_the_command_line():
     """By its path with its own default written down: the job stays the default one."""
-    words = []
+    words, usual = [], {kind_of(FAMILIES, assemble({})[0].network), "constant"}
     for s in (s for s in declared() if ".N." not in s.path and s.default is not None):
+        if s.path.startswith("network.") and s.kinds and not usual & set(s.kinds):
+            continue
         value = s.default if isinstance(s.default, tuple) else (s.default,)
         words += [f"--{s.path}", *map(str, value)]
     assert asked(words)[:3] == assemble({})

@@ -14,6 +14,7 @@ from lora_train.adapters import FAMILIES
 from lora_train.adapters.file import load, network_of, save
 from lora_train.adapters.layer import Layer
 from lora_train.adapters.network import Network
+from lora_train.errors import Mistake
 from lora_train.knobs import build, settings
 from lora_train.train.recompute import recomputed
 from tests.tiny import Tiny
@@ -27,6 +28,11 @@ def made(family: str, **values):
     """A family with as many of the values as it has settings for."""
     known = {s.path for s in settings(FAMILIES[family])}
     return build(FAMILIES[family], {k: v for k, v in {**LARGE, **values}.items() if k in known})
+
+
+def able(family: str, **drops) -> dict[str, float]:
+    """Of dropouts those that the family has: between LoHa's and LoKr's factors are no values to drop."""
+    return drops if family == "lora" else {k: v for k, v in drops.items() if k != "dropout"}
 
 
 def stirred(network: Network, by: float = 0.1) -> Network:
@@ -219,7 +225,7 @@ def test_autocast_gives_the_dtype_it_gives_without_us(family):
 @pytest.mark.parametrize("drops", [{}, {"dropout": 0.3, "rank_dropout": 0.3, "module_dropout": 0.3}])
 def test_checkpointing_gives_the_same_gradients(family, drops):
     lent, found = Tiny(), []
-    network = stirred(Network(made(family, **drops), lent.layers()))
+    network = stirred(Network(made(family, **able(family, **drops)), lent.layers()))
     for blocks in ([], lent.checkpoint_blocks()):
         network.zero_grad(set_to_none=True)
         torch.manual_seed(3)
@@ -284,6 +290,10 @@ def test_max_norm_shrinks_what_is_larger_and_only_that(family):
 @pytest.mark.parametrize("drop", ["dropout", "rank_dropout"])
 @pytest.mark.parametrize("path", ["input_blocks.1.1.transformer_blocks.0.attn1.to_q", "input_blocks.3.0.op"])
 def test_dropped_parts_are_made_up_for_on_average(family, drop, path):
+    if not able(family, **{drop: 0.4}):
+        with pytest.raises(Mistake, match=f"{drop} = 0.4: "):
+            made(family, **{drop: 0.4})
+        return
     layer = next(layer for layer in Tiny().layers() if layer.path == path)
     adapter = stirred(made(family, **{drop: 0.4}).make(layer))
     x = inputs(layer)[:1].expand(20000 if not layer.kernel else 4000, *[-1] * (inputs(layer).ndim - 1))
@@ -294,10 +304,24 @@ def test_dropped_parts_are_made_up_for_on_average(family, drop, path):
     torch.testing.assert_close(mean, expected, rtol=0, atol=0.1 * float(expected.abs().max()))
 
 
-@families
-def test_rank_dropout_drops_whole_ranks_of_a_sample(family):
+@pytest.mark.parametrize("family", ["loha", "lokr"])
+def test_rank_dropout_of_products_drops_whole_outputs(family):
     layer = next(layer for layer in Tiny().layers() if layer.path.endswith("ff.net.2"))
-    adapter = stirred(made(family, dim=8, alpha=8, rank_dropout=0.5).make(layer))
+    adapter = stirred(made(family, rank_dropout=0.5).make(layer))
+    x = inputs(layer)
+    base = torch.zeros(*x.shape[:-1], layer.shape[0])
+    with torch.no_grad():
+        found = adapter(x, base)
+        whole = 2 * adapter.eval()(x, base)
+    gone = (found == 0).all(1)  # [sample, output]
+    assert all(0 < row.sum() < len(row) for row in gone)
+    assert not torch.equal(gone[0], gone[1])
+    torch.testing.assert_close(found, whole * ~gone[:, None])
+
+
+def test_rank_dropout_drops_whole_ranks_of_a_sample():
+    layer = next(layer for layer in Tiny().layers() if layer.path.endswith("ff.net.2"))
+    adapter = stirred(made("lora", dim=8, alpha=8, rank_dropout=0.5).make(layer))
     x = inputs(layer)
     base = torch.zeros(*x.shape[:-1], layer.shape[0])
     for added in adapter(x, base).detach():

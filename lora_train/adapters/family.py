@@ -16,6 +16,7 @@ from lora_train.knobs import flat, knob
 
 ATTENTION = re.compile(r"\.(proj_in|proj_out|transformer_blocks\..+)$")
 CONVOLUTION = re.compile(r"\.(in_layers\.2|emb_layers\.1|out_layers\.3|skip_connection|op|conv)$")
+ENDS = re.compile(r"^(input_blocks\.0\.0|out\.2|time_embed\.[02])$")
 TEXT = re.compile(r"\.(self_attn|mlp)\.\w+$")
 INDICES = 25  # of blocks, in sd-scripts' lists
 
@@ -108,6 +109,26 @@ class Family:
 
 
 @dataclasses.dataclass(frozen=True)
+class Layers:
+    """A choice of layers."""
+
+    unet: tuple[re.Pattern[str], ...]
+    text: re.Pattern[str] | None
+    kernels: bool = True  # whether convolutions beyond 1x1 are in it
+
+
+PRESETS = {  # LyCORIS' (`lycoris/config.py` 3.4.0), of which "full" is its default
+    "full": Layers((ATTENTION, CONVOLUTION, ENDS), TEXT),
+    "full-lin": Layers((ATTENTION, CONVOLUTION, ENDS), TEXT, kernels=False),
+    "attn-mlp": Layers((ATTENTION,), TEXT),
+    "attn-only": Layers((re.compile(r"\.attn[12]\.to_\w+(\.0)?$"),), re.compile(r"\.self_attn\.\w+$")),
+    "unet-only": Layers((ATTENTION, CONVOLUTION, ENDS), None),
+    "unet-transformer-only": Layers((ATTENTION,), None),
+    "unet-convblock-only": Layers((CONVOLUTION,), None),
+}
+
+
+@dataclasses.dataclass(frozen=True)
 class Ranked(Family):
     """Families whose adapters have a rank and an alpha."""
 
@@ -131,6 +152,10 @@ class Ranked(Family):
     module_dropout: float | None = knob(
         None, "Chance of each adapter to be left out of a step.", group="network", low=0,
         high=0.99)  # fmt: skip
+    preset: str | None = knob(
+        None, "Which layers get an adapter, by LyCORIS' names. Empty: as sd-scripts, attention and "
+        "feed-forward, and with conv_dim the resnets, down- and upsamplers.", group="network",
+        choices=tuple(PRESETS))  # fmt: skip
     block_dims: tuple[int, ...] | None = knob(
         None, "25 ranks in place of dim in the UNet: 12 blocks down (the first has no such layers), the "
         "middle, 12 blocks up. 0: no adapter.", group="blocks", low=0, high=512)  # fmt: skip
@@ -161,6 +186,12 @@ class Ranked(Family):
         convolutions in ResnetBlock2D, Downsample2D and Upsample2D."""
         if not self.trains(layer.part):
             return False
+        if self.preset is not None:
+            chosen = PRESETS[self.preset]
+            if not chosen.kernels and any(side > 1 for side in layer.kernel):
+                return False
+            patterns = chosen.unet if layer.part == "unet" else [chosen.text] * (chosen.text is not None)
+            return any(pattern.search(layer.path) for pattern in patterns)
         if layer.part != "unet":
             return TEXT.search(layer.path) is not None
         chosen = ATTENTION.search(layer.path) or (self.convolutions and CONVOLUTION.search(layer.path))
@@ -176,7 +207,7 @@ class Ranked(Family):
         if not strength or not self.wants(layer):
             return None
         dim, alpha, dims, alphas = self.dim, self.alpha, self.block_dims, self.block_alphas
-        if any(side > 1 for side in layer.kernel):
+        if any(side > 1 for side in layer.kernel) and (self.convolutions or self.preset is None):
             dim, alpha = self.conv_dim, self.conv_alpha
             dims, alphas = self.conv_block_dims, self.conv_block_alphas
         index = block_index(layer.path) if layer.part == "unet" else None

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lora_train.adapters import FAMILIES
 from lora_train.adapters.family import Family
 from lora_train.adapters.layer import Layer
 from lora_train.adapters.lora import Lora
@@ -33,8 +34,6 @@ KINDS = (  # a pattern that some key of the file matches -> what the file is; th
     (r"^(emb_params|string_to_param|clip_[lg]|<.+>)", "a textual inversion embedding"),
     (r"^(network|optimizer)\.", "the state of a run, for place.resume"),
     (r"\.dora_scale$", "a DoRA"),
-    (r"\.hada_", "a LoHa"),
-    (r"\.lokr_", "a LoKr"),
     (r"\.oft_(blocks|diag)$", "an OFT"),
     (r"\.on_input$", "an (IA)3"),
     (r"\.[ab][12m]\.weight$", "a GLoRA"),
@@ -43,7 +42,7 @@ KINDS = (  # a pattern that some key of the file matches -> what the file is; th
     (r"\.lora_[AB]\.|\.lora\.(down|up)\.|lora_linear_layer\.", "a LoRA with diffusers' or PEFT's key names"),
     (r"^lora_(unet_(double|single|joint)|transformer)_", "a LoRA for another model"),
     (r"^bundle_emb\.", "a LoRA bundled with an embedding"),
-    (r"^lora_\w+\.(lora_down|lora_up)\.weight$", "a LoRA"),
+    (r"^lora_\w+\.((lora_down|lora_up)\.weight|hada_w1_a|lokr_w1(_a)?)$", "a LoRA"),
 )
 OURS = "a LoRA"
 
@@ -149,11 +148,20 @@ def begun(family: Family, layers: Iterable[Layer]) -> Network:
     tensors, _ = load(family.weights)
     wanted = [layer for layer in layers if family.trains(layer.part)]
     kept = _of_parts(tensors, wanted, family.weights)
+    _of_family(family, kept, family.weights)
     if family.dim_from_weights:
         return network_of(kept, wanted, family, name=str(family.weights))
     network = Network(family, wanted)
     restore(network, kept, name=str(family.weights))
     return network
+
+
+def _of_family(family: Family, tensors: Mapping[str, Tensor], path: pathlib.Path) -> None:
+    """Raises Mistake: a file's adapters are of another family than the job's."""
+    there = type(told_by(name.partition(".")[2] for name in tensors))
+    if there is not type(family):
+        kind = next(kind for kind, known in FAMILIES.items() if known is there)
+        raise Mistake(f"network.weights = {path}: holds a {there.__name__}; set network.kind = {kind}")
 
 
 def network_of(
@@ -167,24 +175,30 @@ def network_of(
 
     Args:
         layers: the model's, all of them.
-        family: of the adapters; plain LoRA if not given.
+        family: of the adapters; that which each layer's tensors tell if not given.
         name: of the file, for complaints.
 
     Raises:
         Mistake: the file is not of this model.
     """
     known = {layer.key: layer for layer in layers}
-    family, found = family or Lora(), _layered(tensors, known.values(), name)
+    found = _layered(tensors, known.values(), name)
     if lost := [key for key in found if key not in known]:
         raise Mistake(f"{name}: made for another model: {_some(lost, found)} not in this one")
 
     def make(layer: Layer) -> torch.nn.Module:
         try:
-            return family.like(layer, found[layer.key])
+            return (family or told_by(found[layer.key])).like(layer, found[layer.key])
         except ValueError as e:
             raise Mistake(f"{name}: made for another model, or damaged: {layer.key} {e}") from e
 
-    return Network(family, [known[key] for key in found], make)
+    return Network(family or Lora(), [known[key] for key in found], make)
+
+
+def told_by(tensors: Iterable[str]) -> Family:
+    """The family whose layer has these tensors; plain LoRA where none is known by them."""
+    starts = {name.partition("_")[0] for name in tensors}
+    return next((kind() for kind in FAMILIES.values() if kind.mark in starts), Lora())
 
 
 def restore(network: Network, tensors: Mapping[str, Tensor], *, name: str = "the file") -> None:

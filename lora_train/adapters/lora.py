@@ -109,6 +109,8 @@ class LoraAdapter(Adapter):
 class Lora(Ranked):
     """LoRA; with conv_dim, LoCon."""
 
+    mark = "lora"  # what its tensors' names begin with
+
     def make(self, layer: Layer) -> LoraAdapter | None:
         size = self.size(layer)
         return size and LoraAdapter(layer, *size, self.drops)

@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lora_train.adapters import FAMILIES
 from lora_train.adapters.file import begun, entries, load, network_of, restore, save
+from lora_train.adapters.lokr import factorization
 from lora_train.adapters.lora import Lora
 from lora_train.adapters.network import Network
 from lora_train.errors import Mistake
@@ -108,8 +110,6 @@ def test_a_full_disk_is_said_and_leaves_the_old_file(saved, layers, tmp_path):
         (["emb_params"], "a textual inversion embedding"),
         (["network.unet_input.down", "optimizer.0.exp_avg"], "the state of a run"),
         (["lora_unet_conv_in.lora_down.weight", "lora_unet_conv_in.dora_scale"], "a DoRA"),
-        (["lora_unet_conv_in.hada_w1_a"], "a LoHa"),
-        (["lora_unet_conv_in.lokr_w1"], "a LoKr"),
         (["oft_unet_conv_in.oft_blocks"], "an OFT"),
         (["lora_unet_conv_in.weight", "lora_unet_conv_in.on_input"], r"an \(IA\)3"),
         (["lora_unet_conv_in.a1.weight"], "a GLoRA"),
@@ -122,7 +122,8 @@ def test_a_full_disk_is_said_and_leaves_the_old_file(saved, layers, tmp_path):
 )
 def test_what_is_no_lora_is_called_what_it_is(tmp_path, names, kind):
     save_file({name: torch.zeros(1) for name in names}, tmp_path / "x.safetensors")
-    with pytest.raises(Mistake, match=f"x.safetensors: expected a LoRA for SD 1.x, SD 2.x, SDXL; this is {kind}"):
+    expected = "x.safetensors: expected a LoRA for SD 1.x, SD 2.x, SDXL"
+    with pytest.raises(Mistake, match=f"{expected}; this is {kind}"):
         load(tmp_path / "x.safetensors")
 
 
@@ -232,3 +233,22 @@ def test_restoring_gives_the_same_tensors(layers, saved):
     network = Network(Lora(), layers)
     restore(network, tensors)
     assert all(torch.equal(t, tensors[name]) for name, t in entries(network).items())
+
+
+@pytest.mark.parametrize("kind", ["loha", "lokr"])
+def test_a_file_of_another_family_says_which(layers, tmp_path, kind):
+    file = tmp_path / "other.safetensors"
+    save(Network(FAMILIES[kind](), layers), file, metadata={}, dtype=torch.float32)
+    with pytest.raises(Mistake, match=f"holds a {kind.title()}; set network.kind = {kind}"):
+        begun(Lora(weights=file), layers)
+    ours = entries(begun(FAMILIES[kind](weights=file, dim_from_weights=True), layers))
+    assert all(torch.equal(ours[name], tensor) for name, tensor in load(file)[0].items())
+    assert entries(network_of(load(file)[0], layers)).keys() == ours.keys()
+
+
+def test_lokr_shares_channels_out_as_lycoris():
+    """Its `factorization` (3.4.0), by the documented rule: near to a square, the smaller first."""
+    assert [factorization(n, -1) for n in (127, 128, 250, 360, 512, 1024)] == [
+        (1, 127), (8, 16), (10, 25), (18, 20), (16, 32), (32, 32)]  # fmt: skip
+    assert [factorization(n, 4) for n in (127, 128, 250, 360, 512, 1024)] == [
+        (1, 127), (4, 32), (2, 125), (4, 90), (4, 128), (4, 256)]  # fmt: skip

@@ -17,8 +17,8 @@ class Options:
         self.data[name] = value
 
     def set(self, name, value, is_api=False, run_callbacks=True):
-        """As when a person changes it: the value is written before what follows from it, and goes back to what
-        it was where that fails."""
+        """As when a person changes it: the value is written before what follows from it, and goes back where
+        that fails."""
         before = self.data.get(name, self.defaults.get(name))
         if before == value:
             return False

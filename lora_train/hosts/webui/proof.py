@@ -8,26 +8,41 @@ import zlib
 import torch
 from torch import Tensor, nn
 
-PIECE = 1 << 24  # elements that are read at a time
+LANES, PIECE = 512, 1 << 23  # sums of 8 bytes each beside each other; how many of 8 bytes are read at a time
 
 
-def checksum(model: nn.Module) -> dict[str, int]:
-    """Of every parameter and buffer, read piece by piece."""
-    return {name: _of(value) for name, value in model.state_dict().items() if not value.is_meta}
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """What every parameter and buffer holds now, wherever it is moved to later; each once, for SDXL's text
+    encoders go by two names."""
+    found = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {name: value.detach() for name, value in found.items() if not value.is_meta}
+
+
+def checksums(values: dict[str, Tensor]) -> dict[str, int]:
+    """Read piece by piece."""
+    return {name: _of(value) for name, value in values.items()}
 
 
 def _of(value: Tensor) -> int:
-    flat, found = value.detach().reshape(-1).view(torch.uint8), zlib.crc32(str(value.dtype).encode())
-    for at in range(0, len(flat), PIECE):
-        found = zlib.crc32(flat[at : at + PIECE].cpu().numpy(), found)
-    return found
+    """Of 8 bytes each, sums in lanes, where the tensor is: as fast as memory is read, and on a card without
+    its bus; of the lanes and of what is left, their CRC."""
+    flat, found = value.detach().reshape(-1), zlib.crc32(str(value.dtype).encode())
+    if flat.storage_offset() * flat.element_size() % 8:
+        flat = flat.clone()
+    words = flat.view(torch.uint8)
+    whole = len(words) // (8 * LANES) * (8 * LANES)
+    longs = words[:whole].view(torch.int64)
+    for at in range(0, len(longs), PIECE):
+        lanes = longs[at : at + PIECE].view(-1, LANES).sum(0)
+        found = zlib.crc32(lanes.cpu().numpy(), found)
+    return zlib.crc32(words[whole:].cpu().numpy(), found)
 
 
 class Proof:
     """A checksum that is made beside other work, and compared at the end."""
 
     def __init__(self, model: nn.Module):
-        values = dict(model.state_dict())  # what is there now, wherever a part is moved to meanwhile
+        values = weights(model)
         self.before: dict[str, int] = {}
         self.thread = threading.Thread(
             target=self._read, args=[values], name="lora_train checksum", daemon=True
@@ -35,9 +50,7 @@ class Proof:
         self.thread.start()
 
     def _read(self, values: dict[str, Tensor]) -> None:
-        for name, value in values.items():
-            if not value.is_meta:
-                self.before[name] = _of(value)
+        self.before = checksums(values)
 
     def wait(self) -> None:
         """Until everything was read."""
@@ -46,7 +59,7 @@ class Proof:
     def changed(self, model: nn.Module) -> list[str]:
         """Names of what differs."""
         self.wait()
-        before, now = self.before, checksum(model)
+        before, now = self.before, checksums(weights(model))
         return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
 
 

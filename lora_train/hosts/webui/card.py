@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lora_train.job import Job, Output
 
 VERSIONS = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
+HEADS = (".lora_up.weight", ".hada_w2_a", ".lokr_w2", ".lokr_w2_b")  # the factors that start at zero
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -111,7 +112,7 @@ def judged(file: pathlib.Path, net: object) -> list[str]:
         layer = key.partition(".")[0]
         if not tensor.isfinite().all():
             broken.append(layer)
-        if key.endswith("lora_up.weight"):
+        if key.endswith(HEADS):
             heads[layer] = bool(tensor.any())
     said = []
     if missing := len(heads) - len(net.modules):

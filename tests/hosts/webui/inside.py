@@ -12,6 +12,7 @@ from PIL import Image, ImageChops
 from safetensors.torch import load_file, save_file
 
 from lora_train import names
+from lora_train.adapters import FAMILIES
 from lora_train.errors import Mistake
 from lora_train.host import Model
 from lora_train.hosts.webui.host import WebuiHost
@@ -244,7 +245,8 @@ def test_a_pause_gives_the_model_back_and_changes_nothing(model, train):
     assert got[0].tobytes() == bare.tobytes()
 
 
-def test_a_sample_is_the_picture_with_the_saved_file(model, train, tmp_path):
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_sample_is_the_picture_with_the_saved_file(model, train, tmp_path, kind):
     from modules import shared
 
     prompts = tmp_path / "prompts.txt"
@@ -252,18 +254,19 @@ def test_a_sample_is_the_picture_with_the_saved_file(model, train, tmp_path):
     folder = pathlib.Path(shared.cmd_opts.lora_dir)
     made = assemble({
         "data.train_data_dir": tmp_path / "pictures", "data.resolution": 64, "training.max_train_steps": 4,
-        "data.trigger_word": "cat", "output.output_dir": folder, "output.output_name": "live",
+        "data.trigger_word": "cat", "output.output_dir": folder, "output.output_name": f"live-{kind}",
         "output.sample_prompts": prompts, "output.sample_every_n_steps": 4, "lr.learning_rate": 0.01,
-        "output.save_precision": "float", "training.seed": 1})  # fmt: skip
+        "output.save_precision": "float", "training.seed": 1, "network.kind": kind,
+        "network.conv_dim": 2})  # fmt: skip
     host = WebuiHost()
     with untouched(model):
         file = run(*made, host).file
-    live = Image.open(next((folder / "sample").glob("live_*.png")))
+    live = Image.open(next((folder / "sample").glob(f"live-{kind}_*.png")))
     assert host.announce(file, made[0], made[1]) == []
     card = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
     assert (card["activation text"], card["sd version"]) == ("cat", arch().upper())
     assert file.with_suffix(".preview.png").is_file()
-    later, bare = picture("a cat<lora:live:1>", steps=3, cfg_scale=7), picture(steps=3, cfg_scale=7)
+    later, bare = (picture(f"a cat{tag}", steps=3, cfg_scale=7) for tag in (f"<lora:live-{kind}:1>", ""))
     assert max(high for _, high in ImageChops.difference(live, later).getextrema()) <= 1
     assert ImageChops.difference(bare, later).getbbox()
 

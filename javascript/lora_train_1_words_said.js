@@ -183,7 +183,11 @@
         ["A comma ends a tag: after it stands another one, which may be shuffled or left out.", "カンマでタグが終わります。その後ろは別のタグになり、並べ替えや除外の対象になります。"],
         ["In a prompt of the WebUI brackets are emphasis: there they have to be written \\( \\) \\[ \\].", "WebUIのプロンプトでは括弧は強調になります。\\( \\) \\[ \\] と書く必要があります。"],
 
+        ["out of memory: close other programs, or unload other models, and draw it again", "メモリが足りません: ほかのプログラムを閉じるか、ほかのモデルを解放してから、もう一度描いてください"],
+
         // why a setting has no effect
+        ["network.preset leaves the text encoders out", "network.preset により、テキストエンコーダーは対象外です"],
+        ["network.preset leaves 3x3 convolutions out", "network.preset により、3x3の畳み込みは対象外です"],
         ["only the UNet trains, as network.train_unet_only says", "network.train_unet_only により、UNetだけを学習します"],
         ["only the text encoder trains, as network.train_text_encoder_only says", "network.train_text_encoder_only により、テキストエンコーダーだけを学習します"],
         ["taken from the file, as network.dim_from_weights says", "network.dim_from_weights により、ファイルの値を使います"],

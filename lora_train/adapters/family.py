@@ -176,6 +176,21 @@ class Ranked(Family):
         if self.conv_block_alphas is not None and not self.convolutions:
             yield "conv_block_alphas: expected conv_dim or conv_block_dims beside it"
 
+    copies = 1  # LoRAs of its rank that a file of it is about as large as
+
+    def trains(self, part: str) -> bool:
+        """A preset may leave the text encoders out."""
+        left_out = self.preset is not None and part != "unet" and PRESETS[self.preset].text is None
+        return super().trains(part) and not left_out
+
+    @property
+    def wide_dim(self) -> int:
+        """Rank in 3x3 convolutions; 0 where they get no adapter."""
+        if self.preset is None:
+            return self.conv_dim or 0
+        chosen = PRESETS[self.preset]
+        return (self.conv_dim or self.dim) if chosen.kernels and CONVOLUTION in chosen.unet else 0
+
     @property
     def convolutions(self) -> bool:
         """Whether resnets, down- and upsamplers get adapters too."""

@@ -77,7 +77,7 @@ class LohaAdapter(Product):
 class Loha(LycorisFamily):
     """LoHa."""
 
-    algo, mark = "loha", "hada"
+    algo, mark, copies = "loha", "hada", 2
 
     def make(self, layer: Layer) -> LohaAdapter | None:
         size = self.size(layer)

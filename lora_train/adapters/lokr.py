@@ -113,6 +113,11 @@ class LokrAdapter(Product):
         made = self.layer.op(shares, large).unflatten(0, (len(x), -1))  # [B, c, b, h, w]
         return torch.einsum("ac,ncbhw->nabhw", small, made).flatten(1, 2)
 
+    @torch.no_grad()
+    def norm(self) -> Tensor:
+        """Of a Kronecker product it is the product of the two."""
+        return abs(self.scale) * self._small(torch.float32).norm() * self._large(torch.float32).norm()
+
     def scale_of(self, tensors: Mapping[str, Tensor]) -> float:
         return 1.0 if {"lokr_w1", "lokr_w2"} <= tensors.keys() else super().scale_of(tensors)
 

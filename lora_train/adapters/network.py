@@ -42,8 +42,8 @@ class Network(nn.Module):
             self.add_module(layer.key.replace(".", "_"), adapter)
         if not self.adapters:
             raise Mistake(
-                "network: no layer is left to train; look at block_weights, block_dims, train_unet_only and "
-                "train_text_encoder_only"
+                "network: no layer is left to train; look at block_weights, block_dims, preset, "
+                "train_unet_only and train_text_encoder_only"
             )
         self._handles: list[RemovableHandle] = []
         self._ran: set[str] = set()

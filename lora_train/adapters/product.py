@@ -118,5 +118,5 @@ class LycorisFamily(Ranked):
     def arguments(self, before: object) -> str:
         """`ss_network_args`, with what LyCORIS calls the family."""
         kept = json.loads(str(before)) if before else {}
-        own = {"algo": self.algo, "use_tucker": self.use_tucker or None}
+        own = {"algo": self.algo, "preset": self.preset, "use_tucker": self.use_tucker or None}
         return json.dumps({**{k: str(v) for k, v in own.items() if v is not None}, **kept})

@@ -25,6 +25,7 @@ def _samples(output: Output) -> bool:
 
 
 UNET_ONLY = "only the UNet trains, as network.train_unet_only says"
+PRESET_TEXT = "network.preset leaves the text encoders out"
 TEXT_ONLY = "only the text encoder trains, as network.train_text_encoder_only says"
 FROM_FILE = "taken from the file, as network.dim_from_weights says"
 NO_BUCKETS = "all pictures are cut to the resolution, for data.enable_bucket is off"
@@ -37,6 +38,10 @@ IN_PLACE = "tags stay where they are; set data.shuffle_caption"
 
 RULES: tuple[Rule, ...] = (
     (("lr.text_encoder_lr",), lambda j, o, p: j.network.train_unet_only, UNET_ONLY),
+    (("lr.text_encoder_lr", "lr.text_encoder_lr2"), lambda j, o, p: not j.network.trains("te1"), PRESET_TEXT),
+    (("network.conv_dim", "network.conv_alpha"),
+     lambda j, o, p: j.network.preset is not None and not j.network.wide_dim,
+     "network.preset leaves 3x3 convolutions out"),
     (("lr.unet_lr",), lambda j, o, p: j.network.train_text_encoder_only, TEXT_ONLY),
     (("lr.lr_warmup_steps",), lambda j, o, p: not _warms(j), "lr.kind = constant has no warm-up"),
     (("training.max_train_steps",), lambda j, o, p: j.training.max_train_epochs is not None,
@@ -72,7 +77,7 @@ RULES: tuple[Rule, ...] = (
     (("output.sample_prompts", "output.sample_sampler", "output.sample_base"),
      lambda j, o, p: not _samples(o), NO_SAMPLES),
     (("place.cache_text_encoder_outputs", "place.cache_text_encoder_outputs_to_disk"),
-     lambda j, o, p: not j.network.train_unet_only,
+     lambda j, o, p: j.network.trains("te1"),
      "the text encoder trains, so what it makes of captions changes; set network.train_unet_only"),
     (("output.logging_dir", "output.log_prefix", "output.log_tracker_name", "output.log_tracker_config",
       "output.log_config"), lambda j, o, p: not o.log_with, NO_TRACKER),

@@ -118,7 +118,7 @@ def parameters(job: Job, header: Mapping[str, object]) -> int:
     net = job.network
     unet, convolutions, text = WIDTHS.get(str(header.get("family")), WIDTHS["sd1"])
     count = unet * net.dim * net.trains("unet") + text * net.dim * net.trains("te1")
-    return count + convolutions * (net.conv_dim or 0) * net.trains("unet")
+    return net.copies * (count + convolutions * net.wide_dim * net.trains("unet"))
 
 
 def dry(job: Job, place: Place, host: Host, planned: Planned) -> dict[str, float | None]:

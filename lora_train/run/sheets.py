@@ -17,6 +17,7 @@ from lora_train.job import assemble
 from lora_train.run import samples
 from lora_train.run.draw import Column, columns, strengths
 from lora_train.run.live import linked
+from lora_train.run.queue import exhausted
 from lora_train.run.release import release
 from lora_train.run.store import whole
 from lora_train.train.arithmetic import quick
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 STRENGTHS = (0.0, 0.4, 0.6, 0.8, 1.0, 1.2)
 PROMPTS, FILES = 3, 8  # at most, on one sheet
 DRAWING = "drawing"
+FULL = "out of memory: close other programs, or unload other models, and draw it again"
 Page = Callable[[Callable[[], None]], "Image.Image"]  # asked while it waits for the host's model
 
 log = logging.getLogger(__name__)
@@ -124,12 +126,15 @@ class Sheets:
         except Mistake as e:
             return {"error": str(e), "state": "failed"}
         except Exception as e:
+            if exhausted(e):
+                return {"error": FULL, "state": "failed"}
             log.exception("The sheet of %s could not be drawn", sheet.run)
-            return {"error": f"a fault of lora-train: {type(e).__name__}: {e}", "state": "failed"}
-        return {
-            "url": f"{linked(file)}&drawn={time.time():.0f}",
-            "state": "done",
-        }  # or a browser shows the last
+            said = (
+                f"a fault of lora-train: {type(e).__name__}: {e}; the log has the traceback, please report it"
+            )
+            return {"error": said, "state": "failed"}
+        url = f"{linked(file)}&drawn={time.time():.0f}"  # or a browser shows the last one
+        return {"url": url, "state": "done"}
 
     def _asked(self) -> None:
         if self.stopping.is_set():

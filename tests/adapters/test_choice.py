@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from lora_train.adapters.family import PRESETS
 from lora_train.adapters.file import entries
 from lora_train.adapters.layer import Layer
 from lora_train.adapters.lora import Lora
@@ -15,6 +16,7 @@ from lora_train.adapters.network import Network
 from lora_train.errors import Mistake
 from lora_train.knobs import build
 from lora_train.names import path_of
+from tests.tiny import Tiny
 
 BLOCK = "transformer_blocks_0"
 ATTENTION = [
@@ -228,3 +230,14 @@ def test_a_convolution_keeps_its_stride_for_a_kernel_of_its_own_size():
         layer, x = Layer.of("unet", "input_blocks.3.0.op", conv), torch.randn(1, 4, 8, 8)
         assert torch.equal(layer.op(x, layer.weight()), conv(x))
         assert layer.op(x, torch.randn(5, 4, 1, 1)).shape == (1, 5, 8, 8)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_a_preset_says_of_itself_is_what_it_chooses(preset):
+    """Whether text encoders and 3x3 convolutions are in it, as the plan counts and the form explains."""
+    family, layers = Lora(preset=preset, conv_dim=2), Tiny().layers()
+    chosen = [layer for layer in layers if family.size(layer)]
+    assert family.trains("te1") == any(layer.part == "te1" for layer in chosen)
+    wide = [layer for layer in chosen if any(side > 1 for side in layer.kernel)]
+    assert bool(wide) == bool(family.wide_dim)
+    assert {family.size(layer)[0] for layer in wide} == ({2} if wide else set())

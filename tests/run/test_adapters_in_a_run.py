@@ -1,12 +1,17 @@
-"""Adapters during a run: samples without dropout, and a word about those that learn nothing."""
+"""Adapters during a run: samples without dropout, a word about those that learn nothing, and resuming."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 
+import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
+from lora_train.adapters import FAMILIES
+from lora_train.adapters.file import entries, network_of
 from lora_train.host import Cond
 from tests.tiny import Tiny, TinyHost
 
@@ -65,3 +70,19 @@ def test_layers_that_the_model_does_not_use_are_told_once(trained, caplog):
     caplog.clear()
     trained("b")
     assert "got no gradient" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_every_family_goes_on_from_its_state_and_draws_from_its_file(trained, tmp_path, kind):
+    """To the bit, with what is left out by chance; and the file alone gives what was trained."""
+    how = {"network__kind": kind, "network__conv_dim": 2, "network__rank_dropout": 0.2,
+           "network__scale_weight_norms": 0.5}  # fmt: skip
+    whole = load_file(trained("whole", **how).file)
+    stopped = trained("halves", stop=4, output__save_state=True, **how)
+    again = load_file(trained("halves", place__resume=stopped.state, **how).file)
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    layers = Tiny().layers()
+    assert entries(network_of(whole, layers)).keys() == whole.keys()
+    assert any(adapter.norm() > 0 for adapter in network_of(whole, layers).adapters.values())
+    assert all(adapter.norm() < 0.5 * 1.0001 for adapter in network_of(whole, layers).adapters.values())

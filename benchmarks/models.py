@@ -118,7 +118,7 @@ def ours(lent: Lent, case: Case) -> Iterator[Step]:
     with quick(lent.device):  # tries multiplication out; once in a run
         fast = torch.get_float32_matmul_precision()
     with network.attached(), recomputed(lent.checkpoint_blocks() if case.checkpointing else []):
-        course = Denoise().begin(lent)
+        course = Denoise().begin(lent, network)
         learner = Learner.new(network, course, optimizer=AdamW(), lr=lr, progress=progress)
         numbers = _Numbers(learner, [], behind(lent.device))
 

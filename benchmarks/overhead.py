@@ -41,7 +41,7 @@ def measured(step: object, lent: object, count: int) -> dict[str, float]:
     from lora_train.objectives.denoise import Denoise
     from lora_train.train.loop import draws
 
-    course = Denoise().begin(lent)
+    course = Denoise().begin(lent, None)
     progress = Progress(steps=10**6, steps_per_epoch=10**6, step=1, rates={"unet": 1e-4})
     with tempfile.TemporaryDirectory() as folder:
         metrics = Metrics(RunStore(pathlib.Path(folder), "x"), lent.device)

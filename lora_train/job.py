@@ -15,7 +15,7 @@ from lora_train.errors import Mistake
 from lora_train.host import Model
 from lora_train.knobs import Setting, build, flat, knob, one_of, settings
 from lora_train.objectives import OBJECTIVES
-from lora_train.objectives.denoise import Denoise
+from lora_train.objectives.objective import Objective
 from lora_train.prompts import SAMPLERS
 from lora_train.train.loop import Training
 from lora_train.train.lr import SCHEDULERS, Constant
@@ -34,7 +34,7 @@ class Job:
     data: Data
     training: Training
     network: Family = one_of(FAMILIES, "lora", "Family of adapter.", group="network")
-    objective: Denoise = one_of(OBJECTIVES, "denoise", "What the adapter learns.", group="loss")
+    objective: Objective = one_of(OBJECTIVES, "denoise", "What the adapter learns.", group="loss")
     optimizer: AdamW = one_of(
         OPTIMIZERS, "adamw", "What turns gradients into steps.", group="optimizer",
         aka="optimizer_type")  # fmt: skip

@@ -31,7 +31,7 @@ def rngs(count: int) -> list[torch.Generator]:
 @objectives
 def test_a_samples_loss_does_not_depend_on_its_batch(objective):
     lent = Tiny()
-    course = OBJECTIVES[objective]().begin(lent)
+    course = OBJECTIVES[objective]().begin(lent, Network(Lora(), lent.layers()))
     whole = batch(lent, 3)
     together = course.losses(lent, whole, rngs(3))
     assert together.shape == (3,)
@@ -45,7 +45,7 @@ def test_a_samples_loss_does_not_depend_on_its_batch(objective):
 @pytest.mark.parametrize("options", [{}, {"noise_offset": 0.1}, {"min_snr_gamma": 5.0}])
 def test_losses_are_those_at_the_samples_own_draws(objective, options):
     lent, own = Tiny(), rngs(2)
-    course = OBJECTIVES[objective](**options).begin(lent)
+    course = OBJECTIVES[objective](**options).begin(lent, Network(Lora(), lent.layers()))
     t, noise = [], []
     for rng in own:
         t.append(torch.randint(0, 1000, (), generator=rng))
@@ -62,7 +62,7 @@ def test_losses_are_those_at_the_samples_own_draws(objective, options):
 def test_the_text_encoder_gets_gradients_through_the_loss(objective):
     lent = Tiny()
     network = Network(Lora(), lent.layers())
-    course = OBJECTIVES[objective]().begin(lent)
+    course = OBJECTIVES[objective]().begin(lent, network)
     with network.attached():
         course.losses(lent, batch(lent, 2), rngs(2)).mean().backward()
     assert network.silent() == []
@@ -72,7 +72,7 @@ def test_the_text_encoder_gets_gradients_through_the_loss(objective):
 
 @objectives
 def test_steps_are_drawn_from_the_range(objective):
-    course = OBJECTIVES[objective](min_timestep=200, max_timestep=203).begin(Tiny())
+    course = OBJECTIVES[objective](min_timestep=200, max_timestep=203).begin(Tiny(), None)
     drawn = {int(course.drawn((4, 8, 8), 1000, torch.Generator().manual_seed(i))[0]) for i in range(60)}
     assert drawn == {200, 201, 202}
 

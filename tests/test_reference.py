@@ -94,7 +94,7 @@ def replay(lent: Lent, run: Run) -> tuple[list[float], dict[str, torch.Tensor]]:
     rates = {"unet": 1e-3, "te1": 5e-4}
     groups = [{"params": params, "lr": rates[part]} for part, params in network.parts().items()]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
-    course, losses = run.objective.begin(lent), []
+    course, losses = run.objective.begin(lent, network), []
     with network.attached():
         for i, step in enumerate(run.steps()):
             drawn = {name: tape[f"step{i:04d}/{name}"] for name in ("latents", "noise", "noisy", "timesteps")}

@@ -7,19 +7,21 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lora_train.knobs import knob
 from lora_train.noise import min_snr_weight
+from lora_train.objectives.objective import Objective, Pass
 from lora_train.transfer import sent
 
 if TYPE_CHECKING:
+    from lora_train.adapters.network import Network
     from lora_train.data.batches import Batch
     from lora_train.host import Cond, Lent
 
 
 @dataclasses.dataclass(frozen=True)
-class Denoise:
+class Denoise(Objective):
     """Predict, from a noised latent and its caption, what the model was trained to predict."""
 
     min_snr_gamma: float | None = knob(
@@ -39,23 +41,18 @@ class Denoise:
         if self.min_timestep >= self.max_timestep:
             yield f"min_timestep = {self.min_timestep}: expected less than max_timestep = {self.max_timestep}"
 
-    def begin(self, lent: Lent) -> Pass:
-        return Pass(self)
+    def begin(self, lent: Lent, network: Network) -> Denoising:
+        return Denoising(self)
 
 
-class Pass:
-    """One run of the objective."""
+class Denoising(Pass):
+    """One run of it."""
 
     def __init__(self, settings: Denoise):
         self.settings = settings
 
     def losses(self, lent: Lent, batch: Batch, rngs: Sequence[torch.Generator]) -> Tensor:
-        """One loss per sample, [B] float32; the loop takes the mean.
-
-        Args:
-            rngs: each sample's own, on the CPU; step, then noise, then offset are drawn from it, so that a
-                sample's draws are the same in any batch and on any card.
-        """
+        """See `Pass`; step, then noise, then offset are drawn from a sample's generator."""
         latents = sent(batch.latents, lent.device)
         draws = [self.drawn(latents.shape[1:], len(lent.schedule), rng) for rng in rngs]
         timesteps, noise = (torch.stack(each) for each in zip(*draws, strict=True))
@@ -88,13 +85,3 @@ class Pass:
             weights = min_snr_weight(schedule.snr(timesteps), gamma, schedule.prediction)
             losses = losses * sent(weights, losses.device).to(losses)
         return losses
-
-    def parameters(self) -> list[nn.Parameter]:
-        """What the objective learns itself."""
-        return []
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        pass

@@ -177,7 +177,7 @@ def _dry(job: Job, place: Place, host: Host, planned: Planned) -> dict[str, floa
         batches = _Noise(count, bucket, training.gradient_accumulation_steps, _cond(lent) if alone else None)
         lent.park("vae")
         with network.attached(), recomputed(lent.checkpoint_blocks() if place.gradient_checkpointing else []):
-            course = job.objective.begin(lent)
+            course = job.objective.begin(lent, network)
             learner = Learner.new(network, course, optimizer=job.optimizer, lr=job.lr, progress=progress)
             if training.mixed_precision == "fp16":
                 learner.scaler = scaler()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import pathlib
 import random
@@ -23,7 +24,6 @@ from lora_train.data.plan import plan
 from lora_train.errors import Mistake
 from lora_train.host import Host, Lent
 from lora_train.job import Job, Output, Place, written
-from lora_train.knobs import flat, settings
 from lora_train.prompts import Prompt
 from lora_train.run.caches import Caches
 from lora_train.run.control import Control, Ended
@@ -31,7 +31,8 @@ from lora_train.run.draw import Wardrobe, noted
 from lora_train.run.metadata import Facts, metadata
 from lora_train.run.refusals import refusals
 from lora_train.run.samples import Samples, wanted
-from lora_train.run.store import RunStore, State, optimizer_state, restore_optimizer
+from lora_train.run.states import States, settled
+from lora_train.run.store import RunStore, State
 from lora_train.run.trackers import trackers
 from lora_train.run.watchers import Metrics, Saves
 from lora_train.train.arithmetic import quick
@@ -42,7 +43,6 @@ from lora_train.train.loop import train
 from lora_train.train.parallel import Team, team
 from lora_train.train.parked import parked
 from lora_train.train.recompute import recomputed
-from lora_train.values import plain
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -51,7 +51,6 @@ log = logging.getLogger(__name__)
 
 PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 WAITING = "waiting for the model"
-LONGER = ("training.max_train_steps", "training.max_train_epochs")  # may differ from those of a resumed state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,32 +109,6 @@ def tell(watchers: Sequence[Watcher], what: str, done: int = 0, of: int = 0) -> 
         watcher.preparing(what, done, of)
 
 
-def settled(job: Job, resumed: State | None) -> Job:
-    """The job with the seed it will have; a resumed one has its own, and has to be the same otherwise.
-
-    Raises:
-        Mistake: the settings are not those of the state.
-    """
-    if job.training.seed is None:
-        before = resumed.plain["job"]["training.seed"] if resumed else random.SystemRandom().randrange(2**32)
-        job = dataclasses.replace(job, training=dataclasses.replace(job.training, seed=before))
-    if resumed:
-        # settings that came later are missing in an older state: they were as they are by default
-        now, then = flat(job, places=False), {s.path: plain(s.default) for s in settings(Job)}
-        then.update(resumed.plain["job"])
-        changed = [
-            p
-            for p in sorted(now.keys() | resumed.plain["job"].keys())
-            if p not in LONGER and now.get(p) != then.get(p)
-        ]
-        if changed:
-            lines = [f"{p} = {now.get(p)}: the state was saved with {then.get(p)}" for p in changed]
-            raise Mistake(
-                "\n".join([*lines, "resume with the state's settings, or start anew with network_weights"])
-            )
-    return job
-
-
 class Session:
     """What a run holds while it goes on."""
 
@@ -167,7 +140,7 @@ class Session:
     def attached(self) -> Iterator[Learner]:
         with self.on:
             self.attach()
-            course = self.job.objective.begin(self.lent)
+            course = self.job.objective.begin(self.lent, self.network)
             self.learner = Learner.new(
                 self.network, course, optimizer=self.job.optimizer, lr=self.job.lr, progress=self.progress
             )  # fmt: skip
@@ -236,7 +209,7 @@ class Session:
         job, crew = self.job, self.crew
         self.wardrobe.read(prompts, [self.output.output_name])
         if resumed:
-            self.restore(learner, resumed)
+            self.states.restore(learner, resumed)
         crew.same(learner.parameters, "the adapters to begin with")
         batches = self.batches()  # caching reads every picture to its end, so it comes before writing
         seen = self.watchers(prompts)
@@ -316,64 +289,15 @@ class Session:
         self.wrote = path
 
     def write_state(self, folder: pathlib.Path, progress: Progress) -> None:
-        learner = self.learner
-        tensors, optimizer = optimizer_state(learner.optimizer)
-        tensors.update({f"network.{k}": v for k, v in self.network.state_dict().items()})
-        tensors.update({f"objective.{k}": v for k, v in learner.course.state_dict().items()})
-        plain = {
-            "progress": {"step": progress.step, "images": progress.images, "average": progress.average},
-            "model": {"name": self.lent.origin.name, "hash": self.lent.origin.new_hash},
-            "samples_per_epoch": self._samples(),
-            "batches_per_step": self._together(),
-            "job": flat(self.job, places=False),
-            "values": written(self.job, self.output, self.place),
-            "optimizer": optimizer,
-            "scaler": learner.scaler.state_dict() if learner.scaler else None,
-        }
-        State(tensors, plain).write(folder)
+        values = written(self.job, self.output, self.place)
+        self.states.of(self.learner, values).write(folder)
         self.state = folder
 
-    def restore(self, learner: Learner, state: State) -> None:
-        if other := state.refusal(self.lent.origin.name, self.lent.origin.new_hash):
-            raise Mistake(f"place.resume = {self.place.resume}: {other}")
-        before, now = state.plain.get("batches_per_step", self._together()), self._together()
-        if before != now:
-            raise Mistake(
-                f"place.resume = {self.place.resume}: the state was saved with {before} batches to a step, "
-                f"and {self.crew.world} processes make {now} of them; start as many processes as then"
-            )
-        before, now = state.plain["samples_per_epoch"], self._samples()
-        if before != now:
-            raise Mistake(
-                f"place.resume = {self.place.resume}: the state was saved with {before} samples an epoch, "
-                f"and now there are {now}; put the pictures back, or start anew with network_weights"
-            )
-
-        if (step := state.plain["progress"]["step"]) > self.progress.steps:
-            raise Mistake(
-                f"place.resume = {self.place.resume}: the state is at step {step} and the run ends at "
-                f"{self.progress.steps}; set training.max_train_steps above it"
-            )
-        try:
-            self._take(learner, state)
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as e:
-            reason = "".join(str(e).splitlines()[:1])
-            raise Mistake(
-                f"place.resume = {self.place.resume}: expected a state of this model and these settings; "
-                f"this one is of others, or damaged ({reason})"
-            ) from e
-
-    def _take(self, learner: Learner, state: State) -> None:
-        def part(lead: str) -> dict[str, torch.Tensor]:
-            return {k[len(lead) :]: v for k, v in state.tensors.items() if k.startswith(lead)}
-
-        self.network.load_state_dict(part("network."))
-        learner.course.load_state_dict(part("objective."))
-        restore_optimizer(learner.optimizer, state.tensors, state.plain["optimizer"])
-        if learner.scaler:
-            learner.scaler.load_state_dict(state.plain["scaler"])
-        for name, value in state.plain["progress"].items():
-            setattr(self.progress, name, value)
+    @functools.cached_property
+    def states(self) -> States:
+        return States(
+            self.job, self.place, self.lent.origin, self._samples(), self._together(), self.crew.world
+        )
 
     def _together(self) -> int:
         """Batches to a step, of all processes."""

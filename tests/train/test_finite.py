@@ -113,7 +113,7 @@ def test_a_skipped_step_changes_nothing_but_the_position(trained, tmp_path):  # 
 def test_the_cause_is_the_first_station_that_fails():
     lent = Tiny()
     network = Network(Lora(dim=2), lent.layers())
-    course = OBJECTIVES["denoise"]().begin(lent)
+    course = OBJECTIVES["denoise"]().begin(lent, network)
 
     class Learner:
         parameters = [*network.parameters()]

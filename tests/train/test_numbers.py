@@ -152,7 +152,7 @@ def test_nothing_is_asked_of_a_tensor_within_a_step(fused, options):
     network = Network(Lora(**options), lent.layers())
     progress, lr = Progress(steps=10, steps_per_epoch=10), Constant(learning_rate=1e-3)
     with network.attached():
-        course = Denoise(min_snr_gamma=5.0).begin(lent)
+        course = Denoise(min_snr_gamma=5.0).begin(lent, network)
         learner = Learner.new(network, course, optimizer=AdamW(), lr=lr, progress=progress)
 
         def step() -> loop._Step:

@@ -166,7 +166,7 @@ def _lokr(tensors: Tensors, weight: Tensor) -> tuple[Tensor, int | None]:
     else:
         large = tensors["lokr_w2_a"] @ tensors["lokr_w2_b"]
     small = small.reshape(*small.shape, *[1] * (large.ndim - 2))
-    return torch.kron(small, large), rank
+    return torch.kron(small, large.contiguous()), rank
 
 
 def _full(tensors: Tensors, weight: Tensor) -> tuple[Tensor, None]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lora_train.knobs import knob
+from lora_train.losses import averaged
 from lora_train.noise import min_snr_weight
 from lora_train.objectives.objective import Objective, Pass
 from lora_train.transfer import sent
@@ -80,7 +81,7 @@ class Denoising(Pass):
         steps = sent(timesteps, latents.device)
         guess = lent.denoise(schedule.noisy(latents, noise, timesteps), steps, cond)
         target = schedule.target(latents, noise, timesteps)
-        losses = (guess.float() - target.float()).square().flatten(1).mean(1)
+        losses = averaged((guess.float() - target.float()).square())
         if gamma is not None:
             weights = min_snr_weight(schedule.snr(timesteps), gamma, schedule.prediction)
             losses = losses * sent(weights, losses.device).to(losses)

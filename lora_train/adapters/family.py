@@ -5,19 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import re
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
+from lora_train.adapters.chosen import CONVOLUTION, PRESETS, Chosen
 from lora_train.adapters.layer import Layer
 from lora_train.blocks import BlockWeights, block_index
 from lora_train.knobs import flat, knob
 
-ATTENTION = re.compile(r"\.(proj_in|proj_out|transformer_blocks\..+)$")
-CONVOLUTION = re.compile(r"\.(in_layers\.2|emb_layers\.1|out_layers\.3|skip_connection|op|conv)$")
-ENDS = re.compile(r"^(input_blocks\.0\.0|out\.2|time_embed\.[02])$")
-TEXT = re.compile(r"\.(self_attn|mlp)\.\w+$")
 INDICES = 25  # of blocks, in sd-scripts' lists
 
 
@@ -39,6 +35,15 @@ class Adapter(nn.Module):
         """Name within the layer, as files have it -> tensor."""
         raise NotImplementedError
 
+    def plain(self) -> dict[str, Tensor] | None:
+        """What the stock WebUI reads in place of `tensors()`, and which adds exactly the same: a LoRA's
+        tensors (`export.factors`), or {"diff": what is added}. None: it reads `tensors()`."""
+        return None
+
+    def cut(self, rank: int) -> dict[str, Tensor] | None:
+        """A LoRA of its first ranks, where those were trained to stand by themselves."""
+        return None
+
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take a file's tensors, so that the adapter does what the file says.
 
@@ -57,19 +62,9 @@ class Adapter(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Family:
+class Family(Chosen):
     """Which layers get an adapter, and what it starts from."""
 
-    train_unet_only: bool = knob(
-        False, "Leave the text encoder as it is.", group="network", basic=True,
-        aka="network_train_unet_only")  # fmt: skip
-    train_text_encoder_only: bool = knob(
-        False, "Leave the UNet as it is.", group="network",
-        aka="network_train_text_encoder_only")  # fmt: skip
-    block_weights: BlockWeights = knob(
-        BlockWeights(), "Strength of each block, as a preset (ALL, INS, MIDD, OUTALL, …) or 12, 17, 20 or 26 "
-        "numbers. Blocks at 0 get no adapter; other numbers are worked into alpha, so the file acts as it "
-        "was trained.", group="blocks")  # fmt: skip
     scale_weight_norms: float | None = knob(
         None, "Largest norm of what a layer's adapter adds; a larger one is shrunk to it after each step. 1 "
         "is a good start.", group="network", low=1e-6, high=1e6)  # fmt: skip
@@ -80,16 +75,11 @@ class Family:
     )
 
     def check(self) -> Iterable[str]:
-        if self.train_unet_only and self.train_text_encoder_only:
-            yield "train_unet_only = True: expected not beside train_text_encoder_only; nothing is left"
+        yield from super().check()
         if self.dim_from_weights and self.weights is None:
             yield "dim_from_weights = True: expected a file to take them from; set network.weights"
         if self.dim_from_weights and self.block_weights != BlockWeights():
             yield "block_weights: expected none beside dim_from_weights, which takes layers from the file"
-
-    def trains(self, part: str) -> bool:
-        """Whether a part gets adapters at all."""
-        return not (self.train_text_encoder_only if part == "unet" else self.train_unet_only)
 
     def make(self, layer: Layer) -> Adapter | None:
         """A fresh adapter, which changes nothing; None for a layer that is left alone."""
@@ -106,26 +96,6 @@ class Family:
     def record(self) -> dict[str, object]:
         """What a saved file's metadata says about it, as sd-scripts names it."""
         raise NotImplementedError
-
-
-@dataclasses.dataclass(frozen=True)
-class Layers:
-    """A choice of layers."""
-
-    unet: tuple[re.Pattern[str], ...]
-    text: re.Pattern[str] | None
-    kernels: bool = True  # whether convolutions beyond 1x1 are in it
-
-
-PRESETS = {  # LyCORIS' (`lycoris/config.py` 3.4.0), of which "full" is its default
-    "full": Layers((ATTENTION, CONVOLUTION, ENDS), TEXT),
-    "full-lin": Layers((ATTENTION, CONVOLUTION, ENDS), TEXT, kernels=False),
-    "attn-mlp": Layers((ATTENTION,), TEXT),
-    "attn-only": Layers((re.compile(r"\.attn[12]\.to_\w+(\.0)?$"),), re.compile(r"\.self_attn\.\w+$")),
-    "unet-only": Layers((ATTENTION, CONVOLUTION, ENDS), None),
-    "unet-transformer-only": Layers((ATTENTION,), None),
-    "unet-convblock-only": Layers((CONVOLUTION,), None),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,10 +122,6 @@ class Ranked(Family):
     module_dropout: float | None = knob(
         None, "Chance of each adapter to be left out of a step.", group="network", low=0,
         high=0.99)  # fmt: skip
-    preset: str | None = knob(
-        None, "Which layers get an adapter, by LyCORIS' names. Empty: as sd-scripts, attention and "
-        "feed-forward, and with conv_dim the resnets, down- and upsamplers.", group="network",
-        choices=tuple(PRESETS))  # fmt: skip
     block_dims: tuple[int, ...] | None = knob(
         None, "25 ranks in place of dim in the UNet: 12 blocks down (the first has no such layers), the "
         "middle, 12 blocks up. 0: no adapter.", group="blocks", low=0, high=512)  # fmt: skip
@@ -178,11 +144,6 @@ class Ranked(Family):
 
     copies = 1  # LoRAs of its rank that a file of it is about as large as
 
-    def trains(self, part: str) -> bool:
-        """A preset may leave the text encoders out."""
-        left_out = self.preset is not None and part != "unet" and PRESETS[self.preset].text is None
-        return super().trains(part) and not left_out
-
     @property
     def wide_dim(self) -> int:
         """Rank in 3x3 convolutions; 0 where they get no adapter."""
@@ -195,22 +156,6 @@ class Ranked(Family):
     def convolutions(self) -> bool:
         """Whether resnets, down- and upsamplers get adapters too."""
         return self.conv_dim is not None or self.conv_block_dims is not None
-
-    def wants(self, layer: Layer) -> bool:
-        """sd-scripts' choice: what stands in Transformer2DModel, CLIPAttention and CLIPMLP, and with
-        convolutions in ResnetBlock2D, Downsample2D and Upsample2D."""
-        if not self.trains(layer.part):
-            return False
-        if self.preset is not None:
-            chosen = PRESETS[self.preset]
-            if not chosen.kernels and any(side > 1 for side in layer.kernel):
-                return False
-            patterns = chosen.unet if layer.part == "unet" else [chosen.text] * (chosen.text is not None)
-            return any(pattern.search(layer.path) for pattern in patterns)
-        if layer.part != "unet":
-            return TEXT.search(layer.path) is not None
-        chosen = ATTENTION.search(layer.path) or (self.convolutions and CONVOLUTION.search(layer.path))
-        return bool(chosen)
 
     def size(self, layer: Layer) -> tuple[int, float] | None:
         """Rank and alpha of a layer's adapter; None where it gets none.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lora_train.adapters.family import PRESETS
+from lora_train.adapters.chosen import PRESETS
 from lora_train.adapters.file import entries
 from lora_train.adapters.layer import Layer
 from lora_train.adapters.lora import Lora

@@ -82,6 +82,10 @@ class Output:
     save_precision: str = knob(
         "fp16", "What the saved weights are in.", group="output", choices=("float", "fp16", "bf16")
     )
+    export_rank: int | None = knob(
+        None, "Rank of the LoRA that is saved of what the WebUI cannot read as it is; the file says how far "
+        "it is off. Empty: an exact one, however large. What was trained itself is kept in run_dir.",
+        group="output", low=1, high=512)  # fmt: skip
     save_every_n_epochs: int | None = knob(
         None, "Also save after every n-th epoch; overrides save_every_n_steps.", group="output", low=1
     )

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lora_train.adapters import FAMILIES
+from lora_train.adapters.export import readable
 from lora_train.adapters.family import Family
 from lora_train.adapters.layer import Layer
 from lora_train.adapters.lora import Lora
@@ -47,13 +48,37 @@ KINDS = (  # a pattern that some key of the file matches -> what the file is; th
 OURS = "a LoRA"
 
 
-def save(network: Network, path: pathlib.Path, *, metadata: Mapping[str, str], dtype: torch.dtype) -> None:
+def save(  # noqa: PLR0913 (what a file is made of)
+    network: Network,
+    path: pathlib.Path,
+    *,
+    metadata: Mapping[str, str],
+    dtype: torch.dtype,
+    native: pathlib.Path | None = None,
+    rank: int | None = None,
+) -> None:
     """Write the network as sd-scripts does: keys, shapes, and hashes of what is written.
+
+    Args:
+        native: where its own tensors go if the stock WebUI reads none such; `path` then holds what it reads.
+        rank: of a LoRA that `path` then holds at most; see `export.readable`.
 
     Raises:
         Mistake: the folder cannot be written to, or the disk is full; nothing is left then.
     """
-    tensors = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in entries(network).items()}
+    plain = readable(network, rank)
+    if plain is None:
+        _write(entries(network), path, metadata, dtype)
+        return
+    if native is not None:
+        _write(entries(network), native, metadata, dtype)
+    _write(plain.tensors, path, plain.texts(metadata), dtype)
+
+
+def _write(
+    found: Mapping[str, Tensor], path: pathlib.Path, metadata: Mapping[str, str], dtype: torch.dtype
+) -> None:
+    tensors = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in found.items()}
     texts = {**metadata, **hashes(tensors, metadata)}
     data = safetensors.torch.save(tensors, texts)
     with whole(path) as part, part.open("wb") as file:

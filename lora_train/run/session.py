@@ -285,7 +285,9 @@ class Session:
             data=summary.facts(self.planned, self.job.training.gradient_accumulation_steps, self.crew.world),
         )
         texts = metadata(self.job, self.output, self.place, facts)
-        save(self.network, path, metadata=texts, dtype=PRECISIONS[self.output.save_precision])
+        save(
+            self.network, path, metadata=texts, dtype=PRECISIONS[self.output.save_precision],
+            native=self.store.native_of(path), rank=self.output.export_rank)  # fmt: skip
         self.wrote = path
 
     def write_state(self, folder: pathlib.Path, progress: Progress) -> None:

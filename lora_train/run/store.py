@@ -71,6 +71,10 @@ class RunStore:
         """The state folder that belongs to a saved file."""
         return (file.parent if self.beside == self.folder else self.beside) / f"{file.stem}-state"
 
+    def native_of(self, file: pathlib.Path) -> pathlib.Path:
+        """What a network holds whose saved file is made from it, for a WebUI to read."""
+        return self.records / f"{file.stem}.native.safetensors"
+
     @property
     def last(self) -> pathlib.Path:
         """The state that a run which was cut off goes on from."""
@@ -130,6 +134,7 @@ class RunStore:
 
     def remove(self, file: pathlib.Path) -> None:
         file.unlink(missing_ok=True)
+        self.native_of(file).unlink(missing_ok=True)
 
     def remove_state(self, file: pathlib.Path) -> None:
         shutil.rmtree(self.state_of(file), ignore_errors=True)

@@ -35,6 +35,7 @@ class Batch:
     names: list[str]
     weights: Tensor | None = None  # [B] float32, of their losses; None: 1
     sizes: Tensor | None = None  # [B, 6] float32, as in Cond
+    masks: Tensor | None = None  # [B, 1, h, w] float32 in 0..1: how much a place counts; None: all counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,21 +204,23 @@ class Batches:
         look = item.subset.draw(rng)
         return Sample(item, look, ordinal), item.subset.apply(item.caption, rng, moment)
 
-    def _fetch(self, group: Sequence[Sequence[tuple[int, Item]]]) -> list[Tensor]:
-        return [
-            self.latents.fetch([self._sample(*entry, Moment())[0] for entry in entries]) for entries in group
-        ]
+    def _fetch(self, group: Sequence[Sequence[tuple[int, Item]]]) -> list[tuple[Tensor, Tensor | None]]:
+        every = [[self._sample(*entry, Moment())[0] for entry in entries] for entries in group]
+        return [(self.latents.fetch(samples), self.latents.masks(samples)) for samples in every]
 
-    def _batch(self, entries: Sequence[tuple[int, Item]], fetched: Tensor, moment: Moment) -> Batch:
+    def _batch(
+        self, entries: Sequence[tuple[int, Item]], fetched: tuple[Tensor, Tensor | None], moment: Moment
+    ) -> Batch:
         samples, captions = zip(*(self._sample(*entry, moment) for entry in entries), strict=True)
         return Batch(
-            latents=self.latents.finish(fetched, samples),
+            latents=self.latents.finish(fetched[0], samples),
             captions=list(captions),
             conds=None if self.conds is None else Cond.stack([self.conds[c] for c in captions]),
             ordinals=[s.ordinal for s in samples],
             names=[s.picture.name for s in samples],
             weights=self._weights([item for _, item in entries]),
             sizes=torch.tensor([pictures.sizes(s.picture, s.look) for s in samples]),
+            masks=fetched[1],
         )
 
     def _weights(self, items: Sequence[Item]) -> Tensor | None:

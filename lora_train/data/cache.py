@@ -53,6 +53,10 @@ class Latents(Protocol):
         """-> [B, C, h, w] float32."""
         ...
 
+    def masks(self, samples: Sequence[Sample]) -> Tensor | None:
+        """[B, 1, h, w] float32, see pictures.mask; None: all of all of them counts."""
+        ...
+
 
 class Fresh:
     """Latents encoded at each use, each time with a new draw from the posterior."""
@@ -68,6 +72,11 @@ class Fresh:
     def finish(self, fetched: Tensor, samples: Sequence[Sample]) -> Tensor:
         rngs = [drawn(self.seed, "latents", s.ordinal) for s in samples]
         return encoded(self.encode, fetched, rngs, [s.picture for s in samples])
+
+    def masks(self, samples: Sequence[Sample]) -> Tensor | None:
+        if all(s.picture.mask is None for s in samples):
+            return None
+        return torch.stack([pictures.mask(s.picture, s.look) for s in samples])
 
 
 class Cache:
@@ -109,22 +118,24 @@ class Cache:
         Raises:
             Mistake: pictures that cannot be decoded (all of them), latents that are not finite, no room.
         """
+        views = list(views)
         wanted = {self.key(picture, flip): (picture, flip) for picture, flip in views}
         missing = {key: view for key, view in wanted.items() if self._read(key) is None}
         done, complaints = len(wanted) - len(missing), []
         report(done, len(wanted))
         for keys in _chunks(missing, self.batch):
-            views = [missing[key] for key in keys]
+            some = [missing[key] for key in keys]
             try:
-                ready = [] if complaints else [_seen(*view) for view in views]
+                ready = [] if complaints else [_seen(*view) for view in some]
             except Mistake as e:
                 complaints.append(str(e))
             if complaints:  # the run is lost: only look for what else is damaged
-                complaints += [c for picture, _ in views if (c := _complaint(picture))]
+                complaints += [c for picture, _ in some if (c := _complaint(picture.path))]
                 continue
-            self._encode(keys, views, torch.stack(ready))
+            self._encode(keys, some, torch.stack(ready))
             done += len(keys)
             report(done, len(wanted))
+        complaints += self._masked([view for view in views if view[0].mask])
         self.memory.keep()
         pictures.complain(list(dict.fromkeys(complaints)))
 
@@ -134,12 +145,47 @@ class Cache:
     def finish(self, fetched: Tensor, samples: Sequence[Sample]) -> Tensor:
         return fetched
 
+    def masks(self, samples: Sequence[Sample]) -> Tensor | None:
+        if all(s.picture.mask is None for s in samples):
+            return None
+        return torch.stack([self._mask(s.picture, s.look.flip) for s in samples])
+
     def key(self, picture: Picture, flip: bool) -> str:
         """All that a latent depends on, as 40 hex digits."""
         fit = picture.fit
         how = (fit.bucket, fit.resized, fit.crop, picture.background, picture.interpolation, flip)
         words = (VERSION, self.vae, self._content(picture.path), *how)
         return hashlib.sha256(repr(words).encode()).hexdigest()[:40]
+
+    def keys(self, picture: Picture, flip: bool) -> set[str]:
+        """Of a view's latent, and of its mask if it has one."""
+        return {self.key(picture, flip)} | ({self._mask_key(picture, flip)} if picture.mask else set())
+
+    def _mask_key(self, picture: Picture, flip: bool) -> str:
+        fit, own = picture.fit, picture.mask == picture.path
+        words = (VERSION, "mask", own, self._content(picture.mask), fit, picture.interpolation, flip)
+        return hashlib.sha256(repr(words).encode()).hexdigest()[:40]
+
+    def _masked(self, views: Sequence[View]) -> list[str]:
+        """Keep the masks that are not kept yet; complaints of those that cannot be read."""
+        complaints = []
+        for picture, flip in views:
+            try:
+                self._mask(picture, flip)
+            except Mistake as e:
+                complaints.append(str(e))
+        return complaints
+
+    def _mask(self, picture: Picture, flip: bool) -> Tensor:
+        """[1, h, w]."""
+        if picture.mask is None:
+            return pictures.mask(picture)
+        key = self._mask_key(picture, flip)
+        mask = self._read(key)
+        if mask is None:
+            mask = pictures.mask(picture, Look(flip=flip))
+            self._write(key, mask)
+        return mask
 
     def _content(self, path: pathlib.Path) -> str:
         if path not in self.contents:
@@ -220,9 +266,9 @@ def _chunks(missing: dict[str, View], batch: int) -> Iterator[list[str]]:
             yield keys[first : first + batch]
 
 
-def _complaint(picture: Picture) -> str | None:
+def _complaint(path: pathlib.Path) -> str | None:
     try:
-        pictures.verify(picture.path)
+        pictures.verify(path)
     except Mistake as e:
         return str(e)
     return None

@@ -12,6 +12,7 @@ from lora_train.data.captions import CaptionRules
 from lora_train.data.looks import LookRules
 from lora_train.data.pictures import Picture
 from lora_train.knobs import knob, many
+from lora_train.values import shown
 
 MOST = 1_000_000  # repeats
 
@@ -29,6 +30,16 @@ class Rules(CaptionRules, LookRules):
     caption_extension: tuple[str, ...] = knob(
         (".txt", ".caption"), "Endings of caption files, in the order in which they are looked for.",
         group="captions")  # fmt: skip
+    alpha_mask: bool = knob(
+        False, "Learn only from what is not transparent, as far as it is not; colours under it are then seen "
+        "as the file has them.", group="masks")  # fmt: skip
+    conditioning_data_dir: pathlib.Path | None = knob(
+        None, "Folder of masks for objective.masked_loss, named like their pictures: what is white in one is "
+        "learned from, what is black is not. Folders such as 10_name may be in it too.", group="masks",
+        place=True)  # fmt: skip
+    mask_suffix: str | None = knob(
+        None, "What stands behind a picture's name in that of its mask, such as -masklabel; the masks may "
+        "then lie beside the pictures.", group="masks")  # fmt: skip
     class_tokens: str | None = knob(
         None, "Caption of pictures without a caption file; folders named like 10_name say it themselves.",
         group="captions")  # fmt: skip
@@ -39,6 +50,11 @@ class Rules(CaptionRules, LookRules):
         endings = self.caption_extension
         if not endings or not all(re.fullmatch(r"\.?\w[^/\\]*", ending) for ending in endings):
             yield f"caption_extension = {','.join(endings)}: expected endings such as .txt,.caption"
+        suffix, files = self.mask_suffix, self.conditioning_data_dir or self.mask_suffix
+        if suffix is not None and (not suffix.strip() or re.search(r"[/\\]", suffix)):
+            yield f"mask_suffix = {shown(suffix)}: expected what stands behind a name, such as -masklabel"
+        if self.alpha_mask and files:
+            yield "alpha_mask: expected none beside masks of their own; leave one out"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
+from torch.nn import functional
 
 from lora_train.data import pixels
-from lora_train.data.buckets import Fit, Size
+from lora_train.data.buckets import GRAIN, Fit, Size
 from lora_train.data.looks import Look
 from lora_train.errors import Mistake
 
@@ -62,7 +63,8 @@ class Picture:
     name: str  # folder and file, for messages
     size: Size  # upright
     fit: Fit
-    background: tuple[int, int, int] = (255, 255, 255)  # under what is transparent
+    background: tuple[int, int, int] | None = (255, 255, 255)  # see pixels.rgb
+    mask: pathlib.Path | None = None  # whose red says how much a place counts; the picture's own: its opacity
     interpolation: str | None = None  # a name in looks.INTERPOLATIONS; None: see pixels.resized
 
 
@@ -118,8 +120,11 @@ def complain(complaints: Sequence[str]) -> None:
         raise Mistake("\n".join([*complaints[:SHOWN], *([f"... and {more} more"] if more > 0 else [])]))
 
 
-def upright(path: pathlib.Path, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
+def upright(path: pathlib.Path, background: tuple[int, int, int] | None = (255, 255, 255)) -> Image.Image:
     """The whole picture as it is seen, in RGB; of an animation the first frame.
+
+    Args:
+        background: under what is transparent; None: its colours are shown as if it were not.
 
     Raises:
         Mistake: damaged or cut off.
@@ -138,6 +143,36 @@ def load(picture: Picture, look: Look = Look()) -> Tensor:  # noqa: B008
     image = upright(picture.path, picture.background)
     seen = pixels.shown(image, picture.fit, look, picture.interpolation, face(picture.path))
     return torch.from_numpy(np.array(seen, order="C")).permute(2, 0, 1).float().div(255).sub(0.5).div(0.5)
+
+
+def mask(picture: Picture, look: Look = Look()) -> Tensor:  # noqa: B008
+    """How much each place of a latent counts, [1, h, w] float32 in 0..1: brought to its bucket as the pixels
+    are, then the mean over each latent's area. Without a mask all counts.
+
+    Raises:
+        Mistake: damaged or cut off.
+    """
+    width, height = picture.fit.bucket
+    if picture.mask is None:
+        return torch.ones(1, height // GRAIN, width // GRAIN)
+    own = picture.mask == picture.path
+    grey = opaque(picture.path) if own else upright(picture.mask, None).getchannel("R")
+    look = dataclasses.replace(look, colour=None)
+    image = Image.merge("RGB", (grey, grey, grey))
+    seen = pixels.shown(image, picture.fit, look, picture.interpolation, face(picture.path))[..., 0]
+    whole = torch.from_numpy(np.array(seen, order="C")).float().div(255)
+    return functional.avg_pool2d(whole[None], GRAIN)
+
+
+def opaque(path: pathlib.Path) -> Image.Image:
+    """The opacity of the whole picture as it is seen.
+
+    Raises:
+        Mistake: damaged or cut off.
+    """
+    with _opened(path) as image:
+        turn = TURNS.get(_orientation(image))
+        return pixels.opacity(image if turn is None else image.transpose(turn))
 
 
 def sizes(picture: Picture, look: Look) -> tuple[float, ...]:

@@ -22,9 +22,9 @@ FILTERS = {
 ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
-def rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+def rgb(image: Image.Image, background: tuple[int, int, int] | None) -> Image.Image:
     """Three channels of 8 bits; what is transparent is laid on `background`: colours under it are not for
-    seeing."""
+    seeing. None: they are, for its opacity means something else."""
     if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut at 255
         image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
     elif image.mode == "F":  # floating point has no white of its own: 1, or what is brighter than it
@@ -33,8 +33,16 @@ def rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
         image = Image.fromarray((values / whitest * 255).clip(0, 255).round().astype(np.uint8))
     if "transparency" in image.info or image.mode in ALPHA:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image)
+        if background is not None:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image)
     return image.convert("RGB")
+
+
+def opacity(image: Image.Image) -> Image.Image:
+    """Of 8 bits; white where nothing is said of it."""
+    if "transparency" in image.info or image.mode in ALPHA:
+        return image.convert("RGBA").getchannel("A")
+    return Image.new("L", image.size, 255)
 
 
 def shown(

@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from PIL import ImageColor
 
@@ -21,8 +21,8 @@ from lora_train.errors import Mistake
 T = TypeVar("T")
 
 # kinds of findings that nothing can be trained with; of `LOOSE` the file may be left out if that is asked for
-FATAL = ("folder", "picture", "caption", "small", "metadata")
-LOOSE = ("picture", "caption")
+FATAL = ("folder", "picture", "caption", "mask", "small", "metadata")
+LOOSE = ("picture", "caption", "mask")
 
 REMARKS = {  # kind -> what is said of files that do not stop a run
     "bare": "have no caption file, and train with the class tokens of their folder",
@@ -117,10 +117,12 @@ class _Of:
         self.scan, self.dataset, self.subset, self.entries = scan, dataset, subset, entries
         self.folder = subset.image_dir
         self.title = self.folder.resolve().name
-        self.background = ImageColor.getrgb(subset.transparent_color)[:3]
+        self.background = None if subset.alpha_mask else ImageColor.getrgb(subset.transparent_color)[:3]
         self.endings = tuple(e if e.startswith(".") else f".{e}" for e in subset.caption_extension)
         split = ((name, *os.path.splitext(name)) for name in entries)  # noqa: PTH122 (of 100,000 names)
         self.pictures = {name: stem for name, stem, end in split if end.lower() in pictures.ENDINGS}
+        self.masks = Masks(scan, subset)
+        self.pictures = {name: stem for name, stem in self.pictures.items() if not self.masks.holds(stem)}
         self.fits: dict[Size, Fit] = {}  # pictures of one size share one: of 100,000 that is 40 MB
         self.said = None
         if subset.metadata_file is not None:
@@ -138,12 +140,13 @@ class _Of:
         caption = scan.tried("caption", path, functools.partial(self._caption, path))
         size = scan.tried("picture", path, functools.partial(self._size, path, known))
         fit = size and scan.tried("small", path, functools.partial(self._fit, path, size))
-        if caption is None or fit is None:
+        mask = size and scan.tried("mask", path, functools.partial(self._mask, path, size))
+        if caption is None or fit is None or mask is None:
             return None
         if (known.frames or 1) > 1:
             scan.found("still", path)
         return Item(
-            path, f"{self.title}/{name}", size, fit, background=self.background,
+            path, f"{self.title}/{name}", size, fit, background=self.background, mask=mask or None,
             interpolation=self.subset.resize_interpolation, caption=caption, subset=self.subset)  # fmt: skip
 
     def others(self, entries: list[os.DirEntry]) -> None:
@@ -170,6 +173,24 @@ class _Of:
             stem, ending = os.path.splitext(name)  # noqa: PTH122
             if ending in self.endings and stem not in stems:
                 self.scan.found("orphan", self.folder / name)
+
+    def _mask(self, path: pathlib.Path, size: Size) -> pathlib.Path | Literal[False]:
+        """False: all of the picture counts.
+
+        Raises:
+            Mistake: there is none, or it is not of the picture.
+        """
+        if self.subset.alpha_mask:
+            return path
+        mask = self.masks.of(path, self.pictures[path.name])
+        if mask is None:
+            return False
+        known = self.scan.memory.of(mask.parent, mask.name, mask.stat())
+        if (found := self._size(mask, known)) != size:
+            (width, height), (wide, high) = found, size
+            raise Mistake(f"{mask}: a mask of {width}x{height} pixels, and its picture {path.name} has "
+                          f"{wide}x{high}; save it at the picture's size")  # fmt: skip
+        return mask
 
     def _size(self, path: pathlib.Path, known: Known) -> Size:
         if known.width is None:
@@ -227,6 +248,46 @@ class _Of:
             source = self.subset.metadata_file
             self.scan.found("metadata", source / key, f"{source}: {key}: no such picture in {self.folder}")
         self.said = matched
+
+
+class Masks:
+    """The mask files of one folder's pictures."""
+
+    def __init__(self, scan: Scan, subset: Subset):
+        self.suffix, self.needed = subset.mask_suffix or "", not subset.is_reg
+        self.folder = self.found = None
+        if subset.conditioning_data_dir is None and not self.suffix:
+            return
+        below = (subset.conditioning_data_dir or subset.image_dir) / subset.image_dir.resolve().name
+        self.folder = below if below.is_dir() else below.parent
+        self.beside = self.folder.resolve() == subset.image_dir.resolve()
+        files = scan.tried("folder", self.folder, functools.partial(listing, self.folder))
+        if files is None:
+            return
+        split = (os.path.splitext(name) for name in files)  # noqa: PTH122 (of 100,000 names)
+        self.found = {stem: stem + end for stem, end in split if end.lower() in pictures.ENDINGS}
+
+    def holds(self, stem: str) -> bool:
+        """Whether a picture of this name is a mask of another one."""
+        return bool(self.suffix and self.folder and self.beside and stem.endswith(self.suffix))
+
+    def of(self, path: pathlib.Path, stem: str) -> pathlib.Path | None:
+        """None: all of the picture counts.
+
+        Raises:
+            Mistake: there is none.
+        """
+        if self.found is None:
+            return None
+        if self.beside and not self.suffix:
+            raise Mistake(
+                f"{self.folder}: the pictures' own folder; give that of their masks, or mask_suffix"
+            )
+        name = self.found.get(stem + self.suffix)
+        if name is None and self.needed:
+            raise Mistake(f"{path}: no mask {stem + self.suffix}.png in {self.folder}; put one there, all "
+                          "white where all of the picture is to be learned from")  # fmt: skip
+        return self.folder / name if name else None
 
 
 def listing(folder: pathlib.Path) -> dict[str, os.DirEntry]:

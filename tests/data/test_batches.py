@@ -27,6 +27,9 @@ class Names:
     def finish(self, fetched, samples):
         return fetched
 
+    def masks(self, samples):
+        return None
+
 
 def items(path, count, bucket, lead, subset) -> list[Item]:
     return [

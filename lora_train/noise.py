@@ -57,6 +57,17 @@ class Schedule:
         signal, noise = self._parts(x0, t)
         return signal * n - noise * x0
 
+    def clean(self, x_t: Tensor, guess: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(x_0, n) that a prediction at x_t stands for; `noisy` and `target` the other way."""
+        signal, noise = self._parts(x_t, t)
+        if self.prediction == "v":
+            return signal * x_t - noise * guess, noise * x_t + signal * guess
+        return (x_t - noise * guess) / signal, guess
+
+    def step(self, x_t: Tensor, guess: Tensor, t: Tensor, to: Tensor) -> Tensor:
+        """x at the step `to`, [B] long: DDIM without new noise (arXiv:2010.02502, eq. 12, sigma 0)."""
+        return self.noisy(*self.clean(x_t, guess, t), to)
+
     def snr(self, t: Tensor) -> Tensor:
         """[B] float32: signal power over noise power; on the CPU."""
         a = self.alphas_cumprod[t.cpu()]

@@ -129,7 +129,7 @@
         "place.cache_text_encoder_outputs": "テキストエンコーダーもキャプションも変わらないとき、キャプションごとの計算を一度だけ行います。",
         "place.cache_text_encoder_outputs_to_disk": "その結果を出力先の隣のディスクに残し、次回も使います。",
         "place.device": "どこで学習するか。あれば最初のCUDAデバイス、なければCPU。",
-        "place.cache_latents": "各画像のVAE計算を一度だけ行い、結果をメモリに置きます。",
+        "place.cache_latents": "各画像のVAE計算を一度だけ行い、結果をメモリに置きます。空欄: 毎回見た目が変わる設定がなければ置きます。",
         "place.cache_latents_to_disk": "latentを出力先の隣のディスクに残し、次回も使います。",
         "place.vae_batch_size": "VAEに一度に渡す画像数。",
         "place.gradient_checkpointing": "逆伝播用の保存を減らして計算し直します。メモリは減り、約4分の1遅くなります。",

@@ -176,9 +176,9 @@ class Place:
     device: str = knob(
         "auto", "Where to train: the first CUDA device if there is one, else the CPU.", group="memory",
         choices=("auto", "cpu", "cuda"), place=True)  # fmt: skip
-    cache_latents: bool = knob(
-        True, "Run the autoencoder once for each picture and keep the result in memory.", group="memory"
-    )
+    cache_latents: bool | None = knob(
+        None, "Run the autoencoder once for each picture and keep the result in memory. Empty: yes, unless a "
+        "picture is to look different each time.", group="memory")  # fmt: skip
     cache_latents_to_disk: bool = knob(
         False, "Keep the latents on disk, beside the output, for this run and later ones.", group="memory"
     )
@@ -196,6 +196,11 @@ class Place:
         True, "Move adapters, optimizer and cached captions into the computer's memory for a pause, so that "
         "all of the card is free for pictures.", group="memory")  # fmt: skip
     resume: pathlib.Path | None = knob(None, "State folder to go on from.", group="time", place=True)
+
+    def caches(self, data: Data) -> bool:
+        """Whether latents are made once, for all of the run."""
+        kept = not data.changing() if self.cache_latents is None else self.cache_latents
+        return kept or self.cache_latents_to_disk
 
 
 ROOMS = {"output": Output, "place": Place}

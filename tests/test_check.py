@@ -131,7 +131,7 @@ def test_all_that_is_wrong_is_said_at_once(garden_of, tmp_path, check, capsys):
     (tmp_path / "prompts.txt").write_text("a dog --x 3\na cat --w none", encoding="utf-8")
     (tmp_path / "output").write_text("no folder", encoding="utf-8")
     words = ("--network_dim", 0, "--train_batch_size", "many", "--train_data_dir", tmp_path / "p",
-             "--sample_prompts", tmp_path / "prompts.txt", "--color_aug")  # fmt: skip
+             "--sample_prompts", tmp_path / "prompts.txt", "--color_aug", "--cache_latents")  # fmt: skip
     status, report, text = check(*words)
     assert status == 2
     for part in ("network.dim = 0", "data.batch_size = many", "a.png", "line 1", "line 2", "color_aug",
@@ -145,7 +145,7 @@ def test_it_complains_of_what_a_run_would(garden_of, tmp_path, check, capsys):
     garden_of("good/a.png")
     garden_of("bad/a.png").write_bytes(b"")
     (tmp_path / "none").mkdir()
-    cases = (("bad",), ("none",), ("gone",), ("good", "--random_crop"), ("good", "--mixed_precision", "fp16"),
+    cases = (("bad",), ("none",), ("gone",), ("good", "--random_crop", "--cache_latents"), ("good", "--mixed_precision", "fp16"),
              ("good", "--resume", tmp_path / "none"))  # fmt: skip
     for folder, *words in cases:
         given = ["--train_data_dir", tmp_path / folder, *words]

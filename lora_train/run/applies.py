@@ -82,7 +82,7 @@ RULES: tuple[Rule, ...] = (
     (("output.logging_dir", "output.log_prefix", "output.log_tracker_name", "output.log_tracker_config",
       "output.log_config"), lambda j, o, p: not o.log_with, NO_TRACKER),
     (("output.wandb_run_name",), lambda j, o, p: "wandb" not in o.trackers, "output.log_with is not wandb"),
-    (("place.vae_batch_size",), lambda j, o, p: not (p.cache_latents or p.cache_latents_to_disk),
+    (("place.vae_batch_size",), lambda j, o, p: not p.caches(j.data),
      "latents are made anew for each batch; set place.cache_latents"),
 )  # fmt: skip
 

@@ -42,7 +42,7 @@ class Caches:
 
     def latents(self) -> Latents:
         place = self.place
-        if not (place.cache_latents or place.cache_latents_to_disk):
+        if not place.caches(self.job.data):
             return Fresh(self.lent.encode_images, self.job.training.seed)
         folder = self.store.caches[0] if place.cache_latents_to_disk else None
         cache = Cache(
@@ -53,7 +53,7 @@ class Caches:
         for others in self.crew.all(cache.kept):  # nothing where they are on disk
             cache.kept.update(others)
         if folder and self.own:
-            prune(folder, {cache.key(picture, flip) for picture, flip in views})
+            prune(folder, {key for picture, flip in views for key in cache.keys(picture, flip)})
         self.lent.park("vae")
         return cache
 

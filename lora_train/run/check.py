@@ -266,7 +266,7 @@ def course(planned: Planned, job: Job, output: Output, place: Place) -> Report:
         },
         "saves": _saves(output, steps, n.steps),
         "draws": [*[0] * o.sample_at_first, *draws],
-        "latents": _latents(planned, place),
+        "latents": _latents(planned, job, place),
     }
 
 
@@ -293,9 +293,9 @@ def moments(every: int | None, steps: int, last: int) -> range:
     return range(0) if every is None else range(every * steps, last + 1, every * steps)
 
 
-def _latents(planned: Planned, place: Place) -> Report:
+def _latents(planned: Planned, job: Job, place: Place) -> Report:
     """How many there will be, and what they take."""
     views = {(item.path, item.fit, flip) for item, flip in planned.views()}
     points = sum(math.prod(fit.bucket) // GRAIN**2 for _, fit, _ in views)
-    kept = "disk" if place.cache_latents_to_disk else "memory" if place.cache_latents else "nowhere"
+    kept = "disk" if place.cache_latents_to_disk else "memory" if place.caches(job.data) else "nowhere"
     return {"count": len(views), "megabytes": round(points * CHANNELS * BYTES / 2**20, 2), "kept": kept}

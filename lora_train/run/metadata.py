@@ -94,7 +94,7 @@ def metadata(job: Job, output: Output, place: Place, facts: Facts) -> dict[str, 
     """
     found = {
         **UNUSED,
-        **_run(output, place, facts),
+        **_run(job, output, place, facts),
         **_settings(job),
         **job.network.record(),
         **_model(facts.origin),
@@ -130,7 +130,7 @@ def thumbnail(card: Card) -> str | None:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _run(output: Output, place: Place, facts: Facts) -> dict[str, object]:
+def _run(job: Job, output: Output, place: Place, facts: Facts) -> dict[str, object]:
     return {
         "ss_session_id": facts.session,
         "ss_training_started_at": facts.started,
@@ -143,7 +143,7 @@ def _run(output: Output, place: Place, facts: Facts) -> dict[str, object]:
         "ss_training_comment": output.training_comment,
         "ss_sd_scripts_commit_hash": IMPLEMENTATION,  # so that nobody looks for it there
         "ss_gradient_checkpointing": place.gradient_checkpointing,
-        "ss_cache_latents": place.cache_latents or place.cache_latents_to_disk,
+        "ss_cache_latents": place.caches(job.data),
     }
 
 

@@ -21,7 +21,7 @@ def one_text_encoder(job: Job, arch: str) -> list[str]:
 def refusals(job: Job, output: Output, place: Place) -> list[str]:
     """What is to be said of them before a run is begun; nothing is touched."""
     complaints = []
-    if place.cache_latents or place.cache_latents_to_disk:
+    if place.caches(job.data):
         complaints += [
             f"{name}: cannot go with cached latents, for a picture is cached once and looks different each "
             f"time; set place.cache_latents = false, or leave {name} out"

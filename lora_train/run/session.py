@@ -86,7 +86,7 @@ def run(
         store = RunStore(output.output_dir, output.output_name, output.run_dir)
         if crew.first:
             store.writable()
-        kept = place.cache_latents or place.cache_latents_to_disk
+        kept = place.caches(job.data)
         planned = plan(job.data, decode=not kept, memory=Memory(usual()))
         together = job.training.gradient_accumulation_steps * crew.world
         count = numbers(planned, together)

@@ -113,6 +113,14 @@ def test_what_looks_different_each_time_is_refused_with_cached_latents(learned, 
         learned("a", **{option: OPTIONS[option][0], "place__cache_latents": False, f"place__{cache}": True})
 
 
+@pytest.mark.parametrize("option", ["color_aug", "random_crop", "rotate_aug", "face_crop_aug_range"])
+def test_nothing_is_cached_of_what_looks_different_each_time_unless_asked_for(learned, option):
+    """sd-scripts' flags name cached latents only where they are wanted."""
+    left, off = (learned(name, **{option: OPTIONS[option][0], **more}) for name, more in (("a", {}), ("b", CUT)))
+    assert texts(left)["ss_cache_latents"] == "False"
+    assert same(left, off)
+
+
 def test_regularisation_acts_through_its_weight_and_is_recorded(trained, folder, tmp_path):
     reg = tmp_path / "reg" / "1_thing"
     reg.mkdir(parents=True)

@@ -63,7 +63,7 @@ def test_a_good_job_has_a_plan_and_no_complaint(values, host):
 def test_every_complaint_stands_beside_its_field(values, host, tmp_path):
     (tmp_path / "file").touch()
     values |= {
-        "network.dim": "0", "lr.learning_rate": "fast", "output.output_name": "a/b", "data.color_aug": True,
+        "network.dim": "0", "lr.learning_rate": "fast", "output.output_name": "a/b", "data.color_aug": True, "place.cache_latents": True,
         "network.dimm": 4, "network.weights": str(tmp_path / "none.safetensors"),
         "output.output_dir": str(tmp_path / "file" / "out"), "network.train_unet_only": True,
         "network.train_text_encoder_only": True,
@@ -78,7 +78,7 @@ def test_every_complaint_stands_beside_its_field(values, host, tmp_path):
 
 @pytest.mark.parametrize(
     "more",
-    [{}, {"network.dim": 0}, {"data.color_aug": True}, {"data.color_aug": True, "place.cache_latents": False},
+    [{}, {"network.dim": 0}, {"data.color_aug": True}, {"data.color_aug": True, "place.cache_latents": True},
      {"place.device": "cuda"}, {"training.mixed_precision": "fp16"}, {"network.weights": "gone.safetensors"},
      {"output.sample_prompts": "gone.txt", "output.sample_at_first": True}, {"place.resume": "gone-state"},
      {"data.train_data_dir": "gone"}, {"output.output_name": "a/b"}, {"data.reg_data_dir": "gone"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -110,6 +110,22 @@ class Lent(Protocol):
 
     def cut(self, caption: str) -> tuple[str, str]:
         """(what of a caption is read, what is over the limit)."""
+        ...
+
+    def vectors(self, text: str) -> dict[str, Tensor]:
+        """What the text encoders' tables have for a text's tokens: {part: [T, D]}, float32."""
+        ...
+
+    def spoken(
+        self, word: str, vectors: Callable[[], Mapping[str, Tensor]] | None
+    ) -> contextlib.AbstractContextManager[None]:
+        """Inside `with`, text encoders read these vectors, {part: [n, D]}, in place of the tokens of `word`,
+        wherever it stands in captions and prompts; the tables are as they were.
+
+        Args:
+            vectors: asked whenever a text is read, so that gradients come back to what they are made of;
+                None: the word is read by its tokens after all.
+        """
         ...
 
     def encode_images(self, pixels: Tensor, draws: Sequence[torch.Generator] | None = None) -> Tensor:

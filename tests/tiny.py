@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -165,8 +165,11 @@ class TextEncoder(nn.Module):
         self.encoder.layers = nn.ModuleList([TextLayer(), TextLayer()])
         self.final_layer_norm = nn.LayerNorm(TEXT)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        x = self.embeddings(ids)
+    def forward(self, ids: Tensor, learned: Tensor | None = None) -> Tensor:
+        """learned: [N, TEXT], which ids below 0 stand for, from -1 on."""
+        x = self.embeddings(ids.clamp(min=0))
+        if learned is not None:
+            x = torch.where((ids < 0)[..., None], learned.to(x)[(-1 - ids).clamp(min=0)], x)
         for layer in self.encoder.layers:
             x = layer(x)
         return self.final_layer_norm(x)
@@ -188,18 +191,46 @@ class Tiny:
         self.origin = Origin("tiny.safetensors", "0" * 8, "0" * 64, prediction=prediction)
         self.parked: list[str] = []
         self.pauses = 0
+        self.learned: dict[str, Callable[[], Mapping[str, Tensor]]] = {}
 
     def denoise(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         return self.parts["unet"](x_t.to(self.dtype), t, cond.context.to(self.dtype))
 
     def encode(self, captions: Sequence[str], *, weighted: bool | None = None) -> Cond:
-        return Cond(self.parts["te1"](torch.tensor([self._ids(caption) for caption in captions])))
+        learned = [made()["te1"] for made in self.learned.values()]
+        ids = torch.tensor([self._ids(caption) for caption in captions])
+        return Cond(self.parts["te1"](ids, torch.cat(learned) if learned else None))
 
     def _ids(self, caption: str) -> list[int]:
-        return list(caption.encode()[:TOKENS].ljust(TOKENS, b"\0"))
+        return [*self._read(caption), *[0] * TOKENS][:TOKENS]
+
+    def _read(self, caption: str) -> list[int]:
+        """Its letters; ids below 0 for the vectors of learned words."""
+        ids, at = list(caption.encode()), 0
+        for word, made in self.learned.items():
+            count, letters = len(made()["te1"]), list(word.encode())
+            for i in reversed(range(len(ids) - len(letters) + 1)):
+                if ids[i : i + len(letters)] == letters:
+                    ids[i : i + len(letters)] = [-1 - k for k in range(at, at + count)]
+            at += count
+        return ids
+
+    def vectors(self, text: str) -> dict[str, Tensor]:
+        return {"te1": self.parts["te1"].embeddings.weight[list(text.encode())].float()}
+
+    @contextlib.contextmanager
+    def spoken(self, word: str, vectors: Callable[[], Mapping[str, Tensor]] | None) -> Iterator[None]:
+        before = dict(self.learned)
+        self.learned.pop(word, None)
+        if vectors is not None:
+            self.learned[word] = vectors
+        try:
+            yield
+        finally:
+            self.learned = before
 
     def tokens(self, caption: str) -> int:
-        return len(caption.encode())
+        return len(self._read(caption))
 
     def cut(self, caption: str) -> tuple[str, str]:
         return caption[:TOKENS], caption[TOKENS:]

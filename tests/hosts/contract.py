@@ -174,6 +174,53 @@ class Contract:
         assert (loud != plain).any(2).nonzero().tolist() == [[0, 2]]
         assert not torch.equal(text, loud)
 
+    def test_a_word_is_read_as_the_vectors_it_is_given(self, lent):
+        with torch.no_grad():
+            plain, meant = lent.encode(["a cat"]), lent.encode(["a red big dog"])
+            with lent.spoken("cat", lambda: lent.vectors("red big dog")):
+                read, other = lent.encode(["a cat"]), lent.encode(["a dog"])
+                assert (lent.tokens("a cat"), lent.tokens("a dog")) == (4, 2)
+                with lent.spoken("cat", None):
+                    assert torch.equal(lent.encode(["a cat"]).context, plain.context)
+            assert torch.equal(other.context, lent.encode(["a dog"]).context)
+            assert torch.equal(lent.encode(["a cat"]).context, plain.context)
+        assert torch.equal(read.context, meant.context)
+        if meant.vector is not None:
+            assert torch.equal(read.vector, meant.vector)
+
+    def test_a_learned_word_is_in_samples(self, lent):
+        def drawn(text):
+            return lent.sample(Prompt(text, width=64, height=64, seed=5, sample_steps=1)).tobytes()
+
+        with lent.spoken("cat", lambda: lent.vectors("dog")):
+            read = drawn("a cat")
+        assert read == drawn("a dog") != drawn("a cat")
+
+    def test_gradients_come_back_to_a_words_vectors_and_leave_the_table(self, lent):
+        began = lent.vectors("dog")
+        v = {part: torch.nn.Parameter(x.clone()) for part, x in began.items()}
+
+        def summed():
+            cond = lent.encode(["a cat", "cat, cat"])
+            told = [cond.context] if cond.vector is None else [cond.context, cond.vector]
+            rng = torch.Generator().manual_seed(1)
+            return sum((x.double() * torch.randn(x.shape, generator=rng)).sum() for x in told)
+
+        with lent.spoken("cat", lambda: v):
+            summed().backward()
+            for x in v.values():
+                ahead, step = torch.nn.functional.normalize(x.grad, dim=-1), 2e-3 * float(x.detach().norm())
+                with torch.no_grad():
+                    x += step * ahead
+                    above = summed()
+                    x -= 2 * step * ahead
+                    rise = (above - summed()) / (2 * step)
+                    x += step * ahead
+                assert rise.item() == pytest.approx(x.grad.norm().item(), rel=2e-2)
+        assert {part: x.tolist() for part, x in lent.vectors("dog").items()} == {
+            part: x.tolist() for part, x in began.items()
+        }
+
     def test_an_autoencoder_has_an_id(self, lent):
         assert lent.vae_id == lent.vae_id != ""
 

@@ -23,7 +23,7 @@ from lora_train.host import Cond, Folders, Model, Origin
 from lora_train.hosts.standalone.facts import PREDICTIONS
 from lora_train.hosts.standalone.files import CHECKPOINT, Found, find
 from lora_train.hosts.standalone.slot import Slot
-from lora_train.hosts.standalone.texts import Texts, trunk
+from lora_train.hosts.standalone.texts import Texts, Vectors, trunk
 from lora_train.noise import Schedule
 from lora_train.prompts import Prompt
 from lora_train.run.refusals import one_text_encoder
@@ -104,6 +104,16 @@ def refusals(job: Job, place: Place) -> list[str]:
     if job.training.mixed_precision == "fp16" and (place.device == "cpu" or not cuda):
         complaints.append("training.mixed_precision = fp16: expected a CUDA device; on a CPU use no or bf16")
     return complaints
+
+
+def fitted(job: Job, place: Place) -> tuple[Job, list[str]]:
+    """The job as this machine can do it where the device is not asked for by name, and what is done in
+    another way than it says."""
+    training, here = job.training, torch.cuda.is_available()
+    if here or place.device != "auto" or training.mixed_precision != "fp16":
+        return job, []
+    note = "training.mixed_precision = fp16: there is no CUDA device; float32 is used instead"
+    return dataclasses.replace(job, training=dataclasses.replace(training, mixed_precision="no")), [note]
 
 
 def skips(model: Model, arch: str) -> list[str]:
@@ -229,6 +239,12 @@ class Loan:
 
     def cut(self, caption: str) -> tuple[str, str]:
         return self.words.cut(caption, self.model.max_token_length)
+
+    def vectors(self, text: str) -> dict[str, Tensor]:
+        return self.texts.vectors(text)
+
+    def spoken(self, word: str, vectors: Vectors | None) -> contextlib.AbstractContextManager[None]:
+        return self.texts.spoken(word, vectors)
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor, draws: Sequence[torch.Generator] | None = None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from lora_train.hosts.standalone.slot import Slot
 from lora_train.hosts.standalone.tokens import Chunk, Tokens
 from lora_train.transfer import sent
 
+Vectors = Callable[[], Mapping[str, Tensor]]  # part -> [n, D]
 OPEN_CLIP = ("sd2 te1", "sdxl te2")  # which fill chunks up with the token 0, "!"
 
 
@@ -35,6 +36,7 @@ class Texts:
         self.slots, self.arch, self.model = slots, arch, model
         self.device, self.autocast = device, autocast
         self.words = Tokens(weighted=model.weighted_captions)
+        self.learned: dict[str, Vectors] = {}  # word -> what is read in its place
 
     def encode(self, captions: Sequence[str], *, weighted: bool | None = None) -> Cond:
         """[B, max_token_length + 2, D], as sd-scripts: every 75 tokens go through a text encoder with a start
@@ -69,12 +71,47 @@ class Texts:
         made, vector = [], None
         for part, slot in self.slots.items():
             read = behind(ids, end, 0) if f"{self.arch} {part}" in OPEN_CLIP else ids
-            with self.autocast():
-                hidden, pooled = self._hidden(slot.use(), part, sent(read.flatten(0, 1), self.device))
+            text, read = slot.use(), sent(read.flatten(0, 1), self.device)
+            with self.autocast(), self._read(text, part, read):
+                hidden, pooled = self._hidden(text, part, read.clamp(min=0))
             made.append(hidden.unflatten(0, ids.shape[:2]))
             if pooled is not None:
                 vector = pooled.unflatten(0, ids.shape[:2])[:, 0]
         return sent(weights[..., None], self.device), made, vector
+
+    def vectors(self, text: str) -> dict[str, Tensor]:
+        """See `lora_train.host.Lent`."""
+        ids = torch.tensor(self.words.ids(text), dtype=torch.long)
+        tables = {part: table(slot.use()).weight for part, slot in self.slots.items()}
+        return {part: weight.detach()[ids.to(weight.device)].float() for part, weight in tables.items()}
+
+    @contextlib.contextmanager
+    def spoken(self, word: str, vectors: Vectors | None) -> Iterator[None]:
+        """See `lora_train.host.Lent`."""
+        before = dict(self.learned)
+        self.learned.pop(word, None)
+        if vectors is not None:
+            self.learned[word] = vectors
+        try:
+            yield self._counted()
+        finally:
+            self.learned = before
+            self._counted()
+
+    def _counted(self) -> None:
+        self.words.learned = {word: len(next(iter(made().values()))) for word, made in self.learned.items()}
+
+    def _read(self, text: nn.Module, part: str, ids: Tensor) -> contextlib.AbstractContextManager:
+        """With the vectors of learned words, which negative ids stand for, where its table is asked."""
+        if not self.learned:
+            return contextlib.nullcontext()
+        vectors = torch.cat([made()[part] for made in self.learned.values()])
+
+        def put(_module: nn.Module, _ids: object, out: Tensor) -> Tensor:
+            found = vectors.to(out)[(-1 - ids).clamp(min=0)]
+            return torch.where((ids < 0)[..., None], found, out)
+
+        return hooked(table(text), put)
 
     def _hidden(self, text: nn.Module, part: str, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """SDXL was made with the states before the last layer, which its first text encoder is built without;
@@ -98,3 +135,17 @@ def behind(ids: Tensor, end: int, filler: int) -> Tensor:
 def trunk(text: nn.Module) -> nn.Module:
     """The text model itself: transformers 4 wraps it once more than 5 does, and a projection wraps it too."""
     return getattr(text, "text_model", text)
+
+
+def table(text: nn.Module) -> nn.Module:
+    """Of its tokens' vectors."""
+    return trunk(text).embeddings.token_embedding
+
+
+@contextlib.contextmanager
+def hooked(module: nn.Module, put: Callable[..., Tensor]) -> Iterator[None]:
+    handle = module.register_forward_hook(put)
+    try:
+        yield
+    finally:
+        handle.remove()

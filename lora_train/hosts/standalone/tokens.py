@@ -50,9 +50,25 @@ class Tokens:
         self.tokenizer = CLIPTokenizer.from_pretrained(str(VOCABULARY), local_files_only=True)
         self.start, self.end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         self.comma = self.ids(",")[0]
+        self.learned: dict[str, int] = {}  # word -> how many vectors stand for it
 
     def ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+
+    def runs(self, text: str) -> list[list[int]]:
+        """Its tokens, one by one, and of each learned word what stays together: -1 for its first vector, and
+        so on; the next word's go on from there. Found by tokens, as the WebUI does, the longest first."""
+        words, at = [], 0
+        for word, count in self.learned.items():
+            words.append((self.ids(word), [-1 - i for i in range(at, at + count)]))
+            at += count
+        words.sort(key=lambda word: -len(word[0]))
+        ids, found = self.ids(text), []
+        while ids:
+            known, stands = next(((w, s) for w, s in words if w and ids[: len(w)] == w), (ids[:1], ids[:1]))
+            found.append(stands)
+            ids = ids[len(known) :]
+        return found
 
     def count(self, text: str) -> int:
         """How many tokens a caption takes, start and end not counted; before a BREAK a chunk is full."""
@@ -108,16 +124,16 @@ class Tokens:
                 full.append(now.padded(self.end))
                 now, comma = Chunk([], []), None
                 continue
-            for token in self.ids(text):
-                if token == self.comma:
+            for run in self.runs(text):
+                if run[0] == self.comma:
                     comma = len(now.ids)
                 elif len(now.ids) == CHUNK and comma is not None and CHUNK - comma <= wrap:
                     moved = now.split(comma + 1)
                     full.append(now.padded(self.end))
                     now, comma = moved, None
-                if len(now.ids) == CHUNK:
-                    full.append(now)
+                if len(now.ids) + len(run) > CHUNK:
+                    full.append(now.padded(self.end))
                     now, comma = Chunk([], []), None
-                now.ids.append(token)
-                now.weights.append(weight)
+                now.ids += run
+                now.weights += [weight] * len(run)
         return [*full, now] if now.ids or not full else full

@@ -27,6 +27,7 @@ from lora_train.hosts.webui.neutral import bare_after, neutral, set_options
 from lora_train.hosts.webui.proof import Proof
 from lora_train.hosts.webui.texts import Texts
 from lora_train.hosts.webui.versions import scheduler
+from lora_train.hosts.webui.words import Vectors, count, known
 from lora_train.prompts import Prompt
 from lora_train.weights import hashes
 
@@ -49,6 +50,7 @@ class Loan:
         self.options = {"CLIP_stop_at_last_layers": model.clip_skip or 1, "sdxl_clip_l_skip": False}
         self.choice: turn.Choice | None = None  # that of the first turn, for those after a pause
         self.parked: set[str] = set()
+        self.learned: dict[str, Vectors] = {}
         self.on, self.taken = contextlib.ExitStack(), False
         self.proof: Proof | None = None
 
@@ -132,11 +134,26 @@ class Loan:
         read = [self.cut(caption)[0] for caption in captions]
         self._use("text")
         read_so = {**self.options, "emphasis": "No norm" if weighted else "None"}
-        with set_options(read_so), self._autocast():
+        with set_options(read_so), known(self.texts.whole, self.learned), self._autocast():
             return self.texts.encode(read, self.model.max_token_length)
 
+    def vectors(self, text: str) -> dict[str, Tensor]:
+        return self.texts.vectors(text)
+
+    @contextlib.contextmanager
+    def spoken(self, word: str, vectors: Vectors | None) -> Iterator[None]:
+        before = dict(self.learned)
+        self.learned.pop(word, None)
+        if vectors is not None:
+            self.learned[word] = vectors
+        try:
+            yield
+        finally:
+            self.learned = before
+
     def tokens(self, caption: str) -> int:
-        return len(self.texts.whole.tokenize([caption])[0])
+        with known(self.texts.whole, self.learned):
+            return count(self.texts.whole, caption)
 
     def cut(self, caption: str) -> tuple[str, str]:
         """What of a caption is read within max_token_length, and what is not; between two words."""
@@ -196,6 +213,7 @@ class Loan:
                 turn.state(),
                 bare_after(self.loaded),
                 self._visited(),
+                known(self.texts.whole, self.learned),
                 _draws_kept(self.device),
                 self.drawing(),
             ):

@@ -71,6 +71,15 @@ class Texts:
             vector = vector[:, : vector.shape[1] - sum(map(_width, self.measures))]
         return Cond(context, vector)
 
+    def vectors(self, text: str) -> dict[str, Tensor]:
+        """See `lora_train.host.Lent`."""
+        found = {}
+        for part, encoder in self.encoders.items():
+            weight = table(encoder).weight
+            ids = torch.tensor(encoder.tokenize([text])[0], dtype=torch.long, device=weight.device)
+            found[part] = weight.detach()[ids].float()
+        return found
+
     def vector(self, cond: Cond, shape: Sequence[int]) -> Tensor | None:
         """What SDXL's denoiser is told beside the text: [B, V + 6 E].
 
@@ -117,6 +126,13 @@ def stack(encoder: nn.Module) -> nn.ModuleList:
     if hasattr(encoder.wrapped, "transformer"):
         return encoder.wrapped.transformer.text_model.encoder.layers
     return encoder.wrapped.model.transformer.resblocks
+
+
+def table(encoder: nn.Module) -> nn.Module:
+    """Of its tokens' vectors, without what the WebUI put around it."""
+    hugging = hasattr(encoder.wrapped, "transformer")
+    holder = encoder.wrapped.transformer.text_model.embeddings if hugging else encoder.wrapped.model
+    return getattr(holder.token_embedding, "wrapped", holder.token_embedding)
 
 
 def used(encoder: nn.Module) -> int:

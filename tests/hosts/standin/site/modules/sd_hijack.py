@@ -48,8 +48,15 @@ class EmbeddingsWithFixes(nn.Module):
         self.wrapped, self.embeddings, self.textual_inversion_key = wrapped, embeddings, textual_inversion_key
 
     def forward(self, input_ids):
-        self.embeddings.fixes = None
-        return self.wrapped(input_ids)
+        fixes, self.embeddings.fixes = self.embeddings.fixes, None
+        rows = list(self.wrapped(input_ids))
+        for i, row in enumerate(fixes or []):
+            for offset, embedding in row:
+                vec = embedding.vec
+                vec = vec[self.textual_inversion_key] if isinstance(vec, dict) else vec
+                at, room = offset + 1, len(rows[i]) - offset - 1
+                rows[i] = torch.cat([rows[i][:at], vec[:room], rows[i][at + len(vec) :]]).to(rows[i].dtype)
+        return torch.stack(rows)
 
 
 class EmbeddingDatabase:
@@ -57,6 +64,9 @@ class EmbeddingDatabase:
         self.word_embeddings, self.skipped_embeddings, self.ids_lookup = {}, {}, {}
 
     def find_embedding_at_position(self, tokens, offset):
+        for ids, embedding in self.ids_lookup.get(tokens[offset], ()):
+            if tokens[offset : offset + len(ids)] == ids:
+                return embedding, len(ids)
         return None, None
 
     def load_textual_inversion_embeddings(self, force_reload=False):

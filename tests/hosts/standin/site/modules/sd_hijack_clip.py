@@ -43,7 +43,9 @@ class FrozenCLIPEmbedderWithCustomWordsBase(nn.Module):
                 chunks.append(chunk)
                 chunk = PromptChunk()
                 continue
-            for token in tokens:
+            position = 0
+            while position < len(tokens):
+                token = tokens[position]
                 if len(chunk.tokens) == self.chunk_length:
                     rest = PromptChunk()
                     if token != self.comma_token and self.comma_token in chunk.tokens:
@@ -53,8 +55,19 @@ class FrozenCLIPEmbedderWithCustomWordsBase(nn.Module):
                             chunk = PromptChunk(chunk.tokens[:at], chunk.multipliers[:at])
                     chunks.append(chunk)
                     chunk = rest
-                chunk.tokens.append(token)
-                chunk.multipliers.append(weight)
+                learned, length = self.hijack.embedding_db.find_embedding_at_position(tokens, position)
+                if learned is None:
+                    chunk.tokens.append(token)
+                    chunk.multipliers.append(weight)
+                    position += 1
+                    continue
+                if len(chunk.tokens) + learned.vectors > self.chunk_length:
+                    chunks.append(chunk)
+                    chunk = PromptChunk()
+                chunk.fixes.append((len(chunk.tokens), learned))
+                chunk.tokens += [0] * learned.vectors
+                chunk.multipliers += [weight] * learned.vectors
+                position += length
         count = self.chunk_length * len(chunks) + len(chunk.tokens)
         if chunk.tokens or not chunks:
             chunks.append(chunk)

@@ -66,7 +66,7 @@ def _shown(line: str) -> str:
 def reported(words: Sequence[str], every: Sequence[Setting]) -> Report:
     """The report on what `train` would be given these words for."""
     from lora_train.data.memory import Memory, usual
-    from lora_train.hosts.standalone.host import refusals
+    from lora_train.hosts.standalone.host import fitted, refusals
     from lora_train.job import assembled
     from lora_train.run.check import check, refused
 
@@ -77,13 +77,15 @@ def reported(words: Sequence[str], every: Sequence[Setting]) -> Report:
         return refused(str(e).splitlines())
     if parts is None:
         return {**refused(complaints), "notes": notes}
-    complaints += refusals(parts[0], parts[2])
+    job, instead = fitted(parts[0], parts[2])
+    parts = (job, *parts[1:])
+    complaints += refusals(job, parts[2])
     tokens, missing = _tokens()
     log.info("Reading every picture; those that were read before, and are as they were, are remembered.")
     report = check(
         *parts, memory=Memory(usual()), tokens=tokens, complaints=complaints, models=_models
     )  # fmt: skip
-    return {**report, "notes": notes + missing}
+    return {**report, "notes": [*notes, *instead, *missing]}
 
 
 def _models(job: Job) -> None:

@@ -97,14 +97,15 @@ def train(words: list[str]) -> int:
 
     every = declared()
     values, notes = train_values(words, every)
-    for note in notes:
-        log.info(note)
     job, output, place = assemble(values)
 
-    from lora_train.hosts.standalone.host import StandaloneHost
+    from lora_train.hosts.standalone.host import StandaloneHost, fitted
     from lora_train.run.session import Ended, run
     from lora_train.run.watchers import Bar
 
+    job, instead = fitted(job, place)
+    for note in (*notes, *instead):
+        log.info(note)
     with _interruptible() as control:
         try:
             ended = run(job, output, place, StandaloneHost(), watchers=[Bar()], control=control)

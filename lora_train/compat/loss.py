@@ -12,7 +12,7 @@ LOSS: Rules = {
     **ignored("there is no multires noise", "multires_noise_discount", off=("0.3",)),
     **dict.fromkeys(
         (
-            "masked_loss", "noise_offset_random_strength", "adaptive_noise_scale",
+            "noise_offset_random_strength", "adaptive_noise_scale",
             "multires_noise_iterations", "ip_noise_gamma", "ip_noise_gamma_random_strength",
             "zero_terminal_snr", "debiased_estimation_loss", "v_pred_like_loss",
             "scale_v_pred_loss_like_noise_pred",

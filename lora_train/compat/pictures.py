@@ -13,7 +13,7 @@ PICTURES: Rules = {
         "persistent_data_loader_workers", "cache_info"),
     **dict.fromkeys(
         (
-            "alpha_mask", "conditioning_data_dir", "custom_attributes", "dataset_class", "validation_split",
+            "custom_attributes", "dataset_class", "validation_split",
             "validation_seed", "validate_every_n_steps", "validate_every_n_epochs", "max_validation_steps",
         ),
         Refused(),
@@ -21,6 +21,6 @@ PICTURES: Rules = {
 }  # fmt: skip
 
 OF_DATASETS = (  # of them, those that a --dataset_config may hold
-    "alpha_mask", "cache_info", "conditioning_data_dir", "custom_attributes", "network_multiplier",
+    "cache_info", "custom_attributes", "network_multiplier",
     "validation_seed", "validation_split",
 )  # fmt: skip

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from lora_train.errors import Mistake
 from lora_train.job import Job, Output, Place
+from lora_train.knobs import kind_of
 from lora_train.names import ARCHS
+from lora_train.objectives import OBJECTIVES
+from lora_train.objectives.masked import Masked
 from lora_train.run.metadata import thumbnail
 from lora_train.run.trackers import unready
 from lora_train.values import shown
@@ -18,6 +21,25 @@ def one_text_encoder(job: Job, arch: str) -> list[str]:
     return [f"lr.text_encoder_lr2 = {shown(rate)}: {of.said} has one text encoder; leave it empty"]
 
 
+def masks(job: Job) -> list[str]:
+    """What is said of masks that are not there, or of no use."""
+    datasets, objective = job.data.datasets, job.objective
+    folders = [subset for dataset in datasets for subset in dataset.subsets] or [job.data]
+    files = any(rules.conditioning_data_dir or rules.mask_suffix for rules in folders)
+    alpha = any(rules.alpha_mask for rules in folders)
+    if not isinstance(objective, Masked):
+        of = kind_of(OBJECTIVES, objective)
+        lead = "data.alpha_mask" if alpha else "data.conditioning_data_dir, data.mask_suffix"
+        return [f"{lead}: objective.kind = {of} takes no masks; leave it out"] if files or alpha else []
+    if objective.masked_loss and not (files or alpha):
+        return ["objective.masked_loss: expected the folder of masks in data.conditioning_data_dir, or "
+                "data.alpha_mask"]  # fmt: skip
+    if files and not objective.masked_loss:
+        return ["data.conditioning_data_dir, data.mask_suffix: these masks are used only with "
+                "objective.masked_loss = true; set it, or leave them out"]  # fmt: skip
+    return []
+
+
 def refusals(job: Job, output: Output, place: Place) -> list[str]:
     """What is to be said of them before a run is begun; nothing is touched."""
     complaints = []
@@ -27,6 +49,7 @@ def refusals(job: Job, output: Output, place: Place) -> list[str]:
             f"time; set place.cache_latents = false, or leave {name} out"
             for name in job.data.changing()
         ]
+    complaints += masks(job)
     thumbnail.cache_clear()  # it is that of now, and then of the whole run
     try:
         thumbnail(output.card)

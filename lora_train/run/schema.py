@@ -11,7 +11,8 @@ from lora_train.values import plain, unwrapped
 
 TITLES = {  # in the order in which a form shows them
     "model": "Model", "data": "Data", "captions": "Captions", "buckets": "Sizes and buckets",
-    "augmentation": "Augmentation", "masks": "Masks", "regularisation": "Regularisation", "network": "Network",
+    "augmentation": "Augmentation", "masks": "Masks", "regularisation": "Regularisation",
+    "network": "Network",
     "blocks": "Network by block", "loss": "Noise and loss", "time": "Length", "rates": "Learning rates",
     "optimizer": "Optimizer", "memory": "Memory and speed", "samples": "Samples", "output": "Output",
     "card": "Card of the file", "log": "Log",

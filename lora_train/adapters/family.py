@@ -73,6 +73,9 @@ class Family(Chosen):
     dim_from_weights: bool = knob(
         False, "Take layers, dims and alphas from the file to go on from.", group="network"
     )
+    module_dropout: float | None = knob(
+        None, "Chance of each adapter to be left out of a step.", group="network", low=0,
+        high=0.99)  # fmt: skip
 
     def check(self) -> Iterable[str]:
         yield from super().check()
@@ -97,14 +100,30 @@ class Family(Chosen):
         """What a saved file's metadata says about it, as sd-scripts names it."""
         raise NotImplementedError
 
+    def numbers(self, unet: int, convolutions: int, text: int) -> int:
+        """About how many numbers a file has.
+
+        Args:
+            unet: widths, inputs and outputs together, of the UNet's layers without 3x3 convolutions.
+            convolutions: of those.
+            text: of the text encoders' layers.
+        """
+        raise NotImplementedError
+
 
 @dataclasses.dataclass(frozen=True)
-class Ranked(Family):
-    """Families whose adapters have a rank and an alpha."""
+class Sized(Family):
+    """Families whose adapters have a size to be chosen."""
 
     dim: int = knob(
         4, "Rank: how much an adapter can learn, and how large the file gets.", group="network", low=1,
         high=512, aka="network_dim", basic=True)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranked(Sized):
+    """Families whose adapters have a rank and an alpha."""
+
     alpha: float | None = knob(
         1.0, "What an adapter adds is multiplied by alpha/dim. 0 or empty: alpha is dim.", group="network",
         low=0, aka="network_alpha", basic=True)  # fmt: skip
@@ -119,9 +138,6 @@ class Ranked(Family):
     rank_dropout: float | None = knob(
         None, "Share of the ranks that are dropped while training, for each sample anew.", group="network",
         low=0, high=0.99)  # fmt: skip
-    module_dropout: float | None = knob(
-        None, "Chance of each adapter to be left out of a step.", group="network", low=0,
-        high=0.99)  # fmt: skip
     block_dims: tuple[int, ...] | None = knob(
         None, "25 ranks in place of dim in the UNet: 12 blocks down (the first has no such layers), the "
         "middle, 12 blocks up. 0: no adapter.", group="blocks", low=0, high=512)  # fmt: skip
@@ -143,6 +159,10 @@ class Ranked(Family):
             yield "conv_block_alphas: expected conv_dim or conv_block_dims beside it"
 
     copies = 1  # LoRAs of its rank that a file of it is about as large as
+
+    def numbers(self, unet: int, convolutions: int, text: int) -> int:
+        count = unet * self.dim * self.trains("unet") + text * self.dim * self.trains("te1")
+        return self.copies * (count + convolutions * self.wide_dim * self.trains("unet"))
 
     @property
     def wide_dim(self) -> int:

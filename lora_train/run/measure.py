@@ -115,10 +115,7 @@ def largest(planned: Planned) -> tuple[int, Size]:
 
 def parameters(job: Job, header: Mapping[str, object]) -> int:
     """About how many numbers a file will have."""
-    net = job.network
-    unet, convolutions, text = WIDTHS.get(str(header.get("family")), WIDTHS["sd1"])
-    count = unet * net.dim * net.trains("unet") + text * net.dim * net.trains("te1")
-    return net.copies * (count + convolutions * net.wide_dim * net.trains("unet"))
+    return job.network.numbers(*WIDTHS.get(str(header.get("family")), WIDTHS["sd1"]))
 
 
 def dry(job: Job, place: Place, host: Host, planned: Planned) -> dict[str, float | None]:

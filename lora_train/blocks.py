@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 
 INS, OUTS = [f"IN{i:02d}" for i in range(12)], [f"OUT{i:02d}" for i in range(12)]
@@ -41,11 +42,98 @@ def block_id(part: str, path: str) -> str | None:
     return f"{'IN' if found[1] == 'input_blocks' else 'OUT'}{int(found[2]):02d}"
 
 
-def block_index(path: str) -> int | None:
-    """Place of a UNet layer in sd-scripts' lists of 25 values (`block_dims`): 0 to 11 down, 12 the middle, 13
-    to 24 up; None for what is in no block."""
+INDICES = (25, 23)  # of blocks, in sd-scripts' lists: those of SD 1.x and 2.x, and those of SDXL
+ROWS = {"sdxl": (9, 3, 9)}  # blocks down, in the middle, up; all others have PLAIN_ROWS
+PLAIN_ROWS = (12, 1, 12)
+STARTS = {"input_blocks": 1, "middle_block": 10, "output_blocks": 13}  # in a list of 23
+AROUND = {"time_embed": 0, "label_emb": 0, "out": 22}
+
+
+def block_index(path: str, count: int = 25) -> int | None:
+    """Place of a UNet layer in sd-scripts' lists (`block_dims`); None for what is in none of their blocks.
+
+    Of 25 values 0 to 11 are down, 12 the middle, 13 to 24 up. Of SDXL's 23 the first is what embeds time and
+    size, 1 to 9 down, 10 to 12 the middle's three parts, 13 to 21 up, and the last what is behind them.
+    """
+    if count == 23:
+        lead, _, rest = path.partition(".")
+        return STARTS[lead] + int(rest.partition(".")[0]) if lead in STARTS else AROUND.get(lead)
     block = block_id("unet", path)
     return None if block is None else BLOCKS.index(block) - 1
+
+
+def row_index(path: str, arch: str) -> tuple[int, int] | None:
+    """Which of the three lists of sd-scripts' block learning rates a UNet layer is in (0 down, 1 the middle,
+    2 up), and its place there; None for what is in no block."""
+    found = re.match(r"(input_blocks|middle_block|output_blocks)\.(\d+)\.", path)
+    if not found:
+        return None
+    row = [*STARTS].index(found[1])
+    return row, int(found[2]) if rows(arch)[row] > 1 else 0
+
+
+def row_id(path: str, arch: str) -> str:
+    """As `block_id`, but of SDXL's middle each of its three parts: M00 to M02."""
+    row, index = row_index(path, arch)
+    return f"{('IN', 'M', 'OUT')[row]}{index:02d}"
+
+
+def rows(arch: str) -> tuple[int, int, int]:
+    """How many values those lists have."""
+    return ROWS.get(arch, PLAIN_ROWS)
+
+
+CURVES = {  # sd-scripts' (`networks/lora.py`), over 0 to 1 from a list's first value to its last
+    "sine": lambda x: math.sin(math.pi * x / 2),
+    "cosine": lambda x: math.sin(math.pi * (1 - x) / 2),
+    "linear": lambda x: x,
+    "reverse_linear": lambda x: 1 - x,
+    "zeros": lambda x: 0.0,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockRates:
+    """What the learning rate is multiplied with, for each block of a row: numbers, or a curve."""
+
+    values: tuple[float, ...] = ()
+    curve: str = ""
+    base: float = 0.0  # added to the curve
+
+    @classmethod
+    def parse(cls, text: str) -> BlockRates:
+        """Raises ValueError: neither numbers nor a curve's name."""
+        name, plus, base = text.strip().lower().partition("+")
+        try:
+            if name in CURVES:
+                return cls((), name, _number(base) if plus else 0.0)
+            return cls(tuple(_number(word) for word in text.strip(" []()").split(",")))
+        except ValueError:
+            pass
+        raise ValueError(
+            f"expected numbers with commas between, or one of {', '.join(CURVES)}, and +0.25 behind it to "
+            "add that"
+        )
+
+    def __str__(self) -> str:
+        if self.curve:
+            return self.curve + (f"+{self.base!r}" if self.base else "")
+        return ",".join(map(repr, self.values))
+
+    def of(self, count: int) -> list[float]:
+        """As many as there are blocks. As in sd-scripts a list that is too short goes on with 1, and what is
+        too much of a longer one is left out."""
+        if self.curve:
+            return [CURVES[self.curve](i / (count - 1)) + self.base for i in range(count)]
+        return [*self.values, *[1.0] * count][:count]
+
+
+def _number(word: str) -> float:
+    """sd-scripts takes an empty place for 0."""
+    value = float(word or 0)
+    if not math.isfinite(value):
+        raise ValueError(word)
+    return value
 
 
 @dataclasses.dataclass(frozen=True)

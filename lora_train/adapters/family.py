@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from lora_train.adapters.chosen import CONVOLUTION, PRESETS, Chosen
+from lora_train.adapters.chosen import CONVOLUTION, PRESETS
 from lora_train.adapters.layer import Layer
-from lora_train.blocks import BlockWeights, block_index
+from lora_train.adapters.paced import RATIOS, ROWS, Paced
+from lora_train.blocks import INDICES, BlockWeights, block_index
 from lora_train.knobs import flat, knob
 
-INDICES = 25  # of blocks, in sd-scripts' lists
+LISTS = ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas")
 
 
 class Adapter(nn.Module):
@@ -22,6 +23,7 @@ class Adapter(nn.Module):
 
     strength: float = 1.0  # times what it adds
     rests: bool = False  # whether it is left out of a step by chance
+    late: tuple[str, ...] = ()  # names of the parameters that start at zero, where others do not
 
     def forward(self, x: Tensor, base: Tensor) -> Tensor:
         """x: the layer's input; base: its frozen output -> the adapted output, shaped like base."""
@@ -62,7 +64,7 @@ class Adapter(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Family(Chosen):
+class Family(Paced):
     """Which layers get an adapter, and what it starts from."""
 
     scale_weight_norms: float | None = knob(
@@ -140,21 +142,23 @@ class Ranked(Sized):
         low=0, high=0.99)  # fmt: skip
     block_dims: tuple[int, ...] | None = knob(
         None, "25 ranks in place of dim in the UNet: 12 blocks down (the first has no such layers), the "
-        "middle, 12 blocks up. 0: no adapter.", group="blocks", low=0, high=512)  # fmt: skip
+        "middle, 12 blocks up; for SDXL also sd-scripts' 23. 0: no adapter.", group="blocks", low=0,
+        high=512)  # fmt: skip
     block_alphas: tuple[float, ...] | None = knob(
-        None, "25 values in place of alpha in the UNet.", group="blocks", low=0)  # fmt: skip
+        None, "As many values in place of alpha in the UNet.", group="blocks", low=0)  # fmt: skip
     conv_block_dims: tuple[int, ...] | None = knob(
-        None, "25 ranks in place of conv_dim. 0: no adapter.", group="blocks", low=0, high=512)  # fmt: skip
+        None, "25 or 23 ranks in place of conv_dim. 0: no adapter.", group="blocks", low=0,
+        high=512)  # fmt: skip
     conv_block_alphas: tuple[float, ...] | None = knob(
-        None, "25 values in place of conv_alpha.", group="blocks", low=0)  # fmt: skip
+        None, "As many values in place of conv_alpha.", group="blocks", low=0)  # fmt: skip
 
     def check(self) -> Iterable[str]:
         yield from super().check()
-        for name in ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas"):
+        for name in LISTS:
             values = vars(self)[name]
-            if values is not None and len(values) != INDICES:
+            if values is not None and len(values) not in INDICES:
                 text = ",".join(map(str, values))
-                yield f"{name} = {text}: expected {INDICES} values, one for each block; got {len(values)}"
+                yield f"{name} = {text}: expected 25 values, or SDXL's 23; got {len(values)}"
         if self.conv_block_alphas is not None and not self.convolutions:
             yield "conv_block_alphas: expected conv_dim or conv_block_dims beside it"
 
@@ -190,18 +194,38 @@ class Ranked(Sized):
         if any(side > 1 for side in layer.kernel) and (self.convolutions or self.preset is None):
             dim, alpha = self.conv_dim, self.conv_alpha
             dims, alphas = self.conv_block_dims, self.conv_block_alphas
-        index = block_index(layer.path) if layer.part == "unet" else None
-        if index is not None:
-            dim = dims[index] if dims else dim
-            alpha = alphas[index] if alphas else alpha
-        return (dim, (alpha or dim) * strength) if dim else None
+        if layer.part == "unet":
+            dim, alpha = _of_block(dims, layer, dim), _of_block(alphas, layer, alpha)
+        return (dim, self.scaled(dim, alpha or dim) * strength) if dim else None
+
+    def scaled(self, dim: int, alpha: float) -> float:
+        """The alpha of an adapter and of the file, both of which are taken over dim."""
+        return alpha
+
+    def strays(self, layers: Iterable[Layer]) -> list[str]:
+        """Also lists of blocks that this model has not."""
+        every = list(layers)
+        short = [name for name in LISTS if len(vars(self)[name] or ()) == INDICES[1]]
+        if any(layer.arch == "sdxl" for layer in every):
+            short = []
+        more = [f"{name}: 23 values are SDXL's; this model's blocks take {INDICES[0]}" for name in short]
+        return [*super().strays(every), *more]
+
+    def remarks(self, arch: str) -> list[str]:
+        long = [name for name in LISTS if len(vars(self)[name] or ()) == INDICES[0]] * (arch == "sdxl")
+        more = [
+            f"{name}: 25 values go to IN00 to IN11, M00, OUT00 to OUT11; SDXL has none of IN09 to IN11 and "
+            "OUT09 to OUT11" for name in long
+        ]  # fmt: skip
+        return [*super().remarks(arch), *more]
 
     def record(self) -> dict[str, object]:
         """`ss_network_args` as sd-scripts has them: what was set beyond dim and alpha, as text."""
         drops, blocks = ("rank_dropout", "module_dropout"), ("block_dims", "block_alphas")
         convolutions = ("conv_dim", "conv_alpha", "conv_block_dims", "conv_block_alphas") * self.convolutions
         own = flat(self)
-        args = {name: own[name] for name in (*convolutions, *drops, *blocks) if own[name] is not None}
+        named = (*convolutions, *drops, *blocks, *ROWS, *RATIOS)
+        args = {name: own[name] for name in named if own[name] is not None}
         found: dict[str, object] = {
             "ss_network_dim": "Dynamic" if self.dim_from_weights else self.dim,
             "ss_network_alpha": "Dynamic" if self.dim_from_weights else self.alpha,
@@ -211,3 +235,9 @@ class Ranked(Sized):
             texts = {k: ",".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in args.items()}
             found["ss_network_args"] = json.dumps({**texts, "dropout": self.dropout})
         return found
+
+
+def _of_block(values: Sequence[float] | None, layer: Layer, usual: float | None) -> float | None:
+    """A layer's of a list for blocks; `usual` where there is none for it."""
+    index = block_index(layer.path, len(values)) if values else None
+    return usual if index is None else values[index]

@@ -168,6 +168,7 @@ def begun(family: Family, layers: Iterable[Layer]) -> Network:
     Raises:
         Mistake: the file is no LoRA, or not one of this model or these settings.
     """
+    layers = _checked(family, layers)
     if family.weights is None:
         return Network(family, layers)
     tensors, _ = load(family.weights)
@@ -179,6 +180,20 @@ def begun(family: Family, layers: Iterable[Layer]) -> Network:
     network = Network(family, wanted)
     restore(network, kept, name=str(family.weights))
     return network
+
+
+def _checked(family: Family, layers: Iterable[Layer]) -> list[Layer]:
+    """The layers, and a line for what of the settings means something else on this model.
+
+    Raises:
+        Mistake: settings that this model has no layers for.
+    """
+    layers = list(layers)
+    if complaints := family.strays(layers):
+        raise Mistake("\n".join(f"network.{line}" for line in complaints))
+    for line in family.remarks(_arch(layers)):
+        log.info("network.%s", line)
+    return layers
 
 
 def _of_family(family: Family, tensors: Mapping[str, Tensor], path: pathlib.Path) -> None:

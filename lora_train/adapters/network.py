@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -11,7 +12,18 @@ from torch.utils.hooks import RemovableHandle
 
 from lora_train.adapters.family import Adapter, Family
 from lora_train.adapters.layer import Layer
+from lora_train.blocks import row_id
 from lora_train.errors import Mistake
+
+
+@dataclasses.dataclass
+class Pace:
+    """Parameters that learn at one rate."""
+
+    name: str  # "unet", "unet_IN04", "te1_plus"
+    part: str
+    times: float  # the part's rate
+    parameters: list[nn.Parameter]
 
 
 class Network(nn.Module):
@@ -146,6 +158,25 @@ class Network(nn.Module):
         for key in sorted(self.adapters, key=lambda key: self.layers[key].part):
             found.setdefault(self.layers[key].part, []).extend(self.adapters[key].parameters())
         return found
+
+    def paces(self) -> list[Pace]:
+        """What has the same learning rate together: a part, of the UNet the blocks with a rate of their own,
+        and of each the factors that LoRA+ has learn faster. What is shared learns as its first layer does."""
+        places: dict[int, tuple[str, float]] = {}
+        for key, adapter in self.adapters.items():
+            layer = self.layers[key]
+            times, ratio = self.family.pace(layer), self.family.ratio(layer.part)
+            block = f"_{row_id(layer.path, layer.arch)}" if times != 1 else ""
+            for name, parameter in adapter.named_parameters():
+                late = ratio != 1 and name.rpartition(".")[2] in adapter.late
+                plus, more = ("_plus", ratio) if late else ("", 1.0)
+                places.setdefault(id(parameter), (layer.part + block + plus, times * more))
+        found: dict[str, Pace] = {}
+        for part, parameters in self.parts().items():
+            for parameter in parameters:
+                name, times = places[id(parameter)]
+                found.setdefault(name, Pace(name, part, times, [])).parameters.append(parameter)
+        return list(found.values())
 
     @torch.no_grad()
     def norms(self) -> Tensor:

@@ -28,11 +28,11 @@ class Learner:
     def new(
         cls, network: Network, course: object, *, optimizer: object, lr: Constant, progress: Progress
     ) -> Learner:
-        """Adapters in float32; one group of parameters for each part, with its own rate."""
+        """Adapters in float32; one group of parameters for each part, or block, with its own rate."""
         groups = [
-            {"params": list(params), "name": part, "lr": lr.rate(part), "base_lr": lr.rate(part)}
-            for part, params in network.parts().items()
-            if params
+            {"params": pace.parameters, "name": pace.name, "lr": rate, "base_lr": rate}
+            for pace in network.paces()
+            for rate in [lr.rate(pace.part) * pace.times]
         ]
         learned = list(course.parameters())
         if learned:

@@ -171,7 +171,7 @@ FROM = {"dim_from_weights": True, "weights": "a.safetensors"}
         ({"alpha": -1}, "alpha = -1: expected 0 or more"),
         ({"rank_dropout": 1}, "rank_dropout = 1: expected 0 to 0.99"),
         ({"block_weights": "1,2"}, "block_weights = 1,2: expected 12, 17, 20 or 26 numbers"),
-        ({"block_dims": "4,4"}, "block_dims = 4,4: expected 25 values, one for each block; got 2"),
+        ({"block_dims": "4,4"}, "block_dims = 4,4: expected 25 values, or SDXL's 23; got 2"),
         ({"conv_block_alphas": "1," * 25}, "conv_block_alphas: expected conv_dim or conv_block_dims"),
         (ONLY, "train_unet_only = True: expected not beside train_text_encoder_only"),
         ({"dim_from_weights": True}, "dim_from_weights = True: expected a file"),

@@ -38,7 +38,6 @@ KINDS = (  # a pattern that some key of the file matches -> what the file is; th
     (r"\.oft_(blocks|diag)$", "an OFT"),
     (r"\.on_input$", "an (IA)3"),
     (r"\.[ab][12m]\.weight$", "a GLoRA"),
-    (r"\.lora_mid\.weight$", "a LoCon with Tucker decomposition"),
     (r"\.(diff|diff_b|w_norm|b_norm)$", "a set of full differences (LyCORIS full or norm)"),
     (r"\.lora_[AB]\.|\.lora\.(down|up)\.|lora_linear_layer\.", "a LoRA with diffusers' or PEFT's key names"),
     (r"^lora_(unet_(double|single|joint)|transformer)_", "a LoRA for another model"),

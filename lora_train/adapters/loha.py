@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from lora_train.adapters.factored import Factored
 from lora_train.adapters.layer import Layer
 from lora_train.adapters.product import Drops, LycorisFamily, Product
 
@@ -38,11 +39,16 @@ class LohaAdapter(Product):
     """delta = alpha/rank * (w1_a w1_b) * (w2_a w2_b); w2_a starts at zero: a fresh adapter changes nothing.
 
     Args:
+        scalar: a number that is learned starts at zero in its place.
         tucker: in a convolution, w_b and w_a act on the channels in and out of a kernel t of its own.
     """
 
-    def __init__(self, layer: Layer, rank: int, alpha: float, drops: Drops, *, tucker: bool = False):
-        super().__init__(layer, alpha, rank, drops)
+    late = ("hada_w2_a",)
+
+    def __init__(  # noqa: PLR0913 (what LyCORIS has)
+        self, layer: Layer, rank: int, alpha: float, drops: Drops, *, tucker: bool = False,
+        scalar: bool = False):  # fmt: skip
+        super().__init__(layer, alpha, rank, drops, scalar=scalar)
         out, inn, *kernel = layer.shape
         self.tucker = tucker and any(side > 1 for side in kernel)
         self.factors = TUCKER if self.tucker else PLAIN
@@ -54,10 +60,11 @@ class LohaAdapter(Product):
         for name, shape in zip(self.factors, shapes, strict=True):
             setattr(self, name, nn.Parameter(torch.empty(shape)))
             nn.init.normal_(getattr(self, name), std=1.0 if name.endswith("_b") else 0.1)
-        nn.init.zeros_(self.hada_w2_a)
+        if not scalar:
+            nn.init.zeros_(self.hada_w2_a)
 
     def delta(self) -> Tensor:
-        return self.scale * self._product(torch.float32)
+        return self.times * self._product(torch.float32)
 
     def _product(self, dtype: torch.dtype) -> Tensor:
         f = {name: getattr(self, name).to(dtype) for name in self.factors}
@@ -70,24 +77,26 @@ class LohaAdapter(Product):
         return halves[0] * halves[1]
 
     def added(self, x: Tensor) -> Tensor:
-        return self.layer.op(x, self.scale * self._product(x.dtype))
+        return self.layer.op(x, self.times * self._product(x.dtype))
 
 
 @dataclasses.dataclass(frozen=True)
-class Loha(LycorisFamily):
+class Loha(LycorisFamily, Factored):
     """LoHa."""
 
     algo, mark, copies = "loha", "hada", 2
 
     def make(self, layer: Layer) -> LohaAdapter | None:
         size = self.size(layer)
-        return size and LohaAdapter(layer, *size, self.drops, tucker=self.use_tucker)
+        return size and LohaAdapter(layer, *size, self.drops, tucker=self.use_tucker, scalar=self.use_scalar)
 
     def like(self, layer: Layer, tensors: Mapping[str, Tensor]) -> LohaAdapter:
         if PLAIN[1] not in tensors:
             raise ValueError(f"has {', '.join(sorted(tensors))}; expected {', '.join(PLAIN)}, alpha")
         rank = len(tensors[PLAIN[1]])
         alpha = tensors["alpha"].item() if "alpha" in tensors else 0.0
-        adapter = LohaAdapter(layer, rank, alpha or float(rank), self.drops, tucker="hada_t1" in tensors)
+        adapter = LohaAdapter(
+            layer, rank, alpha or float(rank), self.drops, tucker="hada_t1" in tensors, scalar=self.use_scalar
+        )
         adapter.load(tensors)
         return adapter

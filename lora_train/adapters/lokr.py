@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from lora_train.adapters.factored import Factored
 from lora_train.adapters.layer import Layer
 from lora_train.adapters.product import ALPHA, Drops, LycorisFamily, Product
 from lora_train.knobs import knob
@@ -65,17 +66,22 @@ class Cut:
 class LokrAdapter(Product):
     """delta = alpha/rank * w1 (x) w2, each whole or of low rank; where both are whole the scale is 1.
 
-    A factor of w2 starts at zero, so a fresh adapter changes nothing.
+    A factor of w2 starts at zero, or with `scalar` a learned number, so a fresh adapter changes nothing.
     """
 
-    def __init__(self, layer: Layer, rank: int, alpha: float, shapes: Shapes, drops: Drops):
+    late = ("lokr_w2", "lokr_w2_b")
+
+    def __init__(  # noqa: PLR0913 (what LyCORIS has)
+        self, layer: Layer, rank: int, alpha: float, shapes: Shapes, drops: Drops, *, scalar: bool = False
+    ):
         whole = {"lokr_w1", "lokr_w2"} <= shapes.keys()
-        super().__init__(layer, float(rank) if whole else alpha, rank, drops)
+        super().__init__(layer, float(rank) if whole else alpha, rank, drops, scalar=scalar)
         self.factors = tuple(shapes)
         for name, shape in shapes.items():
             setattr(self, name, nn.Parameter(torch.empty(shape)))
             nn.init.kaiming_uniform_(getattr(self, name), a=math.sqrt(5))
-        nn.init.zeros_(getattr(self, "lokr_w2" if "lokr_w2" in shapes else "lokr_w2_b"))
+        if not scalar:
+            nn.init.zeros_(getattr(self, "lokr_w2" if "lokr_w2" in shapes else "lokr_w2_b"))
         small, large = self._small(torch.float32), self._large(torch.float32)
         (a, c), (b, d, *kernel) = small.shape, large.shape
         if (a * b, c * d, *kernel) != tuple(layer.shape):
@@ -102,10 +108,10 @@ class LokrAdapter(Product):
     def delta(self) -> Tensor:
         small, large = self._small(torch.float32), self._large(torch.float32)
         spread = small.view(*small.shape, *[1] * len(self.layer.kernel))
-        return self.scale * torch.kron(spread, large)
+        return self.times * torch.kron(spread, large)
 
     def added(self, x: Tensor) -> Tensor:
-        small, large = self.scale * self._small(x.dtype), self._large(x.dtype)
+        small, large = self.times * self._small(x.dtype), self._large(x.dtype)
         if large.ndim == 2:
             shares = x.unflatten(-1, (small.shape[1], -1))  # [..., c, d]
             return (small @ F.linear(shares, large)).flatten(-2)
@@ -116,14 +122,14 @@ class LokrAdapter(Product):
     @torch.no_grad()
     def norm(self) -> Tensor:
         """Of a Kronecker product it is the product of the two."""
-        return abs(self.scale) * self._small(torch.float32).norm() * self._large(torch.float32).norm()
+        return abs(self.times) * self._small(torch.float32).norm() * self._large(torch.float32).norm()
 
     def scale_of(self, tensors: Mapping[str, Tensor]) -> float:
         return 1.0 if {"lokr_w1", "lokr_w2"} <= tensors.keys() else super().scale_of(tensors)
 
 
 @dataclasses.dataclass(frozen=True)
-class Lokr(LycorisFamily):
+class Lokr(LycorisFamily, Factored):
     """LoKr."""
 
     factor: int = knob(
@@ -140,7 +146,7 @@ class Lokr(LycorisFamily):
         if (size := self.size(layer)) is None:
             return None
         cut = Cut(self.factor or -1, self.decompose_both, self.full_matrix, self.use_tucker)
-        return LokrAdapter(layer, *size, cut.shapes(layer, size[0]), self.drops)
+        return LokrAdapter(layer, *size, cut.shapes(layer, size[0]), self.drops, scalar=self.use_scalar)
 
     def like(self, layer: Layer, tensors: Mapping[str, Tensor]) -> LokrAdapter:
         known = [name for name in (*SMALL, *LARGE) if name in tensors]
@@ -149,7 +155,9 @@ class Lokr(LycorisFamily):
         alpha = tensors[ALPHA].item() if ALPHA in tensors else 0.0
         rank = shapes[ranked[0]][0] if ranked else max(1, round(alpha))
         try:
-            adapter = LokrAdapter(layer, rank, alpha or float(rank), shapes, self.drops)
+            adapter = LokrAdapter(
+                layer, rank, alpha or float(rank), shapes, self.drops, scalar=self.use_scalar
+            )
         except (AttributeError, RuntimeError) as e:
             raise ValueError(f"has {', '.join(sorted(tensors))}, which do not fit together") from e
         adapter.load(tensors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 
@@ -10,10 +11,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from lora_train.adapters.family import Adapter, Ranked
+from lora_train.adapters.factored import Factored
+from lora_train.adapters.family import Adapter
 from lora_train.adapters.layer import Layer
 
-DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
+DOWN, UP, MID, ALPHA = "lora_down.weight", "lora_up.weight", "lora_mid.weight", "alpha"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +31,22 @@ class LoraAdapter(Adapter):
     """delta = alpha/rank * up @ down. `up` starts at zero, so a fresh adapter changes nothing.
 
     As in sd-scripts' `networks.lora`: in a convolution `down` has its kernel and stride, `up` is 1x1.
+
+    Args:
+        scalar: a number that is learned starts at zero in the place of `up`, as in LyCORIS.
     """
 
-    def __init__(self, layer: Layer, rank: int, alpha: float, drops: Drops = Drops()):  # noqa: B008
+    late = ("up",)
+
+    def __init__(
+        self,
+        layer: Layer,
+        rank: int,
+        alpha: float,
+        drops: Drops = Drops(),  # noqa: B008 (it has no state)
+        *,
+        scalar: bool = False,
+    ):
         super().__init__()
         out, inn, *kernel = layer.shape
         self.layer, self.rank, self.alpha, self.scale = layer, rank, alpha, alpha / rank
@@ -39,16 +54,22 @@ class LoraAdapter(Adapter):
         self.down = nn.Parameter(torch.empty(rank, inn, *kernel))
         self.up = nn.Parameter(torch.zeros(out, rank, *[1] * len(kernel)))
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+        self.scalar = nn.Parameter(torch.zeros(())) if scalar else None
+        if scalar:
+            nn.init.kaiming_uniform_(self.up, a=math.sqrt(5))
 
     def forward(self, x: Tensor, base: Tensor) -> Tensor:
         """The factors are taken in the dtype of `base`: under autocast, and on a model in half precision."""
         dtype = base.dtype
         if self.drops is None or not self.training:
-            return self._added(base, self.layer.op(x.to(dtype), self.down.to(dtype)))
+            return self._added(base, self._between(x.to(dtype)))
         if self.drops.module and torch.rand(()) < self.drops.module:
             return base
-        mid = self.layer.op(x.to(dtype), self.down.to(dtype))
-        return self._added(base, self._dropped(mid, self.drops))
+        return self._added(base, self._dropped(self._between(x.to(dtype)), self.drops))
+
+    def _between(self, x: Tensor) -> Tensor:
+        """What comes out of the factors before `up`."""
+        return self.layer.op(x, self.down.to(x.dtype))
 
     def _dropped(self, mid: Tensor, drops: Drops) -> Tensor:
         """Draws from torch's global generator, which checkpointing gives back when it runs this again."""
@@ -65,6 +86,8 @@ class LoraAdapter(Adapter):
         """base + scale * up(mid) in one pass over base: a fifth to a half off an adapter's time on a CPU, and
         no tensor of the size of `base` in between. (In place it is slower: autograd copies the view.)"""
         up, scale = self.up.to(base.dtype), self.scale * self.strength
+        if self.scalar is not None:
+            mid = self.scalar.to(mid.dtype) * mid
         if up.ndim == 2:
             flat = torch.addmm(base.flatten(0, -2), mid.flatten(0, -2), up.t(), alpha=scale)
             return flat.view(base.shape)
@@ -74,10 +97,16 @@ class LoraAdapter(Adapter):
         return torch.baddbmm(base.flatten(2), ups, mid.flatten(2), alpha=scale).view(base.shape)
 
     def delta(self) -> Tensor:
-        return (self.scale * (self.up.flatten(1) @ self.down.flatten(1))).view(self.layer.shape)
+        return (self.times * (self.up.flatten(1) @ self.down.flatten(1))).view(self.layer.shape)
+
+    @property
+    def times(self) -> float | Tensor:
+        """What the product is multiplied with."""
+        return self.scale if self.scalar is None else self.scale * self.scalar
 
     def tensors(self) -> dict[str, Tensor]:
-        return {DOWN: self.down.detach(), UP: self.up.detach(), ALPHA: torch.tensor(float(self.alpha))}
+        up = self.up.detach() if self.scalar is None else (self.scalar * self.up).detach()
+        return {DOWN: self.down.detach(), UP: up, ALPHA: torch.tensor(float(self.alpha))}
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
@@ -91,13 +120,15 @@ class LoraAdapter(Adapter):
         ratio = alpha / len(down) / self.scale
         self.down.copy_(down.view_as(self.down))
         self.up.copy_(up.view_as(self.up) if ratio == 1 else up.view_as(self.up).to(self.up) * ratio)
+        if self.scalar is not None:
+            self.scalar.fill_(1.0)
 
     @torch.no_grad()
     def norm(self) -> Tensor:
         """From the factors' small squares: |UD|^2 is the sum of (U'U) * (DD'); the product is never made."""
         up, down = self.up.flatten(1), self.down.flatten(1)
         square = ((up.t() @ up) * (down @ down.t())).sum()
-        return abs(self.scale) * square.clamp(min=0).sqrt()
+        return abs(self.times) * square.clamp(min=0).sqrt()
 
     @torch.no_grad()
     def shrink(self, ratio: Tensor) -> None:
@@ -105,19 +136,67 @@ class LoraAdapter(Adapter):
         self.down.mul_(ratio**0.5)
 
 
+class TuckerAdapter(LoraAdapter):
+    """Of a convolution: `down` and `up` act on the channels in and out of a kernel of its own, `mid`.
+
+    As LyCORIS' `modules/locon.py` 3.4.0: delta[o, i] = alpha/rank * sum up[o, n] mid[n, m] down[m, i].
+    """
+
+    def __init__(self, layer: Layer, rank: int, alpha: float, drops: Drops, *, scalar: bool = False):
+        super().__init__(layer, rank, alpha, drops, scalar=scalar)
+        self.down = nn.Parameter(torch.empty(rank, layer.shape[1], 1, 1))
+        self.mid = nn.Parameter(torch.empty(rank, rank, *layer.kernel))
+        for factor in (self.down, self.mid):
+            nn.init.kaiming_uniform_(factor, a=math.sqrt(5))
+
+    def _between(self, x: Tensor) -> Tensor:
+        return self.layer.op(F.conv2d(x, self.down.to(x.dtype)), self.mid.to(x.dtype))
+
+    def delta(self) -> Tensor:
+        up, down = self.up.flatten(1), self.down.flatten(1)
+        return self.times * torch.einsum("nmkl,in,mj->ijkl", self.mid, up, down)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {**super().tensors(), MID: self.mid.detach()}
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        mid = tensors.get(MID)
+        if mid is None or mid.shape != self.mid.shape:
+            there = "no" if mid is None else "another"
+            raise ValueError(f"has {there} {MID} of dim {self.rank}")
+        super().load({name: tensor for name, tensor in tensors.items() if name != MID})
+        self.mid.copy_(mid)
+
+    @torch.no_grad()
+    def norm(self) -> Tensor:
+        return self.delta().norm()
+
+    @torch.no_grad()
+    def shrink(self, ratio: Tensor) -> None:
+        for factor in (self.up, self.mid, self.down):
+            factor.mul_(ratio ** (1 / 3))
+
+
 @dataclasses.dataclass(frozen=True)
-class Lora(Ranked):
+class Lora(Factored):
     """LoRA; with conv_dim, LoCon."""
 
     mark = "lora"  # what its tensors' names begin with
 
     def make(self, layer: Layer) -> LoraAdapter | None:
-        size = self.size(layer)
-        return size and LoraAdapter(layer, *size, self.drops)
+        if (size := self.size(layer)) is None:
+            return None
+        wide = any(side > 1 for side in layer.kernel)
+        kind = TuckerAdapter if self.use_tucker and wide else LoraAdapter
+        return kind(layer, *size, self.drops, scalar=self.use_scalar)
 
     def like(self, layer: Layer, tensors: Mapping[str, Tensor]) -> LoraAdapter:
-        down, _, alpha = _factors(tensors)
-        adapter = LoraAdapter(layer, len(down), alpha, self.drops)
+        down, _, alpha = _factors({name: tensor for name, tensor in tensors.items() if name != MID})
+        kind = TuckerAdapter if MID in tensors else LoraAdapter
+        if MID in tensors and not layer.kernel:
+            raise ValueError(f"has {MID}, and is no convolution")
+        adapter = kind(layer, len(down), alpha, self.drops, scalar=self.use_scalar)
         adapter.load(tensors)
         return adapter
 
@@ -126,7 +205,11 @@ class Lora(Ranked):
         return Drops(self.dropout or 0.0, self.rank_dropout or 0.0, self.module_dropout or 0.0)
 
     def record(self) -> dict[str, object]:
-        return {"ss_network_module": "networks.lora", **super().record()}
+        found = super().record()
+        if not (self.use_tucker or self.use_scalar or self.rs_lora):
+            return {"ss_network_module": "networks.lora", **found}
+        args = {"algo": "locon", **json.loads(str(found["ss_network_args"]))}  # sd-scripts has none of them
+        return {**found, "ss_network_module": "lycoris.kohya", "ss_network_args": json.dumps(args)}
 
 
 def _factors(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, float]:

@@ -7,11 +7,10 @@ import json
 from collections.abc import Iterable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lora_train.adapters.family import Adapter, Ranked
 from lora_train.adapters.layer import Layer
-from lora_train.knobs import knob
 
 ALPHA = "alpha"
 
@@ -29,10 +28,16 @@ class Product(Adapter):
 
     factors: tuple[str, ...] = ()  # names of the parameters that are there
 
-    def __init__(self, layer: Layer, alpha: float, rank: int, drops: Drops):
+    def __init__(self, layer: Layer, alpha: float, rank: int, drops: Drops, *, scalar: bool = False):
         super().__init__()
         self.layer, self.alpha, self.rank, self.scale = layer, alpha, rank, alpha / rank
         self.drops, self.rests = drops, drops.module > 0
+        self.scalar = nn.Parameter(torch.zeros(())) if scalar else None
+
+    @property
+    def times(self) -> float | Tensor:
+        """What the product is multiplied with."""
+        return self.scale if self.scalar is None else self.scale * self.scalar
 
     def added(self, x: Tensor) -> Tensor:
         """What the layer's output gains, at strength 1, in the dtype of x."""
@@ -56,6 +61,8 @@ class Product(Adapter):
 
     def tensors(self) -> dict[str, Tensor]:
         found = {name: getattr(self, name).detach() for name in self.factors}
+        if self.scalar is not None:
+            found[self.factors[0]] = found[self.factors[0]] * self.scalar.detach()
         return {**found, ALPHA: torch.tensor(float(self.alpha))}
 
     @torch.no_grad()
@@ -73,6 +80,8 @@ class Product(Adapter):
         ratio = self.scale_of(tensors) / self.scale
         if ratio != 1:
             getattr(self, self.factors[0]).mul_(ratio)
+        if self.scalar is not None:
+            self.scalar.fill_(1.0)
 
     def scale_of(self, tensors: Mapping[str, Tensor]) -> float:
         """What a file multiplies the product with."""
@@ -92,10 +101,6 @@ class Product(Adapter):
 @dataclasses.dataclass(frozen=True)
 class LycorisFamily(Ranked):
     """Families whose reference is LyCORIS."""
-
-    use_tucker: bool = knob(
-        False, "In 3x3 convolutions, a factor for the kernel apart from those for the channels (Tucker "
-        "decomposition): fewer values at the same rank.", group="network")  # fmt: skip
 
     algo, mark = "", ""  # LyCORIS' name, and what the tensors' names begin with
 
@@ -118,5 +123,5 @@ class LycorisFamily(Ranked):
     def arguments(self, before: object) -> str:
         """`ss_network_args`, with what LyCORIS calls the family."""
         kept = json.loads(str(before)) if before else {}
-        own = {"algo": self.algo, "preset": self.preset, "use_tucker": self.use_tucker or None}
+        own = {"algo": self.algo, "preset": self.preset}
         return json.dumps({**{k: str(v) for k, v in own.items() if v is not None}, **kept})

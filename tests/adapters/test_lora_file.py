@@ -113,7 +113,6 @@ def test_a_full_disk_is_said_and_leaves_the_old_file(saved, layers, tmp_path):
         (["oft_unet_conv_in.oft_blocks"], "an OFT"),
         (["lora_unet_conv_in.weight", "lora_unet_conv_in.on_input"], r"an \(IA\)3"),
         (["lora_unet_conv_in.a1.weight"], "a GLoRA"),
-        (["lora_unet_conv_in.lora_down.weight", "lora_unet_conv_in.lora_mid.weight"], "a LoCon with Tucker"),
         (["lora_unet_conv_in.diff"], "a set of full differences"),
         (["unet.down_blocks.0.attentions.0.proj_in.lora_A.weight"], "a LoRA with diffusers' or PEFT's"),
         (["lora_unet_double_blocks_0_img_mlp_0.lora_down.weight"], "a LoRA for another model"),

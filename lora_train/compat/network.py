@@ -9,13 +9,13 @@ from lora_train.values import either, shown
 ARGUMENTS = (
     "conv_dim", "conv_alpha", "dropout", "rank_dropout", "module_dropout", "block_dims", "block_alphas",
     "conv_block_dims", "conv_block_alphas", "algo", "preset", "factor", "use_tucker", "decompose_both",
-    "full_matrix", "use_scalar", "rs_lora",
+    "full_matrix",
 )  # fmt: skip
 CALLED = {"use_cp": "use_tucker"}  # LyCORIS' older name
 ALGOS = {"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr"}  # its names of families
 UNUSED = (  # arguments of LyCORIS that change nothing as long as they are off
-    "bypass_mode", "dora_wd", "rank_dropout_scale", "train_norm", "unbalanced_factorization",
-    "wd_on_output",
+    "bypass_mode", "dora_wd", "rank_dropout_scale", "rs_lora", "train_norm", "unbalanced_factorization",
+    "use_scalar", "wd_on_output",
 )  # fmt: skip
 MODULES = {  # network_module -> what it means by itself; LyCORIS names the family among its arguments
     "networks.lora": {"network.kind": "lora"},

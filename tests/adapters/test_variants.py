@@ -138,5 +138,7 @@ def test_metadata_of_what_only_lycoris_has_names_it():
 
 def test_loraplus_needs_a_factor_that_starts_at_zero():
     assert made("loha", {}, loraplus_lr_ratio=16).late
-    with pytest.raises(Mistake, match=r"loraplus_lr_ratio = 16: expected nothing; .* no factor that starts at"):
+    with pytest.raises(
+        Mistake, match=r"loraplus_lr_ratio = 16: expected nothing; .* no factor that starts at"
+    ):
         made("loha", {"use_scalar": True}, loraplus_lr_ratio=16)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from lora_train.adapters import FAMILIES
 from lora_train.adapters.family import Family
+from lora_train.adapters.word import Embedding
 from lora_train.data.folder import Data
 from lora_train.errors import Mistake
 from lora_train.host import Model
@@ -41,6 +42,7 @@ class Job:
     lr: Constant = one_of(
         SCHEDULERS, "constant", "Course of the learning rate.", group="rates", aka="lr_scheduler"
     )
+    embedding: Embedding = Embedding()
 
 
 def _said(help: str, name: str, *, place: bool = False) -> typing.Any:
@@ -149,6 +151,9 @@ class Output:
     no_metadata: bool = knob(
         False, "Keep in the saved file only what is needed to use it, and the card; --from cannot repeat it.",
         group="output")  # fmt: skip
+    save_embedding: bool = knob(
+        False, "Also write a learned word as a file of its own, for a WebUI's folder of embeddings; into the "
+        "folder embeddings of the run.", group="embedding")  # fmt: skip
     card: Card = Card()
 
     @property

@@ -20,6 +20,7 @@ from lora_train.adapters.family import Family
 from lora_train.adapters.layer import Layer
 from lora_train.adapters.lora import Lora
 from lora_train.adapters.network import Network
+from lora_train.adapters.word import Word, layered
 from lora_train.errors import Mistake
 from lora_train.names import ARCHS, file_key, path_of
 from lora_train.run.store import whole
@@ -41,7 +42,6 @@ KINDS = (  # a pattern that some key of the file matches -> what the file is; th
     (r"\.(diff|diff_b|w_norm|b_norm)$", "a set of full differences (LyCORIS full or norm)"),
     (r"\.lora_[AB]\.|\.lora\.(down|up)\.|lora_linear_layer\.", "a LoRA with diffusers' or PEFT's key names"),
     (r"^lora_(unet_(double|single|joint)|transformer)_", "a LoRA for another model"),
-    (r"^bundle_emb\.", "a LoRA bundled with an embedding"),
     (r"^lora_\w+\.((lora_down|lora_up)\.weight|hada_w1_a|lokr_w1(_a)?)$", "a LoRA"),
 )
 OURS = "a LoRA"
@@ -71,7 +71,19 @@ def save(  # noqa: PLR0913 (what a file is made of)
         return
     if native is not None:
         _write(entries(network), native, metadata, dtype)
-    _write(plain.tensors, path, plain.texts(metadata), dtype)
+    _write({**plain.tensors, **_word(network)}, path, plain.texts(metadata), dtype)
+
+
+def save_word(word: Word, path: pathlib.Path, *, metadata: Mapping[str, str], dtype: torch.dtype) -> None:
+    """Write a learned word alone, as a WebUI reads embeddings.
+
+    Raises:
+        Mistake: as `save`.
+    """
+    said = {key: text.replace("/lora", "/textual-inversion") for key, text in metadata.items()
+            if key.startswith("modelspec.")}  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(word.alone(), path, {**said, "modelspec.title": word.name}, dtype)
 
 
 def _write(
@@ -88,11 +100,17 @@ def _write(
 
 def entries(network: Network) -> dict[str, Tensor]:
     """The network's tensors under the keys of a file, as they are."""
-    return {
+    found = {
         f"{file_key(layer.part, layer.path, layer.arch)}.{name}": tensor
         for key, layer in network.layers.items()
         for name, tensor in network.adapters[key].tensors().items()
     }
+    return {**found, **_word(network)}
+
+
+def _word(network: Network) -> dict[str, Tensor]:
+    """What it brings along of a learned word."""
+    return {} if network.word is None else network.word.tensors()
 
 
 def hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
@@ -170,7 +188,7 @@ def begun(family: Family, layers: Iterable[Layer]) -> Network:
     layers = _checked(family, layers)
     if family.weights is None:
         return Network(family, layers)
-    tensors, _ = load(family.weights)
+    tensors = layered(load(family.weights)[0])
     wanted = [layer for layer in layers if family.trains(layer.part)]
     kept = _of_parts(tensors, wanted, family.weights)
     _of_family(family, kept, family.weights)
@@ -227,7 +245,7 @@ def network_of(
 
     def make(layer: Layer) -> torch.nn.Module:
         try:
-            return (family or told_by(found[layer.key])).like(layer, found[layer.key])
+            return (family or told_by(found[layer.key])).hold(layer, found[layer.key])
         except ValueError as e:
             raise Mistake(f"{name}: made for another model, or damaged: {layer.key} {e}") from e
 
@@ -278,7 +296,7 @@ def _layered(
     """
     found: dict[str, dict[str, Tensor]] = {}
     foreign, arch = [], _arch(layers)
-    for key, tensor in tensors.items():
+    for key, tensor in layered(tensors).items():
         module, _, own = key.partition(".")
         place = path_of(module, arch)
         if place is None:

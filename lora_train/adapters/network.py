@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lora_train.adapters.family import Adapter, Family
 from lora_train.adapters.layer import Layer
+from lora_train.adapters.word import Word
 from lora_train.blocks import row_id
 from lora_train.errors import Mistake
 
@@ -30,7 +31,7 @@ class Network(nn.Module):
     """One adapter for each layer that `make` makes one for; on the layer's device, in float32.
 
     Args:
-        make: `family.make` if not given.
+        make: `family.put` if not given.
 
     Raises:
         Mistake: no layer is left.
@@ -44,7 +45,7 @@ class Network(nn.Module):
         self.layers: dict[str, Layer] = {}  # "unet.input_blocks.1.1.proj_in" -> layer
         self.adapters: dict[str, Adapter] = {}
         for layer in layers:
-            adapter = (make or family.make)(layer)
+            adapter = (make or family.put)(layer)
             if adapter is None:
                 continue
             if layer.key in self.layers:
@@ -57,6 +58,7 @@ class Network(nn.Module):
                 "network: no layer is left to train; look at block_weights, block_dims, preset, "
                 "train_unet_only and train_text_encoder_only"
             )
+        self.word: Word | None = None  # that is learned along with them
         self._handles: list[RemovableHandle] = []
         self._ran: set[str] = set()
         self._on = True
@@ -104,6 +106,8 @@ class Network(nn.Module):
             if key not in there or there[key].shape != layer.shape:
                 raise Mistake(f"{key}: the model that is loaded now has no such layer; it is another one")
         self.layers = {key: there[key] for key in self.layers}
+        for key, adapter in self.adapters.items():
+            adapter.layer = there[key]
 
     def _hook(self, key: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
         adapt, ran = self.adapters[key].forward, self._ran
@@ -128,19 +132,21 @@ class Network(nn.Module):
     def merged(self) -> Iterator[None]:
         """The adapters worked into the layers' weights, which after it are what they were, to the bit."""
         kept: dict[str, Tensor] = {}
+        biases: dict[str, Tensor] = {}
         try:
             with torch.no_grad():
                 for key, adapter in self.adapters.items():
-                    weight = self.layers[key].weight()
-                    kept[key] = weight.clone()
-                    wide = torch.promote_types(weight.dtype, torch.float32)
-                    weight.copy_(weight.to(wide) + adapter.strength * adapter.delta().to(wide))
+                    kept[key] = _added(self.layers[key].weight(), adapter.strength * adapter.delta())
+                    if (bias := adapter.bias()) is not None:
+                        biases[key] = _added(self.layers[key].bias.detach(), adapter.strength * bias)
             with self.off():
                 yield
         finally:
             with torch.no_grad():
                 for key, weight in kept.items():
                     self.layers[key].weight().copy_(weight)
+                for key, bias in biases.items():
+                    self.layers[key].bias.detach().copy_(bias)
 
     def silent(self) -> list[str]:
         """Adapters that the model does not use, to be asked between a backward pass and the optimizer's step:
@@ -200,6 +206,13 @@ class Network(nn.Module):
             "max_norm/average_key_norm": after.mean(),
             "max_norm/max_key_norm": after.max(),
         }
+
+
+def _added(there: Tensor, more: Tensor) -> Tensor:
+    """Add in place, in float32 at least. -> what was there"""
+    before, wide = there.clone(), torch.promote_types(there.dtype, torch.float32)
+    there.copy_(there.to(wide) + more.to(wide))
+    return before
 
 
 def _learns(adapter: Adapter) -> bool:

@@ -13,10 +13,12 @@ import torch
 
 from lora_train.adapters.file import load, network_of
 from lora_train.adapters.network import Network
+from lora_train.adapters.word import bundled
 from lora_train.emphasis import Named, loras
 from lora_train.errors import Mistake
 from lora_train.knobs import nearest
 from lora_train.plots.grid import sheet
+from lora_train.run.embeddings import worn
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from lora_train.prompts import Prompt
 
 ENLARGED = 128  # pixels; cells of a smaller side are blown up to about this
+Words = dict[str, dict[str, torch.Tensor]]  # word -> part -> vectors
 TOLD = 20  # names that are listed where one is not found
 
 
@@ -37,11 +40,14 @@ class Worn:
     """
 
     def __init__(self, lent: Lent, files: Sequence[pathlib.Path]):
-        layers = lent.layers()
+        self.lent, layers = lent, lent.layers()
         self.names = [file.stem for file in files]
         self.networks: list[Network] = []
+        self.words: list[Words] = []  # that they bring along
         for file in files:
-            self.networks.append(_worn(file, layers))
+            network, words = _worn(file, layers)
+            self.networks.append(network)
+            self.words.append(words)
 
     @contextlib.contextmanager
     def at(self, strengths: Sequence[float]) -> Iterator[dict[str, Network]]:
@@ -51,16 +57,18 @@ class Worn:
             All of them, by name.
         """
         with contextlib.ExitStack() as on:
-            for network, strength in zip(self.networks, strengths, strict=True):
+            for network, words, strength in zip(self.networks, self.words, strengths, strict=True):
                 network.strength = strength
                 if strength:
                     on.enter_context(network.attached())
+                    on.enter_context(worn(self.lent, words))
             yield dict(zip(self.names, self.networks, strict=True))
 
 
-def _worn(file: pathlib.Path, layers: Sequence[Layer]) -> Network:
+def _worn(file: pathlib.Path, layers: Sequence[Layer]) -> tuple[Network, Words]:
+    tensors, _ = load(file)
     with torch.random.fork_rng(devices=[]):  # adapters draw numbers before they hold what is read
-        return network_of(load(file)[0], layers, name=str(file)).requires_grad_(False)
+        return network_of(tensors, layers, name=str(file)).requires_grad_(False), bundled(tensors)
 
 
 class Wardrobe:
@@ -69,6 +77,7 @@ class Wardrobe:
     def __init__(self, lent: Lent, folders: Sequence[pathlib.Path]):
         self.lent, self.folders = lent, folders
         self.networks: dict[str, Network] = {}
+        self.words: dict[str, Words] = {}  # of the same files
 
     def read(self, prompts: Sequence[Prompt], worn: Sequence[str] = ()) -> None:
         """Load what prompts name, so that nothing is missed later.
@@ -88,7 +97,7 @@ class Wardrobe:
             raise Mistake("\n".join(lost))
         layers = self.lent.layers()
         for name in missing:
-            self.networks[name] = _worn(files[name], layers)
+            self.networks[name], self.words[name] = _worn(files[name], layers)
 
     def sample(self, prompt: Prompt, worn: Mapping[str, Network] | None = None) -> Image.Image:
         """The picture of a prompt, with the LoRAs it names.
@@ -102,21 +111,23 @@ class Wardrobe:
         text, named = loras(prompt.prompt)
         with contextlib.ExitStack() as on:
             for name, (te, unet) in _summed(named).items():
-                on.enter_context(self._on(worn.get(name), self.networks.get(name), te, unet))
+                on.enter_context(self._on(worn.get(name), name, te, unet))
             return self.lent.sample(dataclasses.replace(prompt, prompt=text))
 
     @contextlib.contextmanager
-    def _on(self, worn: Network | None, other: Network | None, te: float, unet: float) -> Iterator[None]:
-        if worn is not None:
-            before = worn.strength
-            worn.weigh(te * before, unet * before)
+    def _on(self, there: Network | None, name: str, te: float, unet: float) -> Iterator[None]:
+        """there: the one of that name that is on already."""
+        if there is not None:
+            before = there.strength
+            there.weigh(te * before, unet * before)
             try:
                 yield
             finally:
-                worn.strength = before
+                there.strength = before
         elif te or unet:
+            other = self.networks[name]
             other.weigh(te, unet)
-            with other.attached():
+            with other.attached(), worn(self.lent, self.words[name]):
                 yield
         else:
             yield

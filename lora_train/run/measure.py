@@ -23,12 +23,14 @@ from lora_train.data.folder import Planned
 from lora_train.errors import Mistake
 from lora_train.job import Job, Output, Place
 from lora_train.knobs import flat
+from lora_train.run.embeddings import spoken, word
 from lora_train.run.store import whole
 from lora_train.train.arithmetic import quick
 from lora_train.train.events import Progress, Watcher
 from lora_train.train.learner import Learner, scaler
 from lora_train.train.loop import train
 from lora_train.train.recompute import recomputed
+from lora_train.train.room import full
 
 if TYPE_CHECKING:
     from lora_train.host import Cond, Host, Lent
@@ -97,7 +99,9 @@ def shape(job: Job, output: Output, place: Place, planned: Planned, header: Mapp
         "tokens": job.model.max_token_length,
         "network": network,
         "optimizer": type(job.optimizer).__name__,
-        "objective": type(job.objective).__name__,
+        "objective": (
+            type(job.objective).__name__ if planned.pictures else flat(job.objective, places=False)
+        ),
         "batch": largest(planned),
     }
     return hashlib.sha256(json.dumps(of, default=str, sort_keys=True).encode()).hexdigest()[:16]
@@ -127,18 +131,21 @@ def dry(job: Job, place: Place, host: Host, planned: Planned) -> dict[str, float
     Raises:
         Mistake: there is not enough memory for one.
     """
-    try:
+    with enough(job, place, planned):
         return _dry(job, place, host, planned)
+
+
+@contextlib.contextmanager
+def enough(job: Job, place: Place, planned: Planned) -> Iterator[None]:
+    """Raises Mistake where memory runs out inside `with`: what to change."""
+    try:
+        yield
+        return
     except (MemoryError, RuntimeError) as e:
         if not full(e):
             raise
         why = room(job, place, largest(planned))
     raise Mistake(why)  # out here the error's frames, and what they hold, are gone
-
-
-def full(error: BaseException) -> bool:
-    """Whether memory ran out: on a card, or on a CPU, where torch has no error of its own for it."""
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def room(job: Job, place: Place, batch: tuple[int, Size]) -> str:
@@ -170,11 +177,17 @@ def _dry(job: Job, place: Place, host: Host, planned: Planned) -> dict[str, floa
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = begun(job.network, lent.layers())
-        alone = not any(params for part, params in network.parts().items() if part != "unet")
+            network.word = word(job, lent)
+        alone = not network.word and not any(p for part, p in network.parts().items() if part != "unet")
         batches = _Noise(count, bucket, training.gradient_accumulation_steps, _cond(lent) if alone else None)
+        batches.name = planned.items[0].name  # by which an objective may know its prompt
+        batches.text = job.embedding.token_string or ""
         lent.park("vae")
-        with network.attached(), recomputed(lent.checkpoint_blocks() if place.gradient_checkpointing else []):
+        blocks = lent.checkpoint_blocks() if place.gradient_checkpointing else []
+        with network.attached(), spoken(lent, network.word), recomputed(blocks):
             course = job.objective.begin(lent, network)
+            if alone and not planned.pictures:
+                lent.park("text")  # which its prompts have just used
             learner = Learner.new(network, course, optimizer=job.optimizer, lr=job.lr, progress=progress)
             if training.mixed_precision == "fp16":
                 learner.scaler = scaler()
@@ -196,7 +209,8 @@ class _Noise:
     """As `Batches`, and no pictures behind it."""
 
     def __init__(self, count: int, bucket: Size, accumulation: int, cond: Cond | None):
-        self.count, self.accumulation, self.cond = count, accumulation, cond
+        self.count, self.accumulation, self.cond, self.name = count, accumulation, cond, "noise"
+        self.text = ""
         self.latents = torch.randn(
             count, 4, bucket[1] // GRAIN, bucket[0] // GRAIN, generator=torch.Generator().manual_seed(0)
         )
@@ -209,7 +223,9 @@ class _Noise:
     def _batch(self, number: int) -> Batch:
         conds = None if self.cond is None else type(self.cond).stack([self.cond] * self.count)
         ordinals = [number * self.count + i for i in range(self.count)]
-        return Batch(self.latents.clone(), [""] * self.count, conds, ordinals, ["noise"] * self.count)
+        return Batch(
+            self.latents.clone(), [self.text] * self.count, conds, ordinals, [self.name] * self.count
+        )
 
 
 class _Clock(Watcher):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lora_train.adapters.file import begun, save
+from lora_train.adapters.file import begun, save, save_word
 from lora_train.adapters.network import Network
 from lora_train.data import summary
 from lora_train.data.batches import Batches, arithmetic, numbers
@@ -28,6 +28,8 @@ from lora_train.prompts import Prompt
 from lora_train.run.caches import Caches
 from lora_train.run.control import Control, Ended
 from lora_train.run.draw import Wardrobe, noted
+from lora_train.run.embeddings import checked, spoken, unspoken, word
+from lora_train.run.measure import enough
 from lora_train.run.metadata import Facts, metadata
 from lora_train.run.refusals import refusals
 from lora_train.run.samples import Samples, wanted
@@ -87,8 +89,10 @@ def run(
         if crew.first:
             store.writable()
         kept = place.caches(job.data)
-        planned = plan(job.data, decode=not kept, memory=Memory(usual()))
+        look = job.objective.survey
+        planned = plan(job.data, decode=not kept, memory=Memory(usual()), look=look)
         together = job.training.gradient_accumulation_steps * crew.world
+        checked(job, planned)
         count = numbers(planned, together)
         steps = job.training.steps(count.steps)
         prompts = wanted(job, output, planned)
@@ -99,7 +103,7 @@ def run(
             control.heed()
             session = Session(job, output, place, store, lent, planned, Progress(steps, count.steps), crew)
             session.control, session.others = control, watchers
-            with session.attached() as learner:
+            with enough(job, place, planned), session.attached() as learner:
                 session.train(learner, prompts, resumed)
             return session.outcome()
 
@@ -129,6 +133,7 @@ class Session:
         self.began, self.clock = time.time(), time.monotonic()  # the one may be set while the run goes on
         self.wrote, self.state = store.result, None
         self.network = _network(job, lent)
+        self.network.word = word(job, lent)
         self.wardrobe = Wardrobe(lent, [output.output_dir])
         self.session = random.SystemRandom().randrange(2**32)
         self.control, self.others = Control(), ()
@@ -151,7 +156,8 @@ class Session:
     def attach(self) -> None:
         """All that a run changes of the model and of torch; `self.on.close()` takes it back."""
         blocks = self.lent.checkpoint_blocks() if self.place.gradient_checkpointing else []
-        for change in (quick(self.lent.device), self.network.attached(), recomputed(blocks)):
+        read = spoken(self.lent, self.network.word)
+        for change in (quick(self.lent.device), self.network.attached(), recomputed(blocks), read):
             self.on.enter_context(change)
 
     def between(self, progress: Progress) -> None:
@@ -226,7 +232,8 @@ class Session:
         self.caches = caches = Caches(
             self.job, self.place, self.store, self.lent, self.planned, self.crew, self.cached)  # fmt: skip
         latents, parts = caches.latents(), self.network.parts()
-        conds = None if any(params for part, params in parts.items() if part != "unet") else caches.conds()
+        text = self.network.word or any(params for part, params in parts.items() if part != "unet")
+        conds = None if text else caches.conds()
         return Batches(
             self.planned, latents, seed=training.seed, accumulation=training.gradient_accumulation_steps,
             conds=conds, steps=self.progress.steps, rank=self.crew.rank, world=self.crew.world)  # fmt: skip
@@ -262,7 +269,7 @@ class Session:
 
     def draw_base(self, prompt: Prompt) -> Image.Image:
         """The same without the adapters."""
-        with self.network.off():
+        with self.network.off(), unspoken(self.lent, self.network.word):
             return self._drawn(prompt)
 
     def _drawn(self, prompt: Prompt) -> Image.Image:
@@ -288,6 +295,9 @@ class Session:
         save(
             self.network, path, metadata=texts, dtype=PRECISIONS[self.output.save_precision],
             native=self.store.native_of(path), rank=self.output.export_rank)  # fmt: skip
+        if self.network.word and self.output.save_embedding:
+            named = self.store.word_of(path, self.network.word.name)
+            save_word(self.network.word, named, metadata=texts, dtype=PRECISIONS[self.output.save_precision])
         self.wrote = path
 
     def write_state(self, folder: pathlib.Path, progress: Progress) -> None:

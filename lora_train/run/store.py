@@ -75,6 +75,10 @@ class RunStore:
         """What a network holds whose saved file is made from it, for a WebUI to read."""
         return self.records / f"{file.stem}.native.safetensors"
 
+    def word_of(self, file: pathlib.Path, word: str) -> pathlib.Path:
+        """A learned word by itself, as it is in a saved file."""
+        return self.records / "embeddings" / f"{word}{file.stem.removeprefix(self.name)}.safetensors"
+
     @property
     def last(self) -> pathlib.Path:
         """The state that a run which was cut off goes on from."""

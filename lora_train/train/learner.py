@@ -9,6 +9,7 @@ import torch
 
 from lora_train.adapters.network import Network
 from lora_train.train.events import Progress
+from lora_train.train.room import Pieces
 
 if TYPE_CHECKING:
     from lora_train.train.lr import Constant
@@ -23,6 +24,7 @@ class Learner:
     optimizer: torch.optim.Optimizer
     scaler: object | None
     progress: Progress
+    pieces: Pieces = dataclasses.field(default_factory=Pieces)  # that a step's samples go through in
 
     @classmethod
     def new(
@@ -34,6 +36,8 @@ class Learner:
             for pace in network.paces()
             for rate in [lr.rate(pace.part) * pace.times]
         ]
+        if network.word is not None:
+            groups.append(network.word.group())
         learned = list(course.parameters())
         if learned:
             groups.append(

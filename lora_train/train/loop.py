@@ -97,7 +97,7 @@ def train(  # noqa: PLR0913 (where all of a run meets)
     for watcher in watchers:
         watcher.started(p)
     try:
-        while p.step < p.steps and not p.stopped:
+        while p.step < p.steps and not (p.stopped or p.enough):
             epoch, done = divmod(p.step, p.steps_per_epoch)
             for group in batches.steps(epoch, skip=done):
                 step = _Step(learner, lent, group, training, team)
@@ -109,7 +109,7 @@ def train(  # noqa: PLR0913 (where all of a run meets)
                     numbers.settle()
                 _told(p, watchers, between if asked else None)
                 p.stopped = team.any(not last and control.stopping)
-                if p.stopped or last:
+                if p.stopped or last or p.enough:
                     break
         p.keep = control.keep or not p.stopped
         numbers.settle()
@@ -214,9 +214,14 @@ class _Step:
 
     def backward(self) -> torch.Tensor:
         """Gradients of this process's batches; returns their share of the loss, []."""
+        learner = self.learner
+        return learner.pieces.tried(self.group.batches, self.summed, learner.optimizer.zero_grad)
+
+    def summed(self, batches: Sequence[Batch]) -> torch.Tensor:
         total = torch.zeros((), device=self.lent.device)
-        for batch in self.group.batches:
-            with seeded(self.lent.device, key(self.training.seed, "adapter", batch.ordinals[0])):
+        for batch in batches:
+            seed = key(self.training.seed, "adapter", batch.ordinals[0])
+            with seeded(self.lent.device, seed), self.learner.course.during(batch):
                 loss = self.losses(batch).sum() / self.group.images
                 (loss if self.learner.scaler is None else self.learner.scaler.scale(loss)).backward()
             total += loss.detach()
@@ -228,14 +233,16 @@ class _Step:
         mixed = dtype is not torch.float32  # which torch 2.1 refuses on a CPU, even where it is off
         with torch.autocast(self.lent.device.type, dtype=dtype if mixed else None, enabled=mixed):
             rngs = draws(self.training.seed, batch.ordinals)
-            losses = self.learner.course.losses(self.lent, batch, rngs)
+            with self.learner.course.during(batch):
+                losses = self.learner.course.losses(self.lent, batch, rngs)
         return losses if batch.weights is None else losses * sent(batch.weights, losses.device).to(losses)
 
     def update(self, values: torch.Tensor, factor: float) -> None:
         """values: loss and norm of the gradient; where they are not finite, nothing changes."""
         learner, optimizer = self.learner, self.learner.optimizer
         for rates in optimizer.param_groups:
-            rates["lr"] = rates["base_lr"] * factor
+            learns = learner.progress.step < rates.get("share", 1) * learner.progress.steps
+            rates["lr"] = rates["base_lr"] * factor * learns
         learner.progress.rates = {rates["name"]: rates["lr"] for rates in optimizer.param_groups}
         if learner.scaler is not None:
             learner.scaler.step(optimizer)

@@ -64,6 +64,11 @@ class Cond:
         """The same of pictures of these sizes, [B, 6], where the model is told of them."""
         return self if self.vector is None else dataclasses.replace(self, sizes=sizes)
 
+    def part(self, which: slice) -> Cond:
+        """Of these samples."""
+        values = (self.context, self.vector, self.sizes)
+        return Cond(*(None if value is None else value[which] for value in values))
+
     @staticmethod
     def stack(conds: Sequence[Cond]) -> Cond:
         vectors = [c.vector for c in conds if c.vector is not None]

@@ -17,6 +17,8 @@ from lora_train.data import pictures
 from lora_train.data.cache import Latents, Sample
 from lora_train.data.captions import Moment
 from lora_train.data.folder import Item, Planned, Source
+from lora_train.data.held import caption
+from lora_train.data.looks import Look
 from lora_train.draws import key
 from lora_train.host import Cond
 from lora_train.values import numeral
@@ -35,7 +37,23 @@ class Batch:
     names: list[str]
     weights: Tensor | None = None  # [B] float32, of their losses; None: 1
     sizes: Tensor | None = None  # [B, 6] float32, as in Cond
+    kept: Tensor | None = None  # [B] bool: those that are to stay as the model without adapters has them
+    classes: list[str | None] | None = None  # captions with the class's word for the trigger word, where asked
+    class_conds: Cond | None = None  # of those, as `conds`
     masks: Tensor | None = None  # [B, 1, h, w] float32 in 0..1: how much a place counts; None: all counts
+
+    def pieces(self, most: int) -> list[Batch]:
+        """Its samples in batches of at most so many; itself where it has no more."""
+        count = len(self.ordinals)
+        return [self] if count <= most else [self._of(slice(i, i + most)) for i in range(0, count, most)]
+
+    def _of(self, which: slice) -> Batch:
+        every = {field.name: vars(self)[field.name] for field in dataclasses.fields(self)}
+        some = {
+            name: value.part(which) if isinstance(value, Cond) else None if value is None else value[which]
+            for name, value in every.items()
+        }
+        return type(self)(**some)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +85,7 @@ def numbers(planned: Planned, accumulation: int = 1) -> Numbers:
         math.ceil(count / planned.sources[number].dataset.batch_size) for (number, _), count in counts.items()
     )
     return Numbers(
-        pictures=len(planned.items),
+        pictures=len(planned.items) if planned.pictures else 0,
         samples=counts.total(),
         buckets=len(counts),
         batches=batches,
@@ -78,6 +96,8 @@ def numbers(planned: Planned, accumulation: int = 1) -> Numbers:
 def arithmetic(planned: Planned, steps: int, accumulation: int = 1) -> str:
     """How the run's `steps` come about, for people."""
     n = numbers(planned, accumulation)
+    if not planned.pictures:
+        return _told(planned, steps, accumulation)
     repeats = {share.count / len(share.items) for source in planned.sources for share in source.shares}
     sizes = {source.dataset.batch_size for source in planned.sources}
     same = len(repeats) == 1 and n.samples == n.pictures * min(repeats)
@@ -93,6 +113,15 @@ def arithmetic(planned: Planned, steps: int, accumulation: int = 1) -> str:
     )
 
 
+def _told(planned: Planned, steps: int, accumulation: int) -> str:
+    """`arithmetic` of prompts, whose epochs mean nothing to people."""
+    sizes = {source.dataset.batch_size for source in planned.sources}
+    each = f"{min(sizes)} to {max(sizes)}" if len(sizes) > 1 else _counted(min(sizes), "sample")
+    grouped = "" if accumulation == 1 else f", {accumulation} to a step"
+    prompts = _counted(len(planned.sources), "prompt")
+    return f"{prompts} in batches of {each}{grouped} -> {_counted(steps, 'step')}"
+
+
 def _counted(count: int | str, of: str) -> str:
     return f"{count} {of}" if str(count) == "1" else f"{count} {'batche' if of == 'batch' else of}s"
 
@@ -102,7 +131,8 @@ def every_caption(planned: Planned) -> list[str] | None:
     if any(item.subset.random for item in planned.items):
         return None
     unused = random.Random(0)
-    return list(dict.fromkeys(item.subset.apply(item.caption, unused) for item in planned.items))
+    out = [caption(item) for source in planned.held for item in source.items]
+    return list(dict.fromkeys([*(i.subset.apply(i.caption, unused) for i in planned.items), *out]))
 
 
 class Batches:
@@ -221,6 +251,32 @@ class Batches:
             weights=self._weights([item for _, item in entries]),
             sizes=torch.tensor([pictures.sizes(s.picture, s.look) for s in samples]),
             masks=fetched[1],
+        )
+
+    def held(self) -> list[list[tuple[int, Item]]]:
+        """Batches of the pictures that are held out, always the same; ordinals that no sample has."""
+        found, ordinal = [], 0
+        for source in self.planned.held:
+            waiting = collections.defaultdict(list)
+            for item in source.items:
+                ordinal -= 1
+                waiting[item.fit.bucket].append((ordinal, item))
+            size = source.dataset.batch_size
+            found += [of[i : i + size] for of in waiting.values() for i in range(0, len(of), size)]
+        return found
+
+    def whole(self, entries: Sequence[tuple[int, Item]]) -> Batch:
+        """Pictures as they are, with all of their captions."""
+        samples = [Sample(item, Look(), ordinal) for ordinal, item in entries]
+        captions = [caption(item) for _, item in entries]
+        return Batch(
+            latents=self.latents.finish(self.latents.fetch(samples), samples),
+            captions=captions,
+            conds=None if self.conds is None else Cond.stack([self.conds[c] for c in captions]),
+            ordinals=[s.ordinal for s in samples],
+            names=[s.picture.name for s in samples],
+            sizes=torch.tensor([pictures.sizes(s.picture, s.look) for s in samples]),
+            masks=self.latents.masks(samples),
         )
 
     def _weights(self, items: Sequence[Item]) -> Tensor | None:

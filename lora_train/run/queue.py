@@ -12,8 +12,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-import torch
-
 from lora_train.errors import Mistake
 from lora_train.job import Job, Output, assemble
 from lora_train.run import hook
@@ -25,6 +23,7 @@ from lora_train.run.rules import Rules
 from lora_train.run.runs import Run, free, taken
 from lora_train.run.session import Ended, run
 from lora_train.run.store import RunStore
+from lora_train.train.room import full
 
 if TYPE_CHECKING:
     from lora_train.host import Host
@@ -314,7 +313,7 @@ class Queue:
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             file.write_text("".join(told), encoding="utf-8")
-        if exhausted(error):
+        if full(error):
             return MEMORY
         reason = "".join(str(error).splitlines()[:1])
         kind = type(error).__name__
@@ -327,14 +326,6 @@ class Queue:
                 if live.state == RUNNING and not over.is_set() and live.step != entry.step:
                     entry.step, entry.steps = live.step, live.steps
                     self.journal.write(self.entries)
-
-
-def exhausted(error: BaseException) -> bool:
-    """Whether memory ran out: torch says so in several ways."""
-    words = str(error)
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)
-    )
 
 
 def told(entry: Entry, live: Live) -> dict[str, object]:

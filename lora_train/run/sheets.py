@@ -17,10 +17,10 @@ from lora_train.job import assemble
 from lora_train.run import samples
 from lora_train.run.draw import Column, columns, strengths
 from lora_train.run.live import linked
-from lora_train.run.queue import exhausted
 from lora_train.run.release import release
 from lora_train.run.store import whole
 from lora_train.train.arithmetic import quick
+from lora_train.train.room import full
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -126,7 +126,7 @@ class Sheets:
         except Mistake as e:
             return {"error": str(e), "state": "failed"}
         except Exception as e:
-            if exhausted(e):
+            if full(e):
                 return {"error": FULL, "state": "failed"}
             log.exception("The sheet of %s could not be drawn", sheet.run)
             said = (

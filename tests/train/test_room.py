@@ -1,0 +1,105 @@
+"""Memory that runs out in a step costs time, and nothing else."""
+
+import contextlib
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lora_train.errors import Mistake
+from tests.run.conftest import pictures, trained  # noqa: F401 (fixtures)
+from tests.tiny import Tiny, TinyHost
+
+FULL = [
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    MemoryError(),
+]
+
+
+class Small(TinyHost):
+    """A host whose model takes so many samples at a time."""
+
+    def __init__(self, room, error=FULL[0]):
+        super().__init__()
+        self.room, self.error, self.seen = room, error, []
+
+    @contextlib.contextmanager
+    def borrow(self, *args, **more):
+        with super().borrow(*args, **more) as lent:
+            usual = lent.denoise
+
+            def denoise(x_t, t, cond):
+                self.seen.append(len(x_t))
+                if len(x_t) > self.room:
+                    raise self.error
+                return usual(x_t, t, cond)
+
+            lent.denoise = denoise
+            yield lent
+
+
+MANY = {"data__batch_size": 4, "training__max_train_steps": 4, "training__gradient_accumulation_steps": 2}
+
+
+@pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("more", [{}, {"network__train_unet_only": True}, {"network__dropout": 0.0}], ids=str)
+def test_a_step_that_does_not_fit_is_taken_in_pieces_with_the_same_result(trained, error, more, caplog):
+    host = Small(1, error)
+    with caplog.at_level("WARNING"):
+        whole, pieces = trained("a", **MANY, **more), trained("b", host=host, **MANY, **more)
+    assert host.seen[:3] == [4, 2, 1]
+    assert set(host.seen[3:]) == {1}, "it is not tried again in every step"
+    assert len([r for r in caplog.records if "Not enough memory" in r.message]) == 2
+    wanted, found = load_file(whole.file), load_file(pieces.file)
+    for key, value in wanted.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_of_what_failed_is_left_in_the_gradient(trained):
+    """Memory runs out in the second batch, when the first one's gradient is there already."""
+    host = Small(4)
+    usual = Small.borrow
+
+    class Late(Small):
+        count = 0
+
+        @contextlib.contextmanager
+        def borrow(self, *args, **more):
+            with usual(self, *args, **more) as lent:
+                inner = lent.denoise
+
+                def denoise(x_t, t, cond):
+                    Late.count += 1
+                    if Late.count == 2:
+                        raise FULL[0]
+                    return inner(x_t, t, cond)
+
+                lent.denoise = denoise
+                yield lent
+
+    whole, pieces = trained("a", host=host, **MANY), trained("b", host=Late(4), **MANY)
+    wanted, found = load_file(whole.file), load_file(pieces.file)
+    for key, value in wanted.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_single_sample_that_does_not_fit_ends_the_run_with_what_to_do(trained):
+    with pytest.raises(Mistake, match=r"needs more memory than is free; set place\.gradient_checkpointing"):
+        trained("a", host=Small(0), **MANY)
+
+
+def test_a_batch_falls_into_its_samples():
+    from lora_train.data.batches import Batch
+    from lora_train.host import Cond
+
+    lent = Tiny()
+    captions = ["a", "bb", "ccc", "dddd", "eeeee"]
+    whole = Batch(torch.randn(5, 4, 8, 8), captions, lent.encode(captions), [*range(5)], captions,
+                  weights=torch.rand(5), sizes=torch.rand(5, 6), masks=torch.rand(5, 1, 8, 8))  # fmt: skip
+    pieces = whole.pieces(2)
+    assert [p.captions for p in pieces] == [captions[:2], captions[2:4], captions[4:]]
+    assert whole.pieces(5) == [whole]
+    for name in ("latents", "weights", "sizes", "masks"):
+        assert torch.equal(torch.cat([vars(p)[name] for p in pieces]), vars(whole)[name])
+    assert torch.equal(Cond.stack([p.conds for p in pieces]).context, whole.conds.context)

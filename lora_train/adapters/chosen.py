@@ -18,6 +18,11 @@ CONVOLUTION = re.compile(r"\.(in_layers\.2|emb_layers\.1|out_layers\.3|skip_conn
 ENDS = re.compile(r"^(input_blocks\.0\.0|out\.2|time_embed\.[02])$")
 TEXT = re.compile(r"\.(self_attn|mlp)\.\w+$")
 
+NORMS = (  # layers -> the norms beside them
+    (ATTENTION, re.compile(r"\.(norm|transformer_blocks\.\d+\.norm[123])$")),
+    (CONVOLUTION, re.compile(r"\.(in|out)_layers\.0$")),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
@@ -44,6 +49,8 @@ PRESETS = {
     # LECO's xattn and selfattn
     "cross-attn-only": Layers((_projections("attn2"),), None),
     "self-attn-only": Layers((_projections("attn1"),), None),
+    # where (IA)3 was found to be enough
+    "ia3": Layers((re.compile(r"\.(to_k|to_v|ff\.net\.2)$"),), re.compile(r"\.(k_proj|v_proj|mlp\.fc2)$")),
 }
 
 
@@ -94,7 +101,19 @@ class Chosen:
     def wants(self, layer: Layer) -> bool:
         """Without a preset sd-scripts' choice: what stands in Transformer2DModel, CLIPAttention and CLIPMLP,
         and with convolutions in ResnetBlock2D, Downsample2D and Upsample2D."""
-        return self.trains(layer.part) and self._preset(layer) and self._named(layer)
+        return not layer.norm and self.trains(layer.part) and self._preset(layer) and self._named(layer)
+
+    def wants_norm(self, layer: Layer) -> bool:
+        """Those of the UNet that stand beside layers of the choice: in its transformers, in its resnets."""
+        groups = self._groups()
+        there = any(own.search(layer.path) for others, own in NORMS if others in groups)
+        return layer.norm and self.trains("unet") and there and self._named(layer)
+
+    def _groups(self) -> tuple[re.Pattern[str], ...]:
+        """Patterns of the UNet's layers."""
+        if self.preset is not None:
+            return PRESETS[self.preset].unet
+        return (ATTENTION, CONVOLUTION) if self.convolutions else (ATTENTION,)
 
     def _preset(self, layer: Layer) -> bool:
         if self.preset is not None:

@@ -33,6 +33,10 @@ class Adapter(nn.Module):
         """What is to be added to the layer's weight, at strength 1, shaped like it."""
         raise NotImplementedError
 
+    def bias(self) -> Tensor | None:
+        """What is to be added to the layer's bias, at strength 1, where there is such."""
+        return None
+
     def tensors(self) -> dict[str, Tensor]:
         """Name within the layer, as files have it -> tensor."""
         raise NotImplementedError
@@ -85,6 +89,18 @@ class Family(Paced):
             yield "dim_from_weights = True: expected a file to take them from; set network.weights"
         if self.dim_from_weights and self.block_weights != BlockWeights():
             yield "block_weights: expected none beside dim_from_weights, which takes layers from the file"
+
+    def put(self, layer: Layer) -> Adapter | None:
+        """A fresh adapter with all that goes with it; None for a layer that is left alone."""
+        return None if layer.norm else self.make(layer)
+
+    def hold(self, layer: Layer, tensors: Mapping[str, Tensor]) -> Adapter:
+        """`like`, with all that a file's adapter has with it.
+
+        Raises:
+            ValueError: as `like`.
+        """
+        return self.like(layer, tensors)
 
     def make(self, layer: Layer) -> Adapter | None:
         """A fresh adapter, which changes nothing; None for a layer that is left alone."""

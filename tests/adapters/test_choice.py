@@ -210,8 +210,9 @@ class Foreign(nn.Module):
         (Foreign(), (3, 4)),
         (nn.Conv2d(4, 3, (1, 3)), (3, 4, 1, 3)),
         (nn.Embedding(4, 3), None),
-        (nn.LayerNorm(4), None),
-        (nn.GroupNorm(2, 4), None),
+        (nn.LayerNorm(4), (4,)),
+        (nn.GroupNorm(2, 4), (4,)),
+        (nn.GroupNorm(2, 4, affine=False), None),
         (nn.SiLU(), None),
     ],
 )

@@ -7,7 +7,6 @@ import torch
 from safetensors.torch import load_file
 
 from lora_train.errors import Mistake
-from tests.run.conftest import pictures, trained  # noqa: F401 (fixtures)
 from tests.tiny import Tiny, TinyHost
 
 FULL = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from lora_train.adapters.factored import Factored
 from lora_train.adapters.family import Adapter
 from lora_train.adapters.layer import Layer
+from lora_train.adapters.principal import principal
+from lora_train.knobs import knob
 
 DOWN, UP, MID, ALPHA = "lora_down.weight", "lora_up.weight", "lora_mid.weight", "alpha"
 
@@ -69,7 +71,17 @@ class LoraAdapter(Adapter):
 
     def _between(self, x: Tensor) -> Tensor:
         """What comes out of the factors before `up`."""
-        return self.layer.op(x, self.down.to(x.dtype))
+        return self.layer.op(x, self.inner.to(x.dtype))
+
+    @property
+    def inner(self) -> Tensor:
+        """The factor that the input goes into; [any rank, in, ...]."""
+        return self.down
+
+    @property
+    def outer(self) -> Tensor:
+        """The factor that the output comes out of; [out, the same rank, ...]."""
+        return self.up
 
     def _dropped(self, mid: Tensor, drops: Drops) -> Tensor:
         """Draws from torch's global generator, which checkpointing gives back when it runs this again."""
@@ -85,7 +97,7 @@ class LoraAdapter(Adapter):
     def _added(self, base: Tensor, mid: Tensor) -> Tensor:
         """base + scale * up(mid) in one pass over base: a fifth to a half off an adapter's time on a CPU, and
         no tensor of the size of `base` in between. (In place it is slower: autograd copies the view.)"""
-        up, scale = self.up.to(base.dtype), self.scale * self.strength
+        up, scale = self.outer.to(base.dtype), self.scale * self.strength
         if self.scalar is not None:
             mid = self.scalar.to(mid.dtype) * mid
         if up.ndim == 2:
@@ -97,7 +109,7 @@ class LoraAdapter(Adapter):
         return torch.baddbmm(base.flatten(2), ups, mid.flatten(2), alpha=scale).view(base.shape)
 
     def delta(self) -> Tensor:
-        return (self.times * (self.up.flatten(1) @ self.down.flatten(1))).view(self.layer.shape)
+        return (self.times * (self.outer.flatten(1) @ self.inner.flatten(1))).view(self.layer.shape)
 
     @property
     def times(self) -> float | Tensor:
@@ -126,7 +138,7 @@ class LoraAdapter(Adapter):
     @torch.no_grad()
     def norm(self) -> Tensor:
         """From the factors' small squares: |UD|^2 is the sum of (U'U) * (DD'); the product is never made."""
-        up, down = self.up.flatten(1), self.down.flatten(1)
+        up, down = self.outer.flatten(1), self.inner.flatten(1)
         square = ((up.t() @ up) * (down @ down.t())).sum()
         return abs(self.times) * square.clamp(min=0).sqrt()
 
@@ -178,15 +190,88 @@ class TuckerAdapter(LoraAdapter):
             factor.mul_(ratio ** (1 / 3))
 
 
+class PissaAdapter(LoraAdapter):
+    """Starts from the layer's own principal parts B A, which are taken off again: delta = alpha/rank *
+    ((B + up) (A + down) - B A). It is a LoRA of twice the rank, and so it is computed and saved:
+    up (A + down) + B down, of which nothing has to cancel out.
+
+    Source: Meng et al. 2024, arXiv:2404.02948, equations 2 to 4; `up` and `down` are what is learned of the
+    factors there, so that weight decay pulls to the model as it was.
+    """
+
+    late = ()
+
+    def __init__(self, layer: Layer, rank: int, alpha: float, drops: Drops):
+        super().__init__(layer, rank, alpha, drops)
+        up, down = principal(layer.weight().flatten(1), rank)
+        for name, own, found in (("first_up", self.up, up.t()), ("first_down", self.down, down)):
+            first = torch.zeros(rank, own.numel() // rank)  # a small layer has fewer parts
+            first[: len(found)] = found.cpu() / math.sqrt(self.scale)
+            first = first.t() if name == "first_up" else first
+            self.register_buffer(name, first.reshape(own.shape).contiguous())
+        nn.init.zeros_(self.down)
+
+    @property
+    def inner(self) -> Tensor:
+        return torch.cat([self.first_down + self.down, self.down])
+
+    @property
+    def outer(self) -> Tensor:
+        return torch.cat([self.up, self.first_up], 1)
+
+    def _dropped(self, mid: Tensor, drops: Drops) -> Tensor:
+        """Of a rank both halves."""
+        axis = 1 if mid.ndim == 4 else -1
+        kept = super()._dropped(torch.ones_like(mid.narrow(axis, 0, self.rank)), drops)
+        return mid * torch.cat([kept, kept], axis)
+
+    def tensors(self) -> dict[str, Tensor]:
+        alpha = torch.tensor(2.0 * self.alpha)
+        return {DOWN: self.inner.detach(), UP: self.outer.detach(), ALPHA: alpha}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        raise ValueError("starts from the model, not from a file")
+
+    def shrink(self, ratio: Tensor) -> None:
+        raise NotImplementedError("no one number of its factors does")
+
+
 @dataclasses.dataclass(frozen=True)
 class Lora(Factored):
     """LoRA; with conv_dim, LoCon."""
 
+    init: str = knob(
+        "kaiming", "What an adapter starts from: random numbers, or the layer's own principal parts (PiSSA), "
+        "which learns faster; then the file has twice the dim.", group="network",
+        choices=("kaiming", "pissa"))  # fmt: skip
+
     mark = "lora"  # what its tensors' names begin with
+
+    def check(self) -> Iterable[str]:
+        yield from super().check()
+        reasons = {
+            "use_tucker": "which has a factor more",
+            "use_scalar": "which starts at nothing in another way",
+            "scale_weight_norms": "for what it adds is no product that could be shrunk",
+            "weights": "for then the file is what it starts from",
+        }
+        for name in reasons if self.init == "pissa" else ():
+            if vars(self)[name]:
+                yield f"init = pissa: cannot go with {name}, {reasons[name]}; leave one of them out"
+
+    @property
+    def late(self) -> bool:
+        return super().late and self.init != "pissa"
+
+    @property
+    def copies(self) -> int:
+        return 2 if self.init == "pissa" else 1
 
     def make(self, layer: Layer) -> LoraAdapter | None:
         if (size := self.size(layer)) is None:
             return None
+        if self.init == "pissa":
+            return PissaAdapter(layer, *size, self.drops)
         wide = any(side > 1 for side in layer.kernel)
         kind = TuckerAdapter if self.use_tucker and wide else LoraAdapter
         return kind(layer, *size, self.drops, scalar=self.use_scalar)
@@ -206,6 +291,10 @@ class Lora(Factored):
 
     def record(self) -> dict[str, object]:
         found = super().record()
+        if self.init == "pissa":
+            dim, alpha = 2 * self.dim, "Dynamic" if self.rs_lora else self.alpha and 2 * self.alpha
+            own = {"ss_network_dim": dim, "ss_network_alpha": alpha, "ss_network_dropout": self.dropout}
+            return {"ss_network_module": "networks.lora", **own}
         if not (self.use_tucker or self.use_scalar or self.rs_lora):
             return {"ss_network_module": "networks.lora", **found}
         args = {"algo": "locon", **json.loads(str(found["ss_network_args"]))}  # sd-scripts has none of them

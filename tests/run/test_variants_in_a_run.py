@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 VARIANTS = {
+    "pissa": ("lora", {"init": "pissa", "rank_dropout": 0.2}),
     "tucker": ("lora", {"use_tucker": True, "use_scalar": True}),
     "loha": ("loha", {"use_scalar": True, "use_tucker": True}),
     "lokr": ("lokr", {"use_scalar": True, "decompose_both": True, "rs_lora": True}),

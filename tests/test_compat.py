@@ -254,9 +254,8 @@ def test_words_come_to_values(words, values):
         ("--text_encoder_lr 1e-4 2e-4 3e-4",
          "text_encoder_lr = 1e-4, 2e-4, 3e-4: expected a rate, or two for SDXL's text encoders"),
         ("--network_args conv_dim", "conv_dim: expected name=value"),
-        ("--network_module networks.oft",
-         "network_module = networks.oft: not in this version; expected networks.lora, networks.loha, "
-         "networks.lokr or lycoris.kohya"),
+        ("--network_module networks.lora_flux",
+         "network_module = networks.lora_flux: not in this version; expected networks.lora, "),
         ("--loss_type huber", "loss_type = huber: not in this version; expected l2"),
         ("--save_model_as ckpt", "save_model_as = ckpt: not in this version; expected safetensors"),
         ("--zero_terminal_snr", "zero_terminal_snr = true: not in this version"),

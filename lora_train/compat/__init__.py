@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from lora_train.compat.loss import LOSS
-from lora_train.compat.network import NETWORK
+from lora_train.compat.network import NETWORK, finished
 from lora_train.compat.pictures import OF_DATASETS, PICTURES
 from lora_train.compat.rates import RATES
 from lora_train.compat.rules import (
@@ -77,13 +77,15 @@ def translate(words: Mapping[str, object], declared: Sequence[Setting]) -> Said:
     flat = {name: s.path for s in declared if ".N." not in s.path for name in s.aka}
     values: Values = {}
     notes, complaints = [], []
-    for name, value in words.items():
+    # the module says what its arguments then may say otherwise
+    for name, value in sorted(words.items(), key=lambda word: word[0] != "network_module"):
         rule = FOREIGN.get(name)
         if general(name) in paths:
             values[name] = value
         elif isinstance(rule, Translated):
             try:
                 values.update(rule.into(value))
+                notes += rule.notes(value)
             except Mistake as e:
                 complaints.append(str(e))
         elif name in flat:
@@ -96,6 +98,7 @@ def translate(words: Mapping[str, object], declared: Sequence[Setting]) -> Said:
             complaints.append(f"{name}: no such setting{nearest(name, known_names(declared))}")
     if complaints:
         raise Mistake("\n".join(complaints))
+    notes += finished(words, values) if "network_module" in words else []
     return Said(values, tuple(notes))
 
 

@@ -35,6 +35,7 @@ class Translated:
     """Means something here under other paths. The function raises Mistake where it does not."""
 
     into: Callable[[object], Values]
+    notes: Callable[[object], list[str]] = lambda value: []  # lines about what of it has no effect
 
 
 Rule = Ignored | Refused | Translated | str  # a path or flat name that means the same

@@ -49,7 +49,7 @@ def measured(step: object, lent: object, count: int) -> dict[str, float]:
         metrics.started(progress)
         progress.step = 1
         found = {
-            "draws": _each(lambda: course.drawn((4, 64, 64), 1000, draws(1, [1])[0]), count),
+            "draws": _each(lambda: course.drawn(torch.zeros(4, 64, 64), "", 1000, draws(1, [1])[0]), count),
             "metrics": _each(lambda: metrics.stepped(progress), count),
         }
         metrics.finished(progress, None)

@@ -1,10 +1,11 @@
-"""How latents are noised, step by step, and what a step's loss is worth."""
+"""How latents are noised, step by step, and what noise may be made of."""
 
 from __future__ import annotations
 
 import dataclasses
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from lora_train.transfer import sent
@@ -68,6 +69,11 @@ class Schedule:
         """x at the step `to`, [B] long: DDIM without new noise (arXiv:2010.02502, eq. 12, sigma 0)."""
         return self.noisy(*self.clean(x_t, guess, t), to)
 
+    @property
+    def last_is_noise(self) -> bool:
+        """Whether no signal is left at the last step."""
+        return bool(self.alphas_cumprod[-1] < 1e-6)
+
     def snr(self, t: Tensor) -> Tensor:
         """[B] float32: signal power over noise power; on the CPU."""
         a = self.alphas_cumprod[t.cpu()]
@@ -79,26 +85,20 @@ class Schedule:
         return sent(a.sqrt(), x0.device).to(x0), sent((1 - a).sqrt(), x0.device).to(x0)
 
 
-def min_snr_weight(snr: Tensor, gamma: float, prediction: str) -> Tensor:
-    """Loss weight that caps every step's pull on x_0 at `gamma`.
+def pyramid(noise: Tensor, levels: int, discount: float, rng: torch.Generator) -> Tensor:
+    """Noise [C, h, w] with ever coarser noise added to it, each level 2 to 4 times as coarse and `discount`
+    times as strong as the one before, back at a deviation of 1.
 
-    The cap is on the error in x_0, so it has to be carried over to whatever the model predicts: an error e in
-    the prediction is one of sqrt(per_x0) * e in x_0.
-
-    Args:
-        snr: [B], signal power over noise power; > 0.
-        gamma: 5 in the paper; larger leaves more steps alone.
-        prediction: "epsilon" or "v".
-
-    Returns:
-        [B], to multiply with each sample's mean squared error.
-
-    Raises:
-        ValueError: an unknown prediction.
-
-    Source: Hang et al. 2023, arXiv:2303.09556, section 3.4.
+    The first level is as fine as the noise itself; it ends at a side of one pixel. As in sd-scripts, but for
+    each sample by itself. Source: Whitaker 2023, "Multi-resolution noise for diffusion model training".
     """
-    per_x0 = {"epsilon": lambda r: 1 / r, "v": lambda r: 1 / (1 + r)}
-    if prediction not in per_x0:
-        raise ValueError(f"no min-SNR weight for prediction {prediction!r}; known: {', '.join(per_x0)}")
-    return snr.clamp(max=gamma) * per_x0[prediction](snr)
+    *_, height, width = noise.shape
+    for level in range(levels):
+        ratio = (2 + 2 * torch.rand((), generator=rng).item()) ** level
+        size = (max(1, int(height / ratio)), max(1, int(width / ratio)))
+        coarse = torch.randn(1, len(noise), *size, generator=rng)
+        fine = F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
+        noise = noise + discount**level * fine[0].to(noise)
+        if 1 in size:
+            break
+    return noise / noise.std()

@@ -38,8 +38,9 @@ class Batch:
     weights: Tensor | None = None  # [B] float32, of their losses; None: 1
     sizes: Tensor | None = None  # [B, 6] float32, as in Cond
     kept: Tensor | None = None  # [B] bool: those that are to stay as the model without adapters has them
-    classes: list[str | None] | None = None  # captions with the class's word for the trigger word, where asked
-    class_conds: Cond | None = None  # of those, as `conds`
+    classes: list[str | None] | None = None  # [B], captions with the class's word for the trigger word
+    class_conds: Cond | None = None  # of those, as `conds`; of samples that have none whatever it is
+    lots: Tensor | None = None  # [B] float64 in 0..1, the same for all that were drawn as one batch
     masks: Tensor | None = None  # [B, 1, h, w] float32 in 0..1: how much a place counts; None: all counts
 
     def pieces(self, most: int) -> list[Batch]:

@@ -40,10 +40,23 @@ class Model:
     max_token_length: int = knob(
         75, "Tokens of a caption that are read; more than 75 go through the text encoder in chunks.",
         group="model", choices=(75, 150, 225))  # fmt: skip
+    quantized_base: str | None = knob(
+        None, "Keep the frozen UNet's matrices in fewer bits than mixed_precision: fp8 in half of bf16's "
+        "memory, int8 in the same and closer, nf4 (QLoRA) in a quarter. Not in the WebUI, whose own settings "
+        "say it; int8 and nf4 need the package bitsandbytes.", group="memory",
+        choices=("fp8", "int8", "nf4"))  # fmt: skip
+    quantized_text_encoder: bool = knob(
+        False, "Keep the text encoders' matrices as quantized_base says, too.", group="memory"
+    )
     weighted_captions: bool = knob(
         False, "Read (tag:1.2), (tag), [tag] and BREAK in captions as the WebUI does in prompts; brackets "
         "that belong to a tag are then written \\( and \\). Where tags are shuffled, no comma may stand "
         "between brackets.", group="model")  # fmt: skip
+
+    def check(self) -> list[str]:
+        if self.quantized_text_encoder and self.quantized_base is None:
+            return ["quantized_text_encoder = True: expected quantized_base beside it, which says how"]
+        return []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +182,7 @@ class Folders:
     desk: pathlib.Path  # queue, presets, runs' journals
     models: tuple[pathlib.Path, ...] = ()  # where checkpoints lie
     pictures: tuple[pathlib.Path, ...] = ()  # a remote person may read only below these; () = anywhere
+    classes: pathlib.Path | None = None  # pictures of the class, a folder a run; None: with the run's records
 
 
 class Host(Protocol):

@@ -11,6 +11,7 @@ from lora_train.data.buckets import Buckets, Size
 from lora_train.data.captions import CaptionRules
 from lora_train.data.looks import LookRules
 from lora_train.data.pictures import Picture
+from lora_train.data.subject import SubjectRules
 from lora_train.knobs import knob, many
 from lora_train.values import shown
 
@@ -18,7 +19,7 @@ MOST = 1_000_000  # repeats
 
 
 @dataclasses.dataclass(frozen=True)
-class Rules(CaptionRules, LookRules):
+class Rules(CaptionRules, LookRules, SubjectRules):
     """What may be set for one folder, or further out for all of them."""
 
     num_repeats: float = knob(
@@ -40,6 +41,10 @@ class Rules(CaptionRules, LookRules):
     mask_suffix: str | None = knob(
         None, "What stands behind a picture's name in that of its mask, such as -masklabel; the masks may "
         "then lie beside the pictures.", group="masks")  # fmt: skip
+    validation_split: float = knob(
+        0.0, "Share of each folder's pictures that is not learned from but tried: 0.1 holds a tenth out, 1 "
+        "the whole folder. Regularisation pictures are never held out.", group="validation", low=0,
+        high=1)  # fmt: skip
     class_tokens: str | None = knob(
         None, "Caption of pictures without a caption file; folders named like 10_name say it themselves.",
         group="captions")  # fmt: skip
@@ -73,8 +78,16 @@ class Subset(Rules):
     def call(self) -> str | None:
         return None if self.is_reg else self.trigger_word
 
+    def told(self, caption: str) -> str:
+        """The caption of a picture whose own is this, be it of several lines."""
+        if self.is_reg or not (self.instance_prompt or self.instance_token):
+            return caption
+        return "\n".join(map(self.of_subject, caption.split("\n")))
+
     def check(self) -> Iterable[str]:
         yield from super().check()
+        if not self.is_reg:
+            yield from self.lacks()
         if self.is_reg and self.metadata_file:
             yield (
                 "metadata_file: expected none for regularisation pictures, as in sd-scripts: their repeats "
@@ -86,6 +99,9 @@ class Subset(Rules):
 class Layout(Buckets, Rules):
     """What may be set for one dataset, or for all of them."""
 
+    validation_seed: int | None = knob(
+        None, "Which pictures are held out; the same ones as sd-scripts' with this seed. Empty: as 0.",
+        group="validation", low=0, high=2**63 - 1)  # fmt: skip
     batch_size: int = knob(
         1, "Pictures in one batch; all of one size.", group="data", low=1, high=4096, aka="train_batch_size",
         basic=True)  # fmt: skip
@@ -136,6 +152,7 @@ class Data(Layout):
                     yield f"{name} = {vars(self)[name]}: expected none beside datasets; leave one out"
             return
         yield from super().check()
+        yield from self.lacks()
 
     def changing(self) -> list[str]:
         """Settings, by their last word, that show a picture as no cache can hold it."""
@@ -148,7 +165,8 @@ class Data(Layout):
 class Item(Picture):
     """A picture, what is said of it, and the rules of its folder."""
 
-    caption: str  # as found, before the rules
+    caption: str  # before the rules
+    own: str = ""  # as found, before instance_prompt and the like
     subset: Subset
 
 
@@ -188,6 +206,9 @@ class Planned:
     sources: tuple[Source, ...]
     folders: bool  # given as one folder of folders
     prior_loss_weight: float = 1.0
+    pictures: bool = True  # False: items are prompts, and there is nothing to see
+
+    held: tuple[Source, ...] = ()  # of each dataset what is not learned from, without shares
 
     @property
     def items(self) -> list[Item]:
@@ -197,10 +218,12 @@ class Planned:
     def views(self) -> list[tuple[Item, bool]]:
         """Each picture as it can be seen: as it is, and mirrored (True) where that happens. Those that make
         no sample are not seen."""
+        if not self.pictures:
+            return []
         return [
             (source.items[i], flip)
             for source in self.sources
             for share in source.shares
             for i in share.items
             for flip in (False, True)[: 1 + source.items[i].subset.flip_aug]
-        ]
+        ] + [(item, False) for source in self.held for item in source.items]

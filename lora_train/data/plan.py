@@ -9,11 +9,13 @@ import logging
 import math
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from lora_train.data import pictures
 from lora_train.data.buckets import Size
+from lora_train.data.classes import with_classes
 from lora_train.data.folder import MOST, Data, Dataset, Item, Layout, Planned, Share, Source, Subset
+from lora_train.data.held import split
 from lora_train.data.memory import Memory
 from lora_train.data.scan import REMARKS, Finding, Scan, listing
 from lora_train.errors import Mistake
@@ -21,16 +23,23 @@ from lora_train.errors import Mistake
 log = logging.getLogger(__name__)
 
 
-def plan(data: Data, *, decode: bool = False, memory: Memory | None = None) -> Planned:
+def plan(
+    data: Data,
+    *,
+    decode: bool = False,
+    memory: Memory | None = None,
+    look: Callable[..., tuple[Planned, list[Finding]]] | None = None,
+) -> Planned:
     """Find the pictures and captions, choose buckets, count samples.
 
     Args:
         decode: also read every picture to its end, to find damaged ones now; caching does it anyway.
+        look: what finds them; `survey` if not given.
 
     Raises:
         Mistake: all that is wrong with folders and files, at most ten one by one and the rest as a number.
     """
-    planned, findings = survey(data, decode=decode, memory=memory)
+    planned, findings = (look or survey)(data, decode=decode, memory=memory)
     pictures.complain([f.text for f in findings if f.fatal])
     tell(findings, len(planned.items))
     return planned
@@ -47,16 +56,21 @@ def survey(
     scan = Scan(decode=decode, skip=data.skip_unreadable, memory=memory or Memory())
     for gap in _gaps(data):
         scan.found("folder", pathlib.Path(gap), gap)
-    datasets = data.datasets or (_folders(data, scan),)
-    sources = []
+    datasets = [with_classes(dataset) for dataset in data.datasets or (_folders(data, scan),)]
+    sources, held = [], []
     for dataset in datasets:
-        source = sourced(dataset, [i for subset in dataset.subsets for i in scan.items(dataset, subset)])
+        every = [i for subset in dataset.subsets for i in scan.items(dataset, subset)]
+        learned, out = split(dataset, every)
+        source = sourced(dataset, learned)
+        held += [Source(dataset, tuple(out), ())] * bool(out)
         for item in source.unused():
             scan.found("unused", item.path)
         sources.append(source)
     scan.but(subset.image_dir for dataset in datasets for subset in dataset.subsets if subset.image_dir)
     scan.memory.keep()
-    planned = Planned(tuple(sources), folders=not data.datasets, prior_loss_weight=data.prior_loss_weight)
+    planned = Planned(
+        tuple(sources), folders=not data.datasets, prior_loss_weight=data.prior_loss_weight, held=tuple(held)
+    )
     if not planned.items and not any(f.fatal for f in scan.findings):
         folder = datasets[0].subsets[0].image_dir
         scan.found("folder", folder, f"{folder}: no picture is left to learn from")

@@ -147,7 +147,8 @@ class _Of:
             scan.found("still", path)
         return Item(
             path, f"{self.title}/{name}", size, fit, background=self.background, mask=mask or None,
-            interpolation=self.subset.resize_interpolation, caption=caption, subset=self.subset)  # fmt: skip
+            interpolation=self.subset.resize_interpolation, subset=self.subset,
+            caption=self.subset.told(caption), own=caption)  # fmt: skip
 
     def others(self, entries: list[os.DirEntry]) -> None:
         """What is no file, and may be named like one that is wanted."""
@@ -228,7 +229,8 @@ class _Of:
                 if len(lines) > 1:
                     self.scan.found("long", path)
                 return lines[0] if lines else ""
-        self.scan.found("bare" if subset.class_tokens else "mute", path)
+        if subset.is_reg or subset.fixed_prompt is None:
+            self.scan.found("bare" if subset.class_tokens else "mute", path)
         return subset.class_tokens or ""
 
     def _named(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import logging
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from PIL import PngImagePlugin
 
+from lora_train.data.subject import SLOT
 from lora_train.prompts import Prompt, defaults, read_prompts
 from lora_train.run.control import Control
 from lora_train.run.store import RunStore, Unwritable, whole
@@ -133,11 +135,22 @@ class Samples(Watcher):
             watcher.sampled(progress, line)
 
 
+def _told(prompt: Prompt, number: int, planned: Planned) -> Prompt:
+    """With a picture's caption and the tokens of its subject, where it asks for them."""
+    if SLOT not in prompt.prompt:
+        return prompt
+    items = [item for item in planned.items if not item.subset.is_reg]
+    item = items[number % len(items)]
+    text = prompt.prompt.replace(SLOT, item.own.split("\n")[0])
+    return dataclasses.replace(prompt, prompt=item.subset.put(text))
+
+
 def wanted(job: Job, output: Output, planned: Planned) -> list[Prompt]:
     """What is drawn while training, by itself or when asked: the file's prompts, or where there is none the
     trigger word and two captions."""
     if output.sample_prompts is not None:
-        return read_prompts(output.sample_prompts, output.sample_sampler)
+        found = read_prompts(output.sample_prompts, output.sample_sampler)
+        return [_told(prompt, number, planned) for number, prompt in enumerate(found)]
     rules, unused = planned.sources[0].dataset, random.Random(0)
     spoken = (item.subset.apply(item.caption, unused) for item in planned.items if not item.subset.is_reg)
     size = rules.resolution.width, rules.resolution.height

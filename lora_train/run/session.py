@@ -18,6 +18,7 @@ from lora_train.adapters.file import begun, save, save_word
 from lora_train.adapters.network import Network
 from lora_train.data import summary
 from lora_train.data.batches import Batches, arithmetic, numbers
+from lora_train.data.classes import placed
 from lora_train.data.folder import Planned
 from lora_train.data.memory import Memory, usual
 from lora_train.data.plan import plan
@@ -26,6 +27,7 @@ from lora_train.host import Host, Lent
 from lora_train.job import Job, Output, Place, written
 from lora_train.prompts import Prompt
 from lora_train.run.caches import Caches
+from lora_train.run.classes import drawn, heeding, home
 from lora_train.run.control import Control, Ended
 from lora_train.run.draw import Wardrobe, noted
 from lora_train.run.embeddings import checked, spoken, unspoken, word
@@ -36,6 +38,7 @@ from lora_train.run.samples import Samples, wanted
 from lora_train.run.states import States, settled
 from lora_train.run.store import RunStore, State
 from lora_train.run.trackers import trackers
+from lora_train.run.validation import Validating
 from lora_train.run.watchers import Metrics, Saves
 from lora_train.train.arithmetic import quick
 from lora_train.train.events import Progress, Watcher
@@ -89,8 +92,9 @@ def run(
         if crew.first:
             store.writable()
         kept = place.caches(job.data)
-        look = job.objective.survey
-        planned = plan(job.data, decode=not kept, memory=Memory(usual()), look=look)
+        job = dataclasses.replace(job, data=placed(job.data, home(host.folders, store)))
+        look = functools.partial(plan, job.data, decode=not kept, look=job.objective.survey)
+        planned = look(memory=Memory(usual()))
         together = job.training.gradient_accumulation_steps * crew.world
         checked(job, planned)
         count = numbers(planned, together)
@@ -101,6 +105,13 @@ def run(
         precision = job.training.mixed_precision
         with host.borrow(job.model, device=place.device, precision=precision, waiting=control.heed) as lent:
             control.heed()
+            heed = functools.partial(tell, watchers)
+            heed = heeding(lent, control, heed) if crew.world == 1 else heed
+            if drawn(lent, planned, crew, weighted=job.model.weighted_captions, told=heed):
+                planned = look(memory=Memory(usual()))
+                count = numbers(planned, together)
+                steps = job.training.steps(count.steps)
+                log.info(arithmetic(planned, steps, together))
             session = Session(job, output, place, store, lent, planned, Progress(steps, count.steps), crew)
             session.control, session.others = control, watchers
             with enough(job, place, planned), session.attached() as learner:
@@ -222,6 +233,8 @@ class Session:
         if crew.first:
             self.store.write_job(written(job, self.output, self.place))
             seen += self.others
+        if self.planned.held:  # before what saves: a state knows what was found at its step
+            seen = [self.validating(batches, seen), *seen]
         self.guard = Guard(learner)
         train(
             learner, self.lent, batches, training=job.training, lr=job.lr, watchers=seen,
@@ -262,6 +275,13 @@ class Session:
         self.samples.others = self.saves.others = self.others
         return [*seen, self.samples, self.saves, *logged]
 
+    def validating(self, batches: Batches, seen: Sequence[Watcher]) -> Validating:
+        first = self.crew.first
+        return Validating(
+            self.job.validation, self.learner, self.lent, batches, self.job.training.mixed_precision,
+            self.crew, best=self.saves.best if first else lambda progress: None,
+            watchers=seen if first else ())  # fmt: skip
+
     def draw(self, prompt: Prompt) -> Image.Image:
         """A sample of the adapters as they are, without the dropouts of training, and of what else the prompt
         names."""
@@ -275,11 +295,16 @@ class Session:
     def _drawn(self, prompt: Prompt) -> Image.Image:
         self.network.eval()
         try:
-            return self.wardrobe.sample(prompt, {self.output.output_name: self.network})
+            with self.learner.shown():
+                return self.wardrobe.sample(prompt, {self.output.output_name: self.network})
         finally:
             self.network.train()
 
     def write(self, path: pathlib.Path, progress: Progress) -> None:
+        with self.learner.shown():
+            self._write(path, progress)
+
+    def _write(self, path: pathlib.Path, progress: Progress) -> None:
         facts = Facts(
             session=self.session,
             started=self.began,

@@ -37,6 +37,7 @@ def folders() -> Folders:
     pictures = (desk / "pictures", *(p for p in named if p.resolve() != data)) if remote() else ()
     return Folders(
         loras=said(LORAS) or pathlib.Path(flags.lora_dir), desk=desk, pictures=pictures,
+        classes=pathlib.Path(paths.models_path, "lora_train"),
         models=tuple(pathlib.Path(p) for p in models if p))  # fmt: skip
 
 

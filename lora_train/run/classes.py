@@ -1,0 +1,100 @@
+"""Pictures of the class that lack are drawn before a run, with the model as it is."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from lora_train.data.classes import Lack, lacking, strange
+from lora_train.emphasis import literal
+from lora_train.prompts import Prompt
+from lora_train.run.store import whole
+
+if TYPE_CHECKING:
+    import pathlib
+
+    from PIL import Image
+
+    from lora_train.data.folder import Planned
+    from lora_train.host import Folders, Lent
+    from lora_train.run.control import Control
+    from lora_train.run.store import RunStore
+    from lora_train.train.parallel import Team
+
+log = logging.getLogger(__name__)
+
+DRAWING = "drawing pictures of the class"
+
+
+def home(folders: Folders, store: RunStore) -> pathlib.Path:
+    """Where a run's pictures of the class are where nobody says."""
+    return folders.classes / store.name / "class" if folders.classes else store.records / "class"
+
+
+def drawn(
+    lent: Lent,
+    planned: Planned,
+    crew: Team,
+    *,
+    weighted: bool,
+    told: Callable[[str, int, int], None] = lambda what, done, of: None,
+) -> int:
+    """Draw those that lack; each is kept as soon as it is there, so that a stop loses none.
+
+    Args:
+        weighted: captions are read with emphasis; if not, their brackets are drawn as they stand.
+        told: before each, how many are done and of how many; may raise to break off.
+
+    Returns:
+        How many there were to draw.
+    """
+    for folder, count in strange(planned).items():
+        log.warning("%s: %d pictures of the class were drawn with other prompts; take them out if they are "
+                    "of another class", folder, count)  # fmt: skip
+    lacks = lacking(planned)
+    if not lacks:
+        return 0
+    log.info("%d pictures of the class lack, and are drawn first", len(lacks))
+    mine: Sequence[Lack] = crew.share(lacks)
+    for done, lack in enumerate(mine):
+        told(DRAWING, done, len(mine))
+        keep(lack, lent.sample(prompt(lack, weighted)))
+    crew.all(None)  # none reads the folders before all are drawn
+    return len(lacks)
+
+
+def heeding(
+    lent: Lent, control: Control, told: Callable[[str, int, int], None]
+) -> Callable[[str, int, int], None]:
+    """`told`, and a stop is a stop between two pictures, and a pause gives the host its model back."""
+
+    def heed(what: str, done: int, of: int) -> None:
+        told(what, done, of)
+        control.heed()
+        if not control.paused:
+            return
+        with lent.given_back(control.heed), control.rest():
+            while control.paused and not control.stopping:
+                control.wait(1.0)
+        control.heed()
+
+    return heed
+
+
+def prompt(lack: Lack, weighted: bool) -> Prompt:
+    rules, (width, height) = lack.rules, lack.size
+    text, negative = lack.prompt, rules.class_negative_prompt or ""
+    return Prompt(
+        text if weighted else literal(text), negative, width, height, seed=rules.class_seed + lack.number,
+        sample_steps=rules.class_infer_steps, scale=rules.class_guidance_scale)  # fmt: skip
+
+
+def keep(lack: Lack, image: Image.Image) -> None:
+    """The caption first: a picture without one would be read with another."""
+    lack.folder.mkdir(parents=True, exist_ok=True)
+    with whole(lack.folder / f"{lack.stem}.txt") as part:
+        part.write_text(lack.prompt + os.linesep, encoding="utf-8", newline="")
+    with whole(lack.folder / f"{lack.stem}.png") as part:
+        image.save(part, "PNG")

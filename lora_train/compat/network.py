@@ -199,9 +199,8 @@ def finished(words: Mapping[str, object], values: Values) -> list[str]:
         A line for each that is not as it was given.
     """
     name, notes = str(words.get("network_module")), []
-    if name in ("lycoris.kohya", "locon.locon_kohya") and (
-        "network.conv_dim" in values or name != "lycoris.kohya"
-    ):
+    sized = {"network.conv_dim", "network.conv_alpha"} & values.keys()
+    if (name == "lycoris.kohya" and sized) or name == "locon.locon_kohya":
         values.setdefault("network.conv_dim", values.get("network.dim") or USUAL)
         values.setdefault("network.conv_alpha", values.get("network.alpha", 1.0))
     for path in ("network.dim", "network.conv_dim") * (values.get("network.kind") == "lokr"):

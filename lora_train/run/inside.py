@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 from lora_train.compat import Heard
-from lora_train.run.kohya import NETWORK, Gui
+from lora_train.run.kohya import Gui
 
 SAID = {  # what sd-scripts calls it in a file -> its option
     "ss_output_name": "output_name", "ss_learning_rate": "learning_rate", "ss_unet_lr": "unet_lr",
@@ -34,6 +34,7 @@ SAID = {  # what sd-scripts calls it in a file -> its option
     "ss_random_crop": "random_crop", "ss_shuffle_caption": "shuffle_caption",
     "ss_keep_tokens": "keep_tokens",
 }  # fmt: skip
+NATIVE = "networks.lora"
 OF_DATASET = ("resolution", "enable_bucket", "min_bucket_reso", "max_bucket_reso", "bucket_no_upscale")
 OF_SUBSET = ("flip_aug", "color_aug", "random_crop", "shuffle_caption", "keep_tokens")
 
@@ -49,14 +50,10 @@ def told(texts: Mapping[str, str]) -> Heard:
             gui.heard.words[name] = rate
     if rates := _rates(gui.take("text_encoder_lr")):
         gui.heard.words["text_encoder_lr"] = rates
-    module = texts.get("ss_network_module", "networks.lora")
-    if module not in ("networks.lora", "network.lora"):
-        gui.refuse("network_module", module)
-    for name, value in _arguments(texts.get("ss_network_args", "")).items():
-        if name in (*NETWORK, "dropout"):
-            gui.heard.words[f"network.{name}"] = value
-        else:
-            gui.refuse(f"network_args {name}", value)
+    module = {"network.lora": NATIVE}.get(name := texts.get("ss_network_module", NATIVE), name)
+    given = _arguments(texts.get("ss_network_args", ""))
+    given = {name: value for name, value in given.items() if value is not None}
+    gui.arguments(module, given, ("network_module", module))
     _optimizer(gui, texts.get("ss_optimizer", ""))
     gui.heard.notes.append("read from the file's metadata, which has no folders and not all settings")
     return gui.rest()

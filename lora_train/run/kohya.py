@@ -6,9 +6,10 @@ import re
 import shlex
 from collections.abc import Mapping
 
-from lora_train.compat import LATER, Heard
+from lora_train.compat import LATER, Heard, network
+from lora_train.errors import Mistake
 from lora_train.train.optim import OPTIMIZERS
-from lora_train.values import shown
+from lora_train.values import either, shown
 
 OFF = ("", "None", "none", "0", "0.0", None, False, 0)  # what kohya_ss leaves out of what it passes on
 FORM = (  # of its form and of how it starts sd-scripts
@@ -32,19 +33,35 @@ ELSEWHERE = (  # of other models than these, and of no meaning where their box i
     "save_t5xxl", "t5xxl_device", "t5xxl_dtype", "weighting_scheme", "train_lora_ggpo", "ggpo_sigma",
     "ggpo_beta",
 )  # fmt: skip
-LYCORIS = (
-    "factor", "bypass_mode", "dora_wd", "use_cp", "use_tucker", "use_scalar", "rank_dropout_scale",
-    "constrain", "rescaled", "train_norm", "decompose_both", "train_on_input", "LyCORIS_preset", "unit",
-)  # fmt: skip
-NETWORK = (
-    "conv_dim", "conv_alpha", "rank_dropout", "module_dropout", "block_dims", "block_alphas",
-    "conv_block_dims", "conv_block_alphas",
-)  # fmt: skip
-BLOCKS = (
-    "down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold", "loraplus_lr_ratio",
-    "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio",
-)  # fmt: skip
-PLAIN = ("Standard", "Kohya LoCon", "LyCORIS/LoCon")  # types of LoRA that are lora here
+BLOCKS = ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas")
+PACES = ("down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold")
+DROPS = ("rank_dropout", "module_dropout")
+SIZES = ("conv_dim", "conv_alpha")
+NATIVE = (*BLOCKS, *PACES, *DROPS)
+LYCORIS = ("preset", *SIZES, *DROPS, "use_tucker", "train_norm")
+SCALED = (*LYCORIS, "rank_dropout_scale", "bypass_mode", "dora_wd", "use_scalar")
+RATIOS = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")  # of every type
+TYPES = {  # LoRA_type -> network_module, LyCORIS' algorithm, what of the form goes into network_args
+    "Standard": ("networks.lora", None, NATIVE),
+    "Kohya LoCon": ("networks.lora", None, (*SIZES, *NATIVE)),
+    "Kohya DyLoRA": ("networks.dylora", None, (*SIZES, *NATIVE, "unit")),
+    "LoRA-FA": ("networks.lora_fa", None, NATIVE),
+    "Kohya LoHa": ("networks.loha", None, (*SIZES, *DROPS, "use_tucker")),
+    "Kohya LoKr": ("networks.lokr", None, (*SIZES, *DROPS, "use_tucker", "factor")),
+    "LyCORIS/LoCon": ("lycoris.kohya", "locon", SCALED),
+    "LyCORIS/LoHa": ("lycoris.kohya", "loha", SCALED),
+    "LyCORIS/LoKr": ("lycoris.kohya", "lokr", (*SCALED, "factor", "use_cp", "decompose_both")),
+    "LyCORIS/iA3": ("lycoris.kohya", "ia3", ("preset", *SIZES, "train_on_input")),
+    "LyCORIS/Diag-OFT": ("lycoris.kohya", "diag-oft", (*LYCORIS, "rank_dropout_scale", "constrain",
+                                                       "rescaled")),
+    "LyCORIS/BOFT": ("lycoris.kohya", "boft", (*LYCORIS, "rank_dropout_scale")),
+    "LyCORIS/GLoRA": ("lycoris.kohya", "glora", (*LYCORIS, "rank_dropout_scale")),
+    "LyCORIS/DyLoRA": ("lycoris.kohya", "dylora", (*LYCORIS, "unit")),
+    "LyCORIS/Native Fine-Tuning": ("lycoris.kohya", "full", ("preset", *DROPS, "train_norm",
+                                                             "rank_dropout_scale")),
+}  # fmt: skip
+EVERY = (*dict.fromkeys((*NATIVE, *SCALED, "unit", "factor", "use_cp", "decompose_both", "train_on_input",
+                         "constrain", "rescaled")),)  # fmt: skip
 SAME_STEPS = ("adamw8bit", "pagedadamw8bit", "pagedadamw", "pagedadamw32bit", "bitsandbytes.optim.adamw8bit")
 RATES = ("learning_rate", "unet_lr", "text_encoder_lr")
 
@@ -110,29 +127,47 @@ class Gui:
 
     def kind(self) -> None:
         """The type of LoRA, and of its settings those that it has."""
-        kind = {"LoCon": "LyCORIS/LoCon"}.get(
-            str(self.left.get("LoRA_type")), self.left.get("LoRA_type", "Standard")
-        )
-        self.left.pop("LoRA_type", None)
-        words = {name: self.take(name) for name in (*NETWORK, *LYCORIS)}
-        if kind not in PLAIN:
-            own = (*NETWORK, *RATES, "network_dim", "network_alpha")  # which mean something else there
-            words |= dict.fromkeys(NETWORK)
-            self.left = {name: value for name, value in self.left.items() if name not in own}
-            self.refuse(
-                "LoRA_type", kind, f"{LATER}, and with it ranks and rates; expected Standard or Kohya LoCon"
-            )
-        if kind == "Standard":
-            words |= {"conv_dim": None, "conv_alpha": None}
-        if kind == "LyCORIS/LoCon":
-            self.heard.notes.append("LoRA_type = LyCORIS/LoCon: trained as Kohya LoCon, which is the same")
-            for name in ("dora_wd", "use_cp", "use_tucker", "use_scalar", "train_norm", "rank_dropout_scale"):
-                if words[name]:
-                    self.refuse(name, words[name])
-        self.heard.words |= {f"network.{name}": words[name] for name in NETWORK if words[name] is not None}
-        for name in BLOCKS:
-            if value := self.take(name):
-                self.refuse(name, value)
+        asked = str(self.left.pop("LoRA_type", "Standard"))
+        kind = {"LoCon": "LyCORIS/LoCon"}.get(asked, asked)
+        self.left["preset"] = self.left.pop("LyCORIS_preset", None)
+        words = {name: self.take(name) for name in EVERY}
+        ratios = {name: self.take(name) for name in RATIOS}
+        if kind not in TYPES:
+            self._unknown("LoRA_type", kind, either(TYPES))
+            return
+        module, algo, names = TYPES[kind]
+        given = [("algo", algo), *((name, words[name]) for name in names), *ratios.items()]
+        self.arguments(module, {name: v for name, v in given if v is not None}, ("LoRA_type", kind))
+
+    def arguments(self, module: str, given: Mapping[str, object], said: tuple[str, str]) -> None:
+        """What a module of sd-scripts or LyCORIS means with these of its arguments.
+
+        Args:
+            said: the name and the value that asked for it, for a refusal.
+        """
+        try:
+            paths = {**network.module(module)}
+            paths |= network.argument("algo", given["algo"]) if "algo" in given else {}
+        except Mistake as e:
+            self._unknown(*said, str(e).rpartition("expected ")[2])
+            return
+        for name, value in given.items():
+            try:
+                paths |= network.argument(name, value)
+            except Mistake as e:
+                self.heard.refused.append(str(e))
+            if name in network.WITHOUT and value:
+                self.heard.notes.append(f"{name} has no effect here: {network.WITHOUT[name]}")
+        sizes = {"network.dim": self.take("network_dim"), "network.alpha": self.take("network_alpha")}
+        paths |= {path: value for path, value in sizes.items() if value is not None}
+        self.heard.notes += network.finished({"network_module": module}, paths)
+        self.heard.words |= paths
+
+    def _unknown(self, name: str, value: str, there: str) -> None:
+        """Ranks and rates mean something else there."""
+        own = (*RATES, "network_dim", "network_alpha")
+        self.left = {key: left for key, left in self.left.items() if key not in own}
+        self.refuse(name, value, f"{LATER}, and with it ranks and rates; expected {there}")
 
     def rates(self) -> None:
         text, unet = self.left.pop("text_encoder_lr", None), self.number("unet_lr")

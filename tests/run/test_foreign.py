@@ -104,14 +104,13 @@ def test_kohya_ss_is_trained_as_it_would_train():
 def test_kohya_ss_says_no_to_what_would_train_something_else():
     values, notes = of(
         "a.json",
-        KOHYA | {"LoRA_type": "LyCORIS/iA3", "optimizer": "Prodigy", "learning_rate": 1, "masked_loss": True,
+        KOHYA | {"LoRA_type": "Flux1", "optimizer": "Prodigy", "learning_rate": 1, "masked_loss": True,
                  "flux1_checkbox": True, "additional_parameters": "--ip_noise_gamma 0.1 --zero_terminal_snr",
-                 "huggingface_token": "hf_secret", "down_lr_weight": "sine", "no_such": 3},
+                 "huggingface_token": "hf_secret", "no_such": 3},
     )  # fmt: skip
     text = "\n".join(notes)
-    for word in ("LoRA_type = LyCORIS/iA3", "optimizer = Prodigy", "masked_loss", "flux1_checkbox",
-                 "ip_noise_gamma", "zero_terminal_snr", "huggingface_token", "down_lr_weight",
-                 "no_such"):  # fmt: skip
+    for word in ("LoRA_type = Flux1", "optimizer = Prodigy", "masked_loss", "flux1_checkbox",
+                 "ip_noise_gamma", "zero_terminal_snr", "huggingface_token", "no_such"):  # fmt: skip
         assert f"not taken: {word}" in text, word
     assert "hf_secret" not in text
     assert not values.keys() & {"lr.learning_rate", "lr.unet_lr", "network.dim", "optimizer.kind"}
@@ -253,8 +252,8 @@ def test_the_job_inside_a_lora():
     for text, rates in (("[5e-05]", (5e-5, None)), ("[5e-05, 1e-05]", (5e-5, 1e-5)), ("0.0", (None, None))):
         values, _ = imported("b.safetensors", lora(texts | {"ss_text_encoder_lr": text}))
         assert (values.get("lr.text_encoder_lr"), values.get("lr.text_encoder_lr2")) == rates
-    other = imported("c.safetensors", lora(texts | {"ss_network_module": "lycoris.kohya"}))[1]
-    assert any("network_module = lycoris.kohya" in note for note in other)
+    other = imported("c.safetensors", lora(texts | {"ss_network_module": "networks.lora_flux"}))[1]
+    assert any("network_module = networks.lora_flux" in note for note in other)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 NORMS = {"num_groups", "normalized_shape"}  # what a GroupNorm and a LayerNorm know of themselves
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layer:
@@ -38,9 +40,10 @@ class Layer:
     def key(self) -> str:
         return f"{self.part}.{self.path}"
 
-    @property
+    @functools.cached_property
     def shape(self) -> tuple[int, ...]:
-        """(out, in), or (out, in, height, width) of a convolution; (channels,) of a norm."""
+        """(out, in), or (out, in, height, width) of a convolution; (channels,) of a norm. Asked once, for a
+        host may have to make the weight to tell it."""
         return tuple(self.module.weight.shape)
 
     @property
@@ -70,6 +73,15 @@ class Layer:
             return F.conv2d(x, w)
         m = self.module
         return F.conv2d(x, w, None, m.stride, m.padding, m.dilation)
+
+    def along(self, values: Tensor, axes: int) -> Tensor:
+        """A value for each output, shaped to act on what the layer gives.
+
+        Args:
+            axes: of what it gives: a convolution and a GroupNorm have their channels in the second.
+        """
+        second = self.kernel or "num_groups" in vars(self.module)
+        return values.view(-1, *[1] * (axes - 2)) if second else values
 
     def _normed(self, x: Tensor, w: Tensor) -> Tensor:
         m = self.module

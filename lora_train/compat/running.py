@@ -36,11 +36,15 @@ RUNNING: Rules = {
         "offload_param_device", "offload_param_nvme_path", "zero3_init_flag", "zero3_save_16bit_model",
         "fp16_master_weights_and_gradients", off=("2",)),
     **ignored("the checkpoint says what it is", "v2", "sdxl"),
+    "fp8_base": Translated(
+        lambda v: {} if off(v) else {"model.quantized_base": "fp8", "model.quantized_text_encoder": True}
+    ),
+    "fp8_base_unet": Translated(lambda v: {} if off(v) else {"model.quantized_base": "fp8"}),
     "full_fp16": Refused("adapters train in float32; use mixed_precision"),
     "full_bf16": Refused("adapters train in float32; use mixed_precision"),
     **dict.fromkeys(
         (
-            "fp8_base", "fp8_base_unet", "torch_compile", "deepspeed", "blocks_to_swap",
+            "torch_compile", "deepspeed", "blocks_to_swap",
             "cpu_offload_checkpointing", "initial_epoch", "initial_step", "skip_until_initial_step",
             "output_config",
         ),

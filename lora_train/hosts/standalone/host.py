@@ -22,6 +22,7 @@ from lora_train.errors import Mistake
 from lora_train.host import Cond, Folders, Model, Origin
 from lora_train.hosts.standalone.facts import PREDICTIONS
 from lora_train.hosts.standalone.files import CHECKPOINT, Found, find
+from lora_train.hosts.standalone.packed import pack, ready
 from lora_train.hosts.standalone.slot import Slot
 from lora_train.hosts.standalone.texts import Texts, Vectors, trunk
 from lora_train.noise import Schedule
@@ -101,6 +102,8 @@ def refusals(job: Job, place: Place) -> list[str]:
         complaints.append(f"{CHECKPOINT}: expected a checkpoint to train on")
     if place.device == "cuda" and not cuda:
         complaints.append(NO_CUDA)
+    if why := ready(job.model.quantized_base):
+        complaints.append(f"model.quantized_base = {job.model.quantized_base}: {why}")
     if job.training.mixed_precision == "fp16" and (place.device == "cpu" or not cuda):
         complaints.append("training.mixed_precision = fp16: expected a CUDA device; on a CPU use no or bf16")
     return complaints
@@ -151,6 +154,10 @@ class Loan:
             part: Slot(module, found.parts[part], device=device, dtype=dtype)
             for part, module in hollow(found).items()
         }
+        if model.quantized_base:
+            chosen = self.slots if model.quantized_text_encoder else ["unet"]
+            for part in set(chosen) - {"vae"}:
+                pack(self.slots[part].module, model.quantized_base, dtype)
         self.arch = self.facts.arch
         texts = {part: self.slots[part] for part in names.ARCHS[self.arch].texts}
         self.texts = Texts(texts, self.arch, model, device, self._autocast)

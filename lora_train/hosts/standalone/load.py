@@ -14,6 +14,7 @@ from lora_train.errors import Mistake
 from lora_train.hosts.standalone.attention import Processor
 from lora_train.hosts.standalone.facts import Facts
 from lora_train.hosts.standalone.files import LAYER, WORDS, Found, Part, Source, depths
+from lora_train.hosts.standalone.packed import Packed
 
 TOKENS = 49408  # of CLIP's vocabulary
 SIZE = 256  # numbers that one of SDXL's sizes is embedded in
@@ -53,7 +54,8 @@ def _fit(found: Found, made: dict[str, nn.Module]) -> None:
 
 def fill(module: nn.Module, part: Part, *, dtype: torch.dtype, device: torch.device) -> None:
     """Read the weights, each converted as it arrives: the peak is a tensor or two above the model's size."""
-    wanted = {names.text_path(name): name for name in module.state_dict()}
+    packed = {f"{name}.weight": m for name, m in module.named_modules() if isinstance(m, Packed)}
+    wanted = {names.text_path(name): name for name in (*module.state_dict(), *packed)}
     there = {name: part.keys[short] for short, name in wanted.items() if short in part.keys}
     takers: dict[str, list[tuple[str, Source]]] = {}  # key in the file -> what is made of it
     for name, source in there.items():
@@ -64,9 +66,12 @@ def fill(module: nn.Module, part: Part, *, dtype: torch.dtype, device: torch.dev
     with torch.no_grad():
         for key, value in part.weights.read(takers):
             for name, source in takers[key]:  # the autoencoder's 1x1 convolutions are linear here
-                places[name].copy_(source.of(value).reshape(places[name].shape))
+                if name in packed:
+                    packed[name].take(source.of(value))
+                else:
+                    places[name].copy_(source.of(value).reshape(places[name].shape))
         for name, buffer in module.named_buffers():
-            if name not in there:  # CLIP's position_ids, which is not in every file
+            if name not in there and name.endswith("position_ids"):  # CLIP's, which is not in every file
                 buffer.copy_(torch.arange(buffer.shape[-1], device=device).expand(buffer.shape))
     module.requires_grad_(False)
 

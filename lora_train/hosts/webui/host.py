@@ -114,6 +114,11 @@ class WebuiHost:
         if asked not in ("auto", here):
             said.append(f"place.device = {asked}: the WebUI has its model on {here}; expected auto")
         said += _precision(job.training.mixed_precision, here)
+        if job.model.quantized_base:
+            said.append(
+                f"model.quantized_base = {job.model.quantized_base}: the model is trained on as the WebUI holds "
+                "it; leave it empty, and choose FP8 weight in the WebUI's settings under Optimizations"
+            )
         try:
             loaded = turn.loaded(load=False)
             choice = turn.wanted(job.model.pretrained_model_name_or_path, job.model.vae)

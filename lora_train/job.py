@@ -21,6 +21,7 @@ from lora_train.prompts import SAMPLERS
 from lora_train.train.loop import Training
 from lora_train.train.lr import SCHEDULERS, Constant
 from lora_train.train.optim import OPTIMIZERS, AdamW
+from lora_train.train.validation import Validation
 from lora_train.values import shown
 
 LONGEST = 200  # bytes of a name, which gets a step and endings behind it
@@ -43,6 +44,7 @@ class Job:
         SCHEDULERS, "constant", "Course of the learning rate.", group="rates", aka="lr_scheduler"
     )
     embedding: Embedding = Embedding()
+    validation: Validation = Validation()
 
 
 def _said(help: str, name: str, *, place: bool = False) -> typing.Any:

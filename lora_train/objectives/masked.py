@@ -46,7 +46,11 @@ class Masked(Objective):
             drawn = torch.stack([torch.rand((), generator=rng) for rng in rngs])
             bare = (drawn < self.unmasked_probability).view(-1, 1, 1, 1)
             given = torch.where(bare, torch.ones_like(given), given)
-        return given.clamp(min=self.unmasked_weight) if self.unmasked_weight else given
+        return self.softened(given)
+
+    def softened(self, masks: Tensor) -> Tensor:
+        """With what they hide counted a little."""
+        return masks.clamp(min=self.unmasked_weight) if self.unmasked_weight else masks
 
     def mean(self, elements: Tensor, masks: Tensor | None) -> Tensor:
         """[B] float32.

@@ -28,8 +28,15 @@ class Curve:
 
     def add(self, line: Mapping[str, object]) -> None:
         """One line of the metrics."""
-        rates = [v for k, v in line.items() if k.startswith("lr/")]
-        found = {"lr": max(rates, default=None), **line}
+        if self.rows and "loss" not in line and line["step"] == self.rows[-1][0]:  # beside those of a step
+            self.columns += [k for k in line if k not in self.columns and k not in LEFT_OUT]
+            row = self.rows[-1] + [None] * (len(self.columns) - len(self.rows[-1]))
+            self.rows[-1] = [line.get(name, row[i]) for i, name in enumerate(self.columns)]
+            return
+        parts = {k for k in line if k.startswith("lr/")}
+        parts -= {k.replace("d*lr/", "") for k in parts if k.startswith("lr/d*lr/")}  # a factor of these
+        others = {k: v for k, v in line.items() if k in parts or not k.startswith("lr/")}
+        found = {"lr": max((line[k] for k in parts), default=None), **others}
         self.columns += [k for k in found if k not in self.columns and k not in LEFT_OUT]
         self.rows.append([found.get(name) for name in self.columns])
 

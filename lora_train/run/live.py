@@ -37,6 +37,7 @@ class Live(Watcher):
         self.state, self.note, self.error = "running", "starting", None
         self.progress: Progress | None = None
         self.curve = Curve()
+        self.tried: dict[str, float] = {}  # the last validation's, until they are shown
         self.samples: list[dict] = []
         self.saves: list[dict] = []
         self.log: collections.deque[dict] = collections.deque(maxlen=LINES)
@@ -62,7 +63,8 @@ class Live(Watcher):
                 self.samples = [s for s in drawn(self.records) if s["step"] <= progress.step]
 
     def measured(self, progress: Progress) -> None:
-        line = {**numbers(progress), "megabytes": memory(torch.device(self.device))}
+        line = {**numbers(progress), **self.tried, "megabytes": memory(torch.device(self.device))}
+        self.tried = {}
         self.pace = self.pace or (progress.seconds, progress.step)
         with self.lock:
             self.curve.add(line)
@@ -76,6 +78,10 @@ class Live(Watcher):
                 "%.0f minutes are over, and no more are allowed here: the run is stopped and saved",
                 self.longest / 60)  # fmt: skip
             self.control.stop(True)
+
+    def validated(self, progress: Progress, numbers: dict[str, float]) -> None:
+        """Shown with the next step: that of its own was shown before."""
+        self.tried = numbers
 
     def sampled(self, progress: Progress, sample: dict[str, object]) -> None:
         with self.lock:

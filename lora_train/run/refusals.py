@@ -40,6 +40,22 @@ def masks(job: Job) -> list[str]:
     return []
 
 
+def validation(job: Job) -> list[str]:
+    """What is said of a validation that cannot be."""
+    datasets, objective = job.data.datasets, job.objective
+    folders = [subset for dataset in datasets for subset in dataset.subsets] or [job.data]
+    share = max(rules.validation_split for rules in folders)
+    if share and not objective.validates:
+        of = kind_of(OBJECTIVES, objective)
+        return [f"data.validation_split = {share:g}: objective.kind = {of} has no loss on pictures that says "
+                "something of others; leave it out"]  # fmt: skip
+    patience = job.validation.early_stopping_patience
+    if patience is not None and not share:
+        return [f"validation.early_stopping_patience = {patience}: expected pictures to validate with; set "
+                "data.validation_split = 0.1"]  # fmt: skip
+    return []
+
+
 def refusals(job: Job, output: Output, place: Place) -> list[str]:
     """What is to be said of them before a run is begun; nothing is touched."""
     complaints = []
@@ -49,7 +65,7 @@ def refusals(job: Job, output: Output, place: Place) -> list[str]:
             f"time; set place.cache_latents = false, or leave {name} out"
             for name in job.data.changing()
         ]
-    complaints += masks(job)
+    complaints += masks(job) + validation(job)
     thumbnail.cache_clear()  # it is that of now, and then of the whole run
     try:
         thumbnail(output.card)

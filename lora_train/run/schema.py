@@ -14,6 +14,7 @@ TITLES = {  # in the order in which a form shows them
     "augmentation": "Augmentation", "masks": "Masks", "regularisation": "Regularisation",
     "network": "Network",
     "blocks": "Network by block", "loss": "Noise and loss", "time": "Length", "rates": "Learning rates",
+    "validation": "Validation",
     "optimizer": "Optimizer", "memory": "Memory and speed", "samples": "Samples", "output": "Output",
     "card": "Card of the file", "log": "Log",
 }  # fmt: skip

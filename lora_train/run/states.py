@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lora_train.host import Origin
     from lora_train.train.learner import Learner
 
+KEPT = ("step", "images", "average", "best", "stale")  # of the progress
 LONGER = ("training.max_train_steps", "training.max_train_epochs")  # may differ from those of a resumed state
 
 
@@ -70,7 +71,7 @@ class States:
         tensors.update({f"network.{k}": v for k, v in learner.network.state_dict().items()})
         tensors.update({f"objective.{k}": v for k, v in learner.course.state_dict().items()})
         plain = {
-            "progress": {"step": progress.step, "images": progress.images, "average": progress.average},
+            "progress": {name: vars(progress)[name] for name in KEPT},
             "model": {"name": self.origin.name, "hash": self.origin.new_hash},
             "samples_per_epoch": self.samples,
             "batches_per_step": self.together,

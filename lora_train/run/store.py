@@ -61,6 +61,10 @@ class RunStore:
     def result(self) -> pathlib.Path:
         return self.folder / f"{self.name}.safetensors"
 
+    @property
+    def best(self) -> pathlib.Path:
+        return self.folder / f"{self.name}-best.safetensors"
+
     def at_epoch(self, epoch: int) -> pathlib.Path:
         return self.folder / f"{self.name}-{epoch:06d}.safetensors"
 

@@ -58,6 +58,10 @@ class TensorBoard(Tracker):
         for name, value in numbers(progress).items():
             self.writer.add_scalar(name, value, progress.step)
 
+    def validated(self, progress: Progress, numbers: dict[str, float]) -> None:
+        for name, value in numbers.items():
+            self.writer.add_scalar(name, value, progress.step)
+
     def pictured(self, progress: Progress, number: int, text: str, image: Image.Image) -> None:
         import numpy as np
 
@@ -88,6 +92,9 @@ class Wandb(Tracker):
 
     def measured(self, progress: Progress) -> None:
         self.run.log(numbers(progress), step=progress.step)
+
+    def validated(self, progress: Progress, numbers: dict[str, float]) -> None:
+        self.run.log(numbers, step=progress.step)
 
     def pictured(self, progress: Progress, number: int, text: str, image: Image.Image) -> None:
         import wandb
@@ -127,6 +134,9 @@ class Lenient(Tracker):
 
     def measured(self, progress: Progress) -> None:
         self._told("measured", progress)
+
+    def validated(self, progress: Progress, numbers: dict[str, float]) -> None:
+        self._told("validated", progress, numbers)
 
     def pictured(self, progress: Progress, number: int, text: str, image: Image.Image) -> None:
         self._told("pictured", progress, number, text, image)

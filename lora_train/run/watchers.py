@@ -116,6 +116,15 @@ class Saves(Watcher):
         """Because a person asks for it."""
         self._saved(self.store.at_step(progress.step), progress)
 
+    def best(self, progress: Progress) -> None:
+        """The file with the lowest validation loss so far, in place of the one before."""
+        try:
+            self.write(self.store.best, progress)
+        except Unwritable as e:
+            log.warning("%s. The run goes on; the best file before this one is kept", e)
+            return
+        self._tell(self.store.best, progress)
+
     def keep(self, progress: Progress) -> None:
         """The state that a run which is cut off goes on from, in place of the one before."""
         if self.output.save_state_every_n_minutes is None:
@@ -199,8 +208,15 @@ class Metrics(Watcher):
             "images_per_second": round((progress.images - self.images) / max(now - self.last, 1e-9), 3),
             "megabytes": memory(self.device),
         }
-        self.held.append(json.dumps(line) + "\n")
         self.last, self.images = now, progress.images
+        self._add(line)
+
+    def validated(self, progress: Progress, numbers: dict[str, float]) -> None:
+        """A line of its own, with the same step as that before it."""
+        self._add({"step": progress.step, "epoch": progress.epoch, **numbers})
+
+    def _add(self, line: dict[str, object]) -> None:
+        self.held.append(json.dumps(line) + "\n")
         try:
             self._write()
         except OSError as e:

@@ -34,6 +34,9 @@ class Progress:
     rates: dict[str, float] = dataclasses.field(default_factory=dict)  # part -> learning rate of the step
     norms: dict[str, float] = dataclasses.field(default_factory=dict)  # see Network.max_norm
     began: float = dataclasses.field(default_factory=time.monotonic)
+    best: float | None = None  # of the validation losses so far, the lowest
+    stale: int = 0  # validations since then
+    enough: bool = False  # nothing more is learned: the run ends here as at its last step
     first: int = 0  # step at which this process began: 0, or where it resumed
     stopped: bool = False  # asked to stop before the last step
     keep: bool = True  # False: stopped, and nothing is to be saved
@@ -87,6 +90,9 @@ class Watcher:
 
     def stepped(self, progress: Progress) -> None:
         """After every optimizer step; loss and norm are of this step only where it is `due`."""
+
+    def validated(self, progress: Progress, numbers: dict[str, float]) -> None:
+        """What is learned was tried on pictures that are not learned from, after this step."""
 
     def sampled(self, progress: Progress, sample: dict[str, object]) -> None:
         """A picture was drawn and saved; see `run.watchers.Samples`."""

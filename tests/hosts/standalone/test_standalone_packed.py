@@ -111,8 +111,8 @@ def test_a_run_on_fp8_learns_and_says_so(small, tmp_path):
     folder = tmp_path / "1_cat"
     folder.mkdir()
     Image.effect_noise((64, 64), 60).convert("RGB").save(folder / "a.png")
-    words = f"""train --pretrained_model_name_or_path {small["sd2"]} --train_data_dir {tmp_path} --resolution 64
-        --max_train_steps 2 --learning_rate 1e-3 --seed 1 --fp8_base --gradient_checkpointing
+    words = f"""train --pretrained_model_name_or_path {small["sd2"]} --train_data_dir {tmp_path}
+        --resolution 64 --max_train_steps 2 --learning_rate 1e-3 --seed 1 --fp8_base --gradient_checkpointing
         --output_dir {tmp_path / "out"} --output_name x --device cpu"""
     assert main(words.split()) == 0
     with safe_open(tmp_path / "out" / "x.safetensors", "pt") as file:

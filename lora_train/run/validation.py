@@ -70,9 +70,10 @@ class Validating(Watcher):
         """Timestep -> the mean loss of a picture there."""
         batches = self.batches.held()[: self.settings.max_validation_steps]
         mine = {}
-        for number, entries in self.crew.share([*enumerate(batches)]):
-            self._say("validating", number, len(batches))
-            mine[number] = self._of(self.batches.whole(entries))
+        with self.learner.shown():
+            for number, entries in self.crew.share([*enumerate(batches)]):
+                self._say("validating", number, len(batches))
+                mine[number] = self._of(self.batches.whole(entries))
         self._say("", 0, 0)
         # added up in one order, however many processes there are
         every = {number: sums for some in self.crew.all(mine) for number, sums in some.items()}

@@ -13,15 +13,42 @@ from lora_train.run.foreign import imported
 from lora_train.run.kohya import TYPES
 
 FORM = {  # of the form's network part, as it is when nothing is touched
-    "network_dim": 8, "network_alpha": 4, "conv_dim": 2, "conv_alpha": 1, "LyCORIS_preset": "full", "unit": 1,
-    "factor": -1, "use_cp": False, "use_tucker": False, "use_scalar": False, "dora_wd": False,
-    "unet_lr": 1e-4, "bypass_mode": False, "rank_dropout": 0, "module_dropout": 0, "rank_dropout_scale": False,
-    "constrain": 0.0, "rescaled": False, "train_norm": False, "decompose_both": False, "train_on_input": True,
-    "down_lr_weight": "", "mid_lr_weight": "", "up_lr_weight": "", "block_lr_zero_threshold": "",
-    "block_dims": "", "block_alphas": "", "conv_block_dims": "", "conv_block_alphas": "",
-    "loraplus_lr_ratio": 0, "loraplus_unet_lr_ratio": 0, "loraplus_text_encoder_lr_ratio": 0,
-    "max_train_steps": 100, "max_resolution": "512,512", "text_encoder_lr": 5e-5,
-}  # fmt: skip
+    "network_dim": 8,
+    "network_alpha": 4,
+    "conv_dim": 2,
+    "conv_alpha": 1,
+    "LyCORIS_preset": "full",
+    "unit": 1,
+    "factor": -1,
+    "use_cp": False,
+    "use_tucker": False,
+    "use_scalar": False,
+    "dora_wd": False,
+    "unet_lr": 1e-4,
+    "bypass_mode": False,
+    "rank_dropout": 0,
+    "module_dropout": 0,
+    "rank_dropout_scale": False,
+    "constrain": 0.0,
+    "rescaled": False,
+    "train_norm": False,
+    "decompose_both": False,
+    "train_on_input": True,
+    "down_lr_weight": "",
+    "mid_lr_weight": "",
+    "up_lr_weight": "",
+    "block_lr_zero_threshold": "",
+    "block_dims": "",
+    "block_alphas": "",
+    "conv_block_dims": "",
+    "conv_block_alphas": "",
+    "loraplus_lr_ratio": 0,
+    "loraplus_unet_lr_ratio": 0,
+    "loraplus_text_encoder_lr_ratio": 0,
+    "max_train_steps": 100,
+    "max_resolution": "512,512",
+    "text_encoder_lr": 5e-5,
+}
 LYCORIS = {
     "ss_network_dim": "8", "ss_network_alpha": "4.0", "ss_network_module": "lycoris.kohya",
     "ss_max_train_steps": "100",
@@ -61,7 +88,8 @@ def test_standard_has_no_convolutions_and_locon_has():
 
 def test_rates_by_block_and_lora_plus_are_taken():
     values, lost = of(LoRA_type="Standard", down_lr_weight="sine+.25", mid_lr_weight="0.5",
-                      loraplus_lr_ratio=16, block_lr_zero_threshold="0.1", up_lr_weight="1,1,.5,0,0,0,0,0,0,0,0,0")  # fmt: skip
+                      loraplus_lr_ratio=16, block_lr_zero_threshold="0.1",
+                      up_lr_weight="1,1,.5,0,0,0,0,0,0,0,0,0")  # fmt: skip
     assert not lost
     network = assemble(values)[0].network
     assert (network.down_lr_weight.curve, network.down_lr_weight.base) == ("sine", 0.25)

@@ -206,11 +206,11 @@ def file_key(part: str, path: str, arch: str = "sd1") -> str:
 def path_of(key: str, arch: str = "sd1") -> tuple[str, str] | None:
     """A LoRA file's key without its tensor -> (part, path); None where a model has no such layer.
 
-    Reads "lora_te1_" and "lora_te_" alike, and the denoiser's LDM spelling beside diffusers', as the WebUI
-    does.
+    Reads "lora_te1_" and "lora_te_" alike, "oft_unet_" as "lora_unet_", and the denoiser's LDM spelling
+    beside diffusers', as the WebUI does.
     """
-    if key.startswith("lora_unet_"):
-        path = _unet_flat(arch).get(key.removeprefix("lora_unet_"))
+    if key.startswith(("lora_unet_", "oft_unet_")):
+        path = _unet_flat(arch).get(key.partition("_unet_")[2])
         return path and ("unet", path)
     match = re.fullmatch(r"lora_te([12]?)_text_model_encoder_layers_(\d+)_(self_attn|mlp)_(\w+)", key)
     if match and (part := f"te{match[1] or 1}") in ARCHS[arch].texts:

@@ -59,6 +59,9 @@ def layers(arch: str) -> dict[str, Layer]:
 
 
 def inputs(layer: Layer) -> Tensor:
+    if layer.norm:
+        grouped = isinstance(layer.module, nn.GroupNorm)
+        return torch.randn(2, layer.shape[0], 6, 6) if grouped else torch.randn(2, 5, layer.shape[0])
     if len(layer.shape) == 4:
         return torch.randn(2, layer.shape[1], 6, 6)
     return torch.randn(2, 5, layer.shape[1])
@@ -79,9 +82,8 @@ def check(network: Network, there: dict[str, Layer], arch: str, path) -> None:
             base = layer.module(x)
             expected = layer.op(x, weight)
             if bias is not None:
-                expected = (
-                    expected + bias.view(-1, *[1] * (base.ndim - 2)) if layer.kernel else expected + bias
-                )
+                second = layer.kernel or isinstance(layer.module, nn.GroupNorm)
+                expected = expected + (bias.view(-1, *[1] * (base.ndim - 2)) if second else bias)
             ours = adapter.eval()(x, base) - base
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5 * float(base.abs().max()), msg=key)
 

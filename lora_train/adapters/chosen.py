@@ -109,6 +109,16 @@ class Chosen:
         there = any(own.search(layer.path) for others, own in NORMS if others in groups)
         return layer.norm and self.trains("unet") and there and self._named(layer)
 
+    @property
+    def normed(self) -> bool:
+        """Whether there are any."""
+        return any(others in self._groups() for others, _ in NORMS)
+
+    @property
+    def resnets(self) -> bool:
+        """Whether resnets, down- and upsamplers are in it."""
+        return CONVOLUTION in self._groups()
+
     def _groups(self) -> tuple[re.Pattern[str], ...]:
         """Patterns of the UNet's layers."""
         if self.preset is not None:

@@ -6,12 +6,12 @@ import dataclasses
 import json
 import math
 
-from lora_train.adapters.family import Ranked
+from lora_train.adapters.dora import Decomposable
 from lora_train.knobs import knob
 
 
 @dataclasses.dataclass(frozen=True)
-class Factored(Ranked):
+class Factored(Decomposable):
     """Ranked families whose factors LyCORIS knows how to shape and to scale in other ways."""
 
     use_tucker: bool = knob(

@@ -35,14 +35,15 @@ KINDS = (  # a pattern that some key of the file matches -> what the file is; th
     (r"^(text_model\.)?(encoder\.layers|embeddings)\.", "a text encoder"),
     (r"^(emb_params|string_to_param|clip_[lg]|<.+>)", "a textual inversion embedding"),
     (r"^(network|optimizer)\.", "the state of a run, for place.resume"),
-    (r"\.dora_scale$", "a DoRA"),
-    (r"\.oft_(blocks|diag)$", "an OFT"),
-    (r"\.on_input$", "an (IA)3"),
-    (r"\.[ab][12m]\.weight$", "a GLoRA"),
-    (r"\.(diff|diff_b|w_norm|b_norm)$", "a set of full differences (LyCORIS full or norm)"),
+    (r"\.oft_diag$", "an OFT of LyCORIS before 1.9"),
+    (r"\.bm\.weight$", "a GLoRA with Tucker decomposition"),
     (r"\.lora_[AB]\.|\.lora\.(down|up)\.|lora_linear_layer\.", "a LoRA with diffusers' or PEFT's key names"),
     (r"^lora_(unet_(double|single|joint)|transformer)_", "a LoRA for another model"),
-    (r"^lora_\w+\.((lora_down|lora_up)\.weight|hada_w1_a|lokr_w1(_a)?)$", "a LoRA"),
+    (
+        r"^(lora|oft)_\w+\.(lora_(down|up)\.weight|hada_w1_a|lokr_w1(_a)?|on_input|oft_blocks|a1\.weight|diff"
+        r"|w_norm)$",
+        "a LoRA",
+    ),
 )
 OURS = "a LoRA"
 
@@ -162,7 +163,7 @@ def _fault(name: str, tensor: Tensor) -> str:
     if name.endswith(".alpha"):
         if tensor.numel() != 1:
             return f"is {tensor.numel()} numbers, not one"
-    elif not tensor.is_floating_point():
+    elif not tensor.is_floating_point() and not name.endswith(".on_input"):
         return "holds whole numbers, not fractions"
     elif tensor.ndim not in (2, 4) and name.endswith((".lora_up.weight", ".lora_down.weight")):
         return f"has {tensor.ndim} axes, not 2 or 4"

@@ -133,7 +133,9 @@ def every_caption(planned: Planned) -> list[str] | None:
         return None
     unused = random.Random(0)
     out = [caption(item) for source in planned.held for item in source.items]
-    return list(dict.fromkeys([*(i.subset.apply(i.caption, unused) for i in planned.items), *out]))
+    said = [(item.subset.apply(item.caption, unused), item.subset) for item in planned.items]
+    classes = [subset.classed(text, subset.call) for text, subset in said]
+    return list(dict.fromkeys([*(text for text, _ in said), *(c for c in classes if c is not None), *out]))
 
 
 class Batches:
@@ -243,16 +245,37 @@ class Batches:
         self, entries: Sequence[tuple[int, Item]], fetched: tuple[Tensor, Tensor | None], moment: Moment
     ) -> Batch:
         samples, captions = zip(*(self._sample(*entry, moment) for entry in entries), strict=True)
+        items, first = [item for _, item in entries], samples[0].ordinal
+        classes, class_conds = self._classes(items, captions)
+        kept = [item.subset.diff_output_preservation for item in items]
+        lot = random.Random(key(self.seed, "batch", first)).random()
         return Batch(
             latents=self.latents.finish(fetched[0], samples),
             captions=list(captions),
             conds=None if self.conds is None else Cond.stack([self.conds[c] for c in captions]),
             ordinals=[s.ordinal for s in samples],
             names=[s.picture.name for s in samples],
-            weights=self._weights([item for _, item in entries]),
+            weights=self._weights(items, moment.epoch),
             sizes=torch.tensor([pictures.sizes(s.picture, s.look) for s in samples]),
+            kept=torch.tensor(kept) if any(kept) else None,
+            classes=classes,
+            class_conds=class_conds,
+            lots=torch.full([len(items)], lot, dtype=torch.float64),
             masks=fetched[1],
         )
+
+    def _classes(
+        self, items: Sequence[Item], captions: Sequence[str]
+    ) -> tuple[list[str | None] | None, Cond | None]:
+        """Captions with the class's word, and their conds where they were computed before."""
+        each = zip(items, captions, strict=True)
+        classes = [item.subset.classed(text, item.subset.call) for item, text in each]
+        if not any(classes):
+            return None, None
+        if self.conds is None:
+            return classes, None
+        texts = [text if of is None else of for text, of in zip(captions, classes, strict=True)]
+        return classes, Cond.stack([self.conds[text] for text in texts])
 
     def held(self) -> list[list[tuple[int, Item]]]:
         """Batches of the pictures that are held out, always the same; ordinals that no sample has."""
@@ -280,8 +303,8 @@ class Batches:
             masks=self.latents.masks(samples),
         )
 
-    def _weights(self, items: Sequence[Item]) -> Tensor | None:
-        prior = self.planned.prior_loss_weight
+    def _weights(self, items: Sequence[Item], epoch: int) -> Tensor | None:
+        prior = self.planned.prior.prior(epoch)
         if prior == 1 or not any(item.subset.is_reg for item in items):
             return None
         return torch.tensor([prior if item.subset.is_reg else 1.0 for item in items])

@@ -11,6 +11,7 @@ from lora_train.data.buckets import Buckets, Size
 from lora_train.data.captions import CaptionRules
 from lora_train.data.looks import LookRules
 from lora_train.data.pictures import Picture
+from lora_train.data.stays import Prior, StayRules
 from lora_train.data.subject import SubjectRules
 from lora_train.knobs import knob, many
 from lora_train.values import shown
@@ -19,7 +20,7 @@ MOST = 1_000_000  # repeats
 
 
 @dataclasses.dataclass(frozen=True)
-class Rules(CaptionRules, LookRules, SubjectRules):
+class Rules(CaptionRules, LookRules, SubjectRules, StayRules):
     """What may be set for one folder, or further out for all of them."""
 
     num_repeats: float = knob(
@@ -119,7 +120,7 @@ class Dataset(Layout):
 
 
 @dataclasses.dataclass(frozen=True)
-class Data(Layout):
+class Data(Layout, Prior):
     """What to learn from: one folder of folders, or datasets one by one."""
 
     train_data_dir: pathlib.Path | None = knob(
@@ -132,9 +133,6 @@ class Data(Layout):
     reg_data_dir: pathlib.Path | None = knob(
         None, "Folder with folders of regularisation pictures, named like 1_dog.", group="regularisation",
         place=True)  # fmt: skip
-    prior_loss_weight: float = knob(
-        1.0, "Weight of regularisation pictures in the loss.", group="regularisation", low=0,
-        high=100)  # fmt: skip
     skip_unreadable: bool = knob(
         False, "Leave out pictures and captions that cannot be read, with a line for each, rather than "
         "refuse to begin.", group="data")  # fmt: skip
@@ -205,7 +203,7 @@ class Planned:
 
     sources: tuple[Source, ...]
     folders: bool  # given as one folder of folders
-    prior_loss_weight: float = 1.0
+    prior: Prior = Prior()
     pictures: bool = True  # False: items are prompts, and there is nothing to see
 
     held: tuple[Source, ...] = ()  # of each dataset what is not learned from, without shares

@@ -69,7 +69,7 @@ def survey(
     scan.but(subset.image_dir for dataset in datasets for subset in dataset.subsets if subset.image_dir)
     scan.memory.keep()
     planned = Planned(
-        tuple(sources), folders=not data.datasets, prior_loss_weight=data.prior_loss_weight, held=tuple(held)
+        tuple(sources), folders=not data.datasets, prior=data, held=tuple(held)
     )
     if not planned.items and not any(f.fatal for f in scan.findings):
         folder = datasets[0].subsets[0].image_dir

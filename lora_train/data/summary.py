@@ -17,7 +17,16 @@ def facts(planned: Planned, accumulation: int = 1, world: int = 1) -> dict[str, 
     """
     n = numbers(planned, accumulation * world)
     first = planned.sources[0].dataset
+    tried = {"ss_num_validation_images": sum(len(source.items) for source in planned.held)}
+    if not planned.pictures:
+        size, batch = (first.resolution.width, first.resolution.height), first.batch_size
+        return {
+            **tried, "ss_num_train_images": 0, "ss_num_reg_images": 0, "ss_num_batches_per_epoch": n.batches,
+            "ss_batch_size_per_device": batch, "ss_total_batch_size": batch * accumulation * world,
+            "ss_resolution": size, "ss_tag_frequency": json.dumps({}),
+        }  # fmt: skip
     shared = {
+        **tried,
         "ss_num_train_images": sum(_samples(source, reg=False) for source in planned.sources),
         "ss_num_reg_images": sum(_samples(source, reg=True) for source in planned.sources),
         "ss_num_batches_per_epoch": n.batches,
@@ -25,7 +34,7 @@ def facts(planned: Planned, accumulation: int = 1, world: int = 1) -> dict[str, 
         "ss_caption_dropout_every_n_epochs": first.caption_dropout_every_n_epochs,
         "ss_caption_tag_dropout_rate": first.caption_tag_dropout_rate,
         "ss_face_crop_aug_range": first.face_crop_aug_range,
-        "ss_prior_loss_weight": planned.prior_loss_weight,
+        "ss_prior_loss_weight": planned.prior.prior_loss_weight,
         "ss_resize_interpolation": first.resize_interpolation,
         "ss_dataset_dirs": json.dumps(dataset_dirs(planned)),
         "ss_tag_frequency": json.dumps(tag_frequency(planned.sources)),

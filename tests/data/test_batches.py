@@ -10,6 +10,7 @@ from lora_train.data.batches import Batches, ahead, arithmetic, every_caption, n
 from lora_train.data.buckets import Fit
 from lora_train.data.folder import Dataset, Item, Planned, Source, Subset
 from lora_train.data.plan import balanced, sourced
+from lora_train.data.stays import Prior
 from lora_train.host import Cond
 
 
@@ -273,7 +274,7 @@ def test_regularisation_pictures_weigh_what_is_asked_and_say_which_are_unused(tm
     train, reg = source(tmp_path, 2, num_repeats=2), source(tmp_path, 6, lead="r", is_reg=True)
     both = joined(train, reg)
     assert [i.name for i in both.unused()] == ["r4", "r5"]
-    batches = make(Planned((both,), folders=False, prior_loss_weight=0.25))
+    batches = make(Planned((both,), folders=False, prior=Prior(prior_loss_weight=0.25)))
     assert shown(batches, 3) == {"p0": 2, "p1": 2, "r0": 1, "r1": 1, "r2": 1, "r3": 1}
     for (batch,) in epoch(batches, 0):
         weights = [1.0] if batch.weights is None else batch.weights.tolist()

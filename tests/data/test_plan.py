@@ -110,7 +110,7 @@ def test_regularisation_folders_stand_beside_the_others(make, tmp_path):
     assert [i.caption for i in source.items] == ["sks dog"] * 3 + ["dog"] * 5
     counts = {share.items: share.count for share in source.shares}
     assert counts == {(0, 1, 2): 6, (3,): 2, (4, 5, 6, 7): 4}
-    assert planned.prior_loss_weight == 0.5
+    assert planned.prior.prior(0) == 0.5
 
 
 def test_regularisation_pictures_that_are_too_many_are_told(make, tmp_path, caplog):

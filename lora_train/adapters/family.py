@@ -139,23 +139,29 @@ class Sized(Family):
 
 
 @dataclasses.dataclass(frozen=True)
-class Ranked(Sized):
+class Scaled(Sized):
     """Families whose adapters have a rank and an alpha."""
 
     alpha: float | None = knob(
         1.0, "What an adapter adds is multiplied by alpha/dim. 0 or empty: alpha is dim.", group="network",
         low=0, aka="network_alpha", basic=True)  # fmt: skip
-    conv_dim: int | None = knob(
-        None, "Rank in 3x3 convolutions. Setting it adds the resnets, down- and upsamplers (LoCon). Empty: "
-        "only attention and feed-forward layers.", group="network", low=1, high=512)  # fmt: skip
-    conv_alpha: float | None = knob(
-        1.0, "Alpha in 3x3 convolutions. 0 or empty: conv_dim.", group="network", low=0)  # fmt: skip
     dropout: float | None = knob(
         None, "Share of the values between an adapter's two factors that are dropped while training.",
         group="network", low=0, high=0.99, aka="network_dropout")  # fmt: skip
     rank_dropout: float | None = knob(
         None, "Share of the ranks that are dropped while training, for each sample anew.", group="network",
         low=0, high=0.99)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranked(Scaled):
+    """Those that have them in convolutions too, and in each block others."""
+
+    conv_dim: int | None = knob(
+        None, "Rank in 3x3 convolutions. Setting it adds the resnets, down- and upsamplers (LoCon). Empty: "
+        "only attention and feed-forward layers.", group="network", low=1, high=512)  # fmt: skip
+    conv_alpha: float | None = knob(
+        1.0, "Alpha in 3x3 convolutions. 0 or empty: conv_dim.", group="network", low=0)  # fmt: skip
     block_dims: tuple[int, ...] | None = knob(
         None, "25 ranks in place of dim in the UNet: 12 blocks down (the first has no such layers), the "
         "middle, 12 blocks up; for SDXL also sd-scripts' 23. 0: no adapter.", group="blocks", low=0,

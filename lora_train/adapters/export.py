@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lora_train.adapters.lora import ALPHA, DOWN, UP
 from lora_train.adapters.network import Network
 from lora_train.adapters.principal import narrowed, principal
+from lora_train.adapters.thin import ALPHA, DOWN, UP, factors
 from lora_train.names import file_key
 
 DIFF = "diff"
@@ -84,20 +84,6 @@ def readable(network: Network, rank: int | None = None) -> Readable | None:
     return Readable(tensors, tuple(forms), (lost, there), worst) if changed else None
 
 
-def factors(up: Tensor, down: Tensor, shape: tuple[int, ...], alpha: float | None = None) -> Tensors:
-    """A LoRA's tensors for a layer of a shape. up: [out, rank]; down: [rank, in * kernel].
-
-    Args:
-        alpha: the rank if not given.
-    """
-    rank, kernel = len(down), shape[2:]
-    return {
-        DOWN: down.reshape(rank, shape[1], *kernel),
-        UP: up.reshape(shape[0], rank, *[1] * len(kernel)),
-        ALPHA: torch.tensor(float(rank if alpha is None else alpha)),
-    }
-
-
 def _product(form: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """A LoRA's factors, with its scale in the first."""
     scale = float(form[ALPHA]) / len(form[DOWN])
@@ -129,7 +115,7 @@ def _near(form: Tensors, shape: tuple[int, ...], rank: int) -> tuple[Tensors, fl
     # what is nearest is at a right angle to what is missing
     missing = math.sqrt(max(norm**2 - _norm(*less) ** 2, 0.0))
     rest = {k: v for k, v in form.items() if k not in (DOWN, UP, ALPHA, DIFF)}
-    return {**rest, **factors(*less, shape)}, missing, norm
+    return {**rest, **factors(*less, shape, len(less[1]))}, missing, norm
 
 
 def _norm(up: Tensor, down: Tensor) -> float:

@@ -43,7 +43,7 @@ class Adapter(nn.Module):
 
     def plain(self) -> dict[str, Tensor] | None:
         """What the stock WebUI reads in place of `tensors()`, and which adds exactly the same: a LoRA's
-        tensors (`export.factors`), or {"diff": what is added}. None: it reads `tensors()`."""
+        tensors (`thin.factors`), or {"diff": what is added}. None: it reads `tensors()`."""
         return None
 
     def cut(self, rank: int) -> dict[str, Tensor] | None:

@@ -12,24 +12,13 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from lora_train.adapters.factored import Factored
-from lora_train.adapters.family import Adapter
 from lora_train.adapters.layer import Layer
 from lora_train.adapters.principal import principal
+from lora_train.adapters.thin import ALPHA, DOWN, MID, UP, Drops, Thin
 from lora_train.knobs import knob
 
-DOWN, UP, MID, ALPHA = "lora_down.weight", "lora_up.weight", "lora_mid.weight", "alpha"
 
-
-@dataclasses.dataclass(frozen=True)
-class Drops:
-    """What is left out while training; each a share, 0 for never."""
-
-    values: float = 0.0
-    ranks: float = 0.0
-    module: float = 0.0
-
-
-class LoraAdapter(Adapter):
+class LoraAdapter(Thin):
     """delta = alpha/rank * up @ down. `up` starts at zero, so a fresh adapter changes nothing.
 
     As in sd-scripts' `networks.lora`: in a convolution `down` has its kernel and stride, `up` is 1x1.
@@ -49,10 +38,8 @@ class LoraAdapter(Adapter):
         *,
         scalar: bool = False,
     ):
-        super().__init__()
+        super().__init__(layer, rank, alpha, drops)
         out, inn, *kernel = layer.shape
-        self.layer, self.rank, self.alpha, self.scale = layer, rank, alpha, alpha / rank
-        self.drops, self.rests = drops if drops != Drops() else None, drops.module > 0
         self.down = nn.Parameter(torch.empty(rank, inn, *kernel))
         self.up = nn.Parameter(torch.zeros(out, rank, *[1] * len(kernel)))
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
@@ -60,61 +47,13 @@ class LoraAdapter(Adapter):
         if scalar:
             nn.init.kaiming_uniform_(self.up, a=math.sqrt(5))
 
-    def forward(self, x: Tensor, base: Tensor) -> Tensor:
-        """The factors are taken in the dtype of `base`: under autocast, and on a model in half precision."""
-        dtype = base.dtype
-        if self.drops is None or not self.training:
-            return self._added(base, self._between(x.to(dtype)))
-        if self.drops.module and torch.rand(()) < self.drops.module:
-            return base
-        return self._added(base, self._dropped(self._between(x.to(dtype)), self.drops))
-
-    def _between(self, x: Tensor) -> Tensor:
-        """What comes out of the factors before `up`."""
-        return self.layer.op(x, self.inner.to(x.dtype))
-
     @property
     def inner(self) -> Tensor:
-        """The factor that the input goes into; [any rank, in, ...]."""
         return self.down
 
     @property
     def outer(self) -> Tensor:
-        """The factor that the output comes out of; [out, the same rank, ...]."""
         return self.up
-
-    def _dropped(self, mid: Tensor, drops: Drops) -> Tensor:
-        """Draws from torch's global generator, which checkpointing gives back when it runs this again."""
-        if drops.values:
-            mid = F.dropout(mid, drops.values)
-        if drops.ranks:
-            shape = [len(mid), *[1] * (mid.ndim - 1)]
-            shape[1 if mid.ndim == 4 else -1] = self.rank
-            kept = torch.rand(shape, device=mid.device) >= drops.ranks
-            mid = mid * (kept / (1 - drops.ranks)).to(mid)
-        return mid
-
-    def _added(self, base: Tensor, mid: Tensor) -> Tensor:
-        """base + scale * up(mid) in one pass over base: a fifth to a half off an adapter's time on a CPU, and
-        no tensor of the size of `base` in between. (In place it is slower: autograd copies the view.)"""
-        up, scale = self.outer.to(base.dtype), self.scale * self.strength
-        if self.scalar is not None:
-            mid = self.scalar.to(mid.dtype) * mid
-        if up.ndim == 2:
-            flat = torch.addmm(base.flatten(0, -2), mid.flatten(0, -2), up.t(), alpha=scale)
-            return flat.view(base.shape)
-        if not base.is_contiguous():  # channels last
-            return base + F.conv2d(mid * scale, up)
-        ups = up.flatten(1).expand(len(mid), -1, -1)
-        return torch.baddbmm(base.flatten(2), ups, mid.flatten(2), alpha=scale).view(base.shape)
-
-    def delta(self) -> Tensor:
-        return (self.times * (self.outer.flatten(1) @ self.inner.flatten(1))).view(self.layer.shape)
-
-    @property
-    def times(self) -> float | Tensor:
-        """What the product is multiplied with."""
-        return self.scale if self.scalar is None else self.scale * self.scalar
 
     def tensors(self) -> dict[str, Tensor]:
         up = self.up.detach() if self.scalar is None else (self.scalar * self.up).detach()
@@ -134,13 +73,6 @@ class LoraAdapter(Adapter):
         self.up.copy_(up.view_as(self.up) if ratio == 1 else up.view_as(self.up).to(self.up) * ratio)
         if self.scalar is not None:
             self.scalar.fill_(1.0)
-
-    @torch.no_grad()
-    def norm(self) -> Tensor:
-        """From the factors' small squares: |UD|^2 is the sum of (U'U) * (DD'); the product is never made."""
-        up, down = self.outer.flatten(1), self.inner.flatten(1)
-        square = ((up.t() @ up) * (down @ down.t())).sum()
-        return abs(self.times) * square.clamp(min=0).sqrt()
 
     @torch.no_grad()
     def shrink(self, ratio: Tensor) -> None:

@@ -10,11 +10,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from lora_train.adapters.export import DIFF, factors, readable
+from lora_train.adapters.export import DIFF, readable
 from lora_train.adapters.file import save
 from lora_train.adapters.lora import Lora, LoraAdapter
 from lora_train.adapters.network import Network
 from lora_train.adapters.principal import narrowed, principal
+from lora_train.adapters.thin import factors
 from lora_train.names import file_key
 from tests.test_laws import stirred
 from tests.tiny import Tiny
@@ -33,7 +34,9 @@ class Strange(LoraAdapter):
         if self.whole:
             return {DIFF: self.delta().detach()}
         up, down = self.up.detach().flatten(1), self.down.detach().flatten(1)
-        return factors(torch.cat([up, up], 1) * self.scale / 2, torch.cat([down, down]), self.layer.shape)
+        return factors(
+            torch.cat([up, up], 1) * self.scale / 2, torch.cat([down, down]), self.layer.shape, 2 * self.rank
+        )
 
 
 class Whole(Strange):

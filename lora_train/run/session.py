@@ -162,6 +162,7 @@ class Session:
             )  # fmt: skip
             if self.job.training.mixed_precision == "fp16":
                 self.learner.scaler = scaler()
+            self.learner.averaged(self.job.ema)
             yield self.learner
 
     def attach(self) -> None:

@@ -48,18 +48,24 @@ class Kept:
     network: dict[str, Tensor]
     course: dict[str, Tensor]
     optimizer: dict
+    average: dict[str, Tensor]
     place: dict[str, float]
 
     @classmethod
     def of(cls, learner: Learner) -> Kept:
         p = learner.progress
-        parts = (learner.network.state_dict(), learner.course.state_dict(), learner.optimizer.state_dict())
+        mean = learner.average.state_dict() if learner.average else {}
+        parts = (
+            learner.network.state_dict(), learner.course.state_dict(), learner.optimizer.state_dict(), mean
+        )  # fmt: skip
         return cls(*copy.deepcopy(parts), {name: getattr(p, name) for name in ("step", "images", "average")})
 
     def restore(self, learner: Learner) -> None:
         learner.network.load_state_dict(self.network)
         learner.course.load_state_dict(self.course)
         learner.optimizer.load_state_dict(copy.deepcopy(self.optimizer))
+        if learner.average:
+            learner.average.load_state_dict(self.average)
         for name, value in self.place.items():
             setattr(learner.progress, name, value)
 

@@ -60,7 +60,8 @@ def _parts(held: object) -> list[object]:
         return [*held]
     if isinstance(held, Learner):
         course, scaler = vars(held.course), held.scaler and vars(held.scaler)
-        return [held.network, course, held.optimizer, scaler]
+        mean = held.average and held.average.mean
+        return [held.network, course, held.optimizer, scaler, mean]
     if isinstance(held, Guard):
         return [held.learner, held.kept, held.fresh]
     if isinstance(held, torch.optim.Optimizer):

@@ -82,6 +82,13 @@ class Magnitudes(Adapter):
         return turned and {**turned, MAGNITUDES: self.magnitudes.detach()}
 
     @torch.no_grad()
+    def norm(self) -> Tensor:
+        return self.delta().norm()
+
+    def shrink(self, ratio: Tensor) -> None:
+        raise NotImplementedError("its magnitudes are no factor; `Decomposable.check` refuses this")
+
+    @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """A file without magnitudes is one that keeps the norms as they come out."""
         self.turned.load({name: tensor for name, tensor in tensors.items() if name != MAGNITUDES})

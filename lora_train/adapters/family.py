@@ -128,6 +128,11 @@ class Family(Paced):
         """
         raise NotImplementedError
 
+    @property
+    def said(self) -> str:
+        """A word about its adapters' size."""
+        return type(self).__name__
+
 
 @dataclasses.dataclass(frozen=True)
 class Sized(Family):
@@ -136,6 +141,10 @@ class Sized(Family):
     dim: int = knob(
         4, "Rank: how much an adapter can learn, and how large the file gets.", group="network", low=1,
         high=512, aka="network_dim", basic=True)  # fmt: skip
+
+    @property
+    def said(self) -> str:
+        return f"rank {self.dim}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Iterator, Mapping
 
+from lora_train.adapters.family import Scaled
 from lora_train.job import Job
 from lora_train.run.applies import loaded
 from lora_train.values import numeral
@@ -58,7 +59,7 @@ def _rates(job: Job) -> Iterator[str]:
             f"{path} = {numeral(rate)}: {rate / USUAL:,.0f} times the usual {numeral(USUAL)} of AdamW; the "
             "result is likely noise."
         )
-    if net.alpha and net.alpha / net.dim < SCALE:
+    if isinstance(net, Scaled) and net.alpha and net.alpha / net.dim < SCALE:
         yield (
             f"network.alpha = {numeral(net.alpha)}: what the adapter learns is multiplied by alpha/dim, here "
             f"{net.alpha / net.dim:.3g}; half of dim is usual."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+from lora_train.adapters.family import Ranked
 from lora_train.job import Job, Output, Place
 
 Rule = tuple[tuple[str, ...], Callable[[Job, Output, Place], bool], str]
@@ -17,6 +18,11 @@ def _picks(job: Job) -> bool:
     """Whether tags are shuffled or left out, so that some may be kept in place."""
     d = job.data
     return bool(d.shuffle_caption or d.caption_tag_dropout_rate or d.token_warmup_step)
+
+
+def _ranked(job: Job) -> bool:
+    """Whether its adapters have ranks, in convolutions too."""
+    return isinstance(job.network, Ranked)
 
 
 def _samples(output: Output) -> bool:
@@ -40,7 +46,7 @@ RULES: tuple[Rule, ...] = (
     (("lr.text_encoder_lr",), lambda j, o, p: j.network.train_unet_only, UNET_ONLY),
     (("lr.text_encoder_lr", "lr.text_encoder_lr2"), lambda j, o, p: not j.network.trains("te1"), PRESET_TEXT),
     (("network.conv_dim", "network.conv_alpha"),
-     lambda j, o, p: j.network.preset is not None and not j.network.wide_dim,
+     lambda j, o, p: _ranked(j) and j.network.preset is not None and not j.network.wide_dim,
      "network.preset leaves 3x3 convolutions out"),
     (("lr.unet_lr",), lambda j, o, p: j.network.train_text_encoder_only, TEXT_ONLY),
     (("lr.lr_warmup_steps",), lambda j, o, p: not _warms(j), "lr.kind = constant has no warm-up"),
@@ -51,7 +57,8 @@ RULES: tuple[Rule, ...] = (
     (("network.dim", "network.alpha", "network.conv_dim", "network.conv_alpha", "network.block_dims",
       "network.block_alphas", "network.conv_block_dims", "network.conv_block_alphas"),
      lambda j, o, p: j.network.dim_from_weights and j.network.weights is not None, FROM_FILE),
-    (("network.conv_alpha",), lambda j, o, p: not (j.network.conv_dim or j.network.conv_block_dims),
+    (("network.conv_alpha",),
+     lambda j, o, p: _ranked(j) and not (j.network.conv_dim or j.network.conv_block_dims),
      "convolutions are not trained; set network.conv_dim"),
     (("data.min_bucket_reso", "data.max_bucket_reso", "data.bucket_reso_steps", "data.bucket_no_upscale"),
      lambda j, o, p: not j.data.enable_bucket, NO_BUCKETS),

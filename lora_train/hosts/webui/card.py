@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from lora_train.job import Job, Output
 
 VERSIONS = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
-HEADS = (".lora_up.weight", ".hada_w2_a", ".lokr_w2", ".lokr_w2_b")  # the factors that start at zero
+HEADS = (  # the factors that start at zero
+    ".lora_up.weight", ".hada_w2_a", ".lokr_w2", ".lokr_w2_b", ".on_input", ".oft_blocks", ".a2.weight", ".b2.weight", ".diff", ".w_norm",
+)  # fmt: skip
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -49,7 +51,7 @@ def write_card(file: pathlib.Path, job: Job, output: Output) -> None:
     new = {
         "description": output.card.description or "", "sd version": VERSIONS.get(kind, "Unknown"),
         "activation text": trigger(job, output), "preferred weight": 1.0, "negative text": "",
-        "notes": f"{_length(job)}, rank {job.network.dim}",
+        "notes": f"{_length(job)}, {job.network.said}",
     }  # fmt: skip
     part = card.with_name(card.name + ".part")
     part.write_text(json.dumps({**new, **{k: v for k, v in before.items() if v}}, indent=4), encoding="utf-8")

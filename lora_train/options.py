@@ -78,7 +78,7 @@ def train_parser(every: Sequence[Setting], words: Sequence[str] = ()) -> Parser:
         "--config_file",
         metavar="TOML",
         help="Settings, by flat name or by path; or a job.json, a preset, or the JSON of kohya_ss, "
-        "TrainTrain or OneTrainer.",
+        "TrainTrain, OneTrainer or the Dreambooth extension.",
     )
     files.add_argument("--dataset_config", metavar="TOML", help="Datasets, as sd-scripts describes them.")
     files.add_argument("--from", metavar="FILE", help="Repeat the job inside a saved .safetensors.")

@@ -10,6 +10,7 @@ from lora_train.errors import Mistake
 from lora_train.values import shown
 
 SCHEMA = 1  # what is written; a reader refuses a newer one
+CONCEPT = "instance_data_dir"  # what each of a list of concepts has
 
 
 def packed(values: Mapping[str, object]) -> str:
@@ -31,7 +32,8 @@ def read_json(path: pathlib.Path) -> dict[str, object]:
 
 
 def parsed_json(data: bytes, path: pathlib.Path) -> dict[str, object]:
-    """What stands in a file.
+    """What stands in a file; the Dreambooth extension's list of concepts under the name that its settings
+    have for it.
 
     Raises:
         Mistake: not UTF-8, not JSON, or no object.
@@ -42,6 +44,8 @@ def parsed_json(data: bytes, path: pathlib.Path) -> dict[str, object]:
         raise Mistake(f"{path}: expected UTF-8 text; save it as UTF-8") from e
     except (ValueError, RecursionError) as e:  # JSONDecodeError, and int's for thousands of digits
         raise Mistake(f"{path}: not JSON: {e}") from e
+    if isinstance(found, list) and found and all(isinstance(x, dict) and CONCEPT in x for x in found):
+        return {"concepts_list": found}
     if not isinstance(found, dict):
         raise Mistake(f"{path}: expected settings, {{name: value}}; this is {shown(found)}")
     return found

@@ -63,11 +63,11 @@ class SubjectRules:
     def lacks(self) -> Iterable[str]:
         """What a folder of the subject cannot do without."""
         if self.makes_class and self.class_prompt is None:
-            yield "class_prompt: expected what pictures of the class are drawn with, such as: a photo of a dog"
+            yield "class_prompt: expected what the class is drawn with, such as: a photo of a dog"
         if self.num_class_images and self.num_class_images_per:
             yield "num_class_images_per: expected none beside num_class_images; leave one out"
         if self.class_token and not self.instance_token:
-            yield "instance_token: expected a word for the subject beside class_token; leave both out, or none"
+            yield "instance_token: expected a word for the subject beside class_token, or neither"
 
     @property
     def makes_class(self) -> bool:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from lora_train.compat import Heard
 from lora_train.errors import Mistake
-from lora_train.run import kohya, onetrainer, traintrain
+from lora_train.run import dreambooth, kohya, onetrainer, traintrain
 
 PROGRAMS = ((kohya.is_gui, kohya.heard), (traintrain.is_config, traintrain.heard),
-            (onetrainer.is_config, onetrainer.heard))  # fmt: skip
+            (onetrainer.is_config, onetrainer.heard), (dreambooth.is_config, dreambooth.heard))  # fmt: skip
 
 
 def heard(found: Mapping[str, object], path: pathlib.Path) -> Heard:
@@ -28,6 +28,6 @@ def heard(found: Mapping[str, object], path: pathlib.Path) -> Heard:
     if "train_batch_size" in found and "pretrained_model_name_or_path" in found:
         raise Mistake(f"{path}: expected settings of kohya_ss' LoRA tab; these are of another of its tabs")
     raise Mistake(
-        f"{path}: expected a job or preset of lora-train, or settings of kohya_ss' LoRA tab, TrainTrain or "
-        "OneTrainer; this is none of them"
+        f"{path}: expected a job or preset of lora-train, or settings of kohya_ss' LoRA tab, TrainTrain, "
+        "OneTrainer or the Dreambooth extension; this is none of them"
     )

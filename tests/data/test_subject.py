@@ -71,15 +71,15 @@ def test_every_line_of_a_caption_is_told_and_regularisation_is_not():
 
 def test_what_classes_need_is_said():
     for how, said in (
-        ({"num_class_images": 3}, "class_prompt: expected what"),
+        ({"num_class_images": 3}, "class_prompt: expected what the class"),
         ({"num_class_images": 3, "num_class_images_per": 3, "class_prompt": "a"}, "leave one out"),
         ({"class_token": "dog"}, "instance_token: expected a word"),
     ):
         with pytest.raises(Mistake, match=said):
             build(Data, {**how, "train_data_dir": "x"})
     data = build(Data, {
-        "num_class_images": 3, "datasets.0.subsets.0.class_prompt": "a", "datasets.0.subsets.0.image_dir": "x",
-        "datasets.0.subsets.1.is_reg": True, "datasets.0.subsets.1.image_dir": "y"})  # fmt: skip
+        "num_class_images": 3, "datasets.0.subsets.0.class_prompt": "a",
+        "datasets.0.subsets.0.image_dir": "x", "datasets.0.subsets.1.is_reg": True, "datasets.0.subsets.1.image_dir": "y"})  # fmt: skip
     assert data.datasets[0].subsets[0].makes_class
 
 

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from lora_train.job import Job, Output
 
 VERSIONS = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
-HEADS = (  # the factors that start at zero
-    ".lora_up.weight", ".hada_w2_a", ".lokr_w2", ".lokr_w2_b", ".on_input", ".oft_blocks", ".a2.weight", ".b2.weight", ".diff", ".w_norm",
+HEADS = (  # the tensors that start at zero, of which one at least is none in a layer that learned
+    "lora_up.weight", "hada_w2_a", "lokr_w2", "lokr_w2_b", "weight", "oft_blocks", "a2.weight", "b2.weight",
+    "diff", "w_norm",
 )  # fmt: skip
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -111,11 +112,11 @@ def judged(file: pathlib.Path, net: object) -> list[str]:
     broken = []
     weights = open_weights(file)
     for key, tensor in weights.read(weights.shapes):
-        layer = key.partition(".")[0]
+        layer, _, name = key.partition(".")
         if not tensor.isfinite().all():
             broken.append(layer)
-        if key.endswith(HEADS):
-            heads[layer] = bool(tensor.any())
+        if name in HEADS:
+            heads[layer] = heads.get(layer, False) or bool(tensor.any())
     said = []
     if missing := len(heads) - len(net.modules):
         said.append(f"{file.name}: {missing} of {len(heads)} layers are none of the loaded model's.")

@@ -368,7 +368,7 @@ SUBSET = "[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'a'\n"
         (SUBSET + "num_repeats = 0", "data.datasets.0.subsets.0.num_repeats = 0: expected 0.001 to 1000000"),
         (SUBSET + "network_dim = 8", "data.datasets.0.subsets.0.network_dim: no such setting"),
         (SUBSET + "sdpa = true", "data.datasets.0.subsets.0.sdpa: no such setting"),
-        ("[general]\nvalidation_split = 0.1\n" + SUBSET, "{}: validation_split = 0.1: not in this version"),
+        ("[general]\nvalidation_split = 2\n" + SUBSET, "data.validation_split = 2: expected 0 to 1"),
         ("[[datasets]]\nresolution = 'wide'\n", "data.datasets.0.resolution = wide: expected"),
         ("[[datasets]\n", "{}: not TOML: "),
     ],

@@ -13,8 +13,7 @@ PICTURES: Rules = {
         "persistent_data_loader_workers", "cache_info"),
     **dict.fromkeys(
         (
-            "custom_attributes", "dataset_class", "validation_split",
-            "validation_seed", "validate_every_n_steps", "validate_every_n_epochs", "max_validation_steps",
+            "dataset_class",
         ),
         Refused(),
     ),
@@ -22,5 +21,4 @@ PICTURES: Rules = {
 
 OF_DATASETS = (  # of them, those that a --dataset_config may hold
     "cache_info", "custom_attributes", "network_multiplier",
-    "validation_seed", "validation_split",
 )  # fmt: skip

@@ -32,7 +32,10 @@ SAID = {  # what sd-scripts calls it in a file -> its option
     "ss_min_bucket_reso": "min_bucket_reso", "ss_max_bucket_reso": "max_bucket_reso",
     "ss_bucket_no_upscale": "bucket_no_upscale", "ss_flip_aug": "flip_aug", "ss_color_aug": "color_aug",
     "ss_random_crop": "random_crop", "ss_shuffle_caption": "shuffle_caption",
-    "ss_keep_tokens": "keep_tokens",
+    "ss_keep_tokens": "keep_tokens", "ss_validation_split": "validation_split",
+    "ss_validation_seed": "validation_seed", "ss_max_validation_steps": "max_validation_steps",
+    "ss_validate_every_n_epochs": "validate_every_n_epochs",
+    "ss_validate_every_n_steps": "validate_every_n_steps",
 }  # fmt: skip
 NATIVE = "networks.lora"
 OF_DATASET = ("resolution", "enable_bucket", "min_bucket_reso", "max_bucket_reso", "bucket_no_upscale")

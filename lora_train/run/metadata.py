@@ -24,7 +24,6 @@ from lora_train.train.lr import SCHEDULERS, Constant
 IMPLEMENTATION = f"lora-train/{__version__}"
 
 UNUSED = {  # options of sd-scripts that this trainer has not, at the values they have there when not given
-    "ss_num_validation_images": 0,
     "ss_full_fp16": False,
     "ss_lowram": False,
     "ss_multires_noise_iterations": None,
@@ -41,11 +40,6 @@ UNUSED = {  # options of sd-scripts that this trainer has not, at the values the
     "ss_huber_c": 0.1,
     "ss_fp8_base": False,
     "ss_fp8_base_unet": False,
-    "ss_validation_seed": None,
-    "ss_validation_split": 0.0,
-    "ss_max_validation_steps": None,
-    "ss_validate_every_n_epochs": None,
-    "ss_validate_every_n_steps": None,
 }
 
 
@@ -166,6 +160,11 @@ def _settings(job: Job) -> dict[str, object]:
         "ss_noise_offset": objective.noise_offset or None,
         "ss_min_snr_gamma": objective.min_snr_gamma,
         "ss_scale_weight_norms": job.network.scale_weight_norms,
+        "ss_validation_seed": job.data.validation_seed,
+        "ss_validation_split": job.data.validation_split,
+        "ss_max_validation_steps": job.validation.max_validation_steps,
+        "ss_validate_every_n_epochs": job.validation.validate_every_n_epochs,
+        "ss_validate_every_n_steps": job.validation.validate_every_n_steps,
     }
 
 

@@ -43,6 +43,7 @@ def heard(found: Mapping[str, object]) -> Heard:
     _schedule(left, out)
     _optimizer(left, out)
     _loss(left, out)
+    _masks(left, out)
     _concepts(left.pop("concepts", None), out)
     if left["layer_filter_preset"] == "full":
         out.words |= {"network.conv_dim": left["lora_rank"], "network.conv_alpha": left["lora_alpha"]}
@@ -117,6 +118,17 @@ def _loss(left: dict[str, object], out: Heard) -> None:
         out.words["objective.min_snr_gamma"] = strength
     elif name != "CONSTANT":
         out.refused.append(f"loss_weight_fn = {name}: {LATER}; expected CONSTANT or MIN_SNR_GAMMA")
+
+
+def _masks(left: dict[str, object], out: Heard) -> None:
+    """Mask files lie beside their pictures."""
+    usual = {
+        "unmasked_probability": 0.1, "unmasked_weight": 0.1, "normalize_masked_area_loss": False,
+        "masked_prior_preservation_weight": 0.0,
+    }  # fmt: skip
+    given = {f"objective.{name}": left.pop(name, value) for name, value in usual.items()}
+    if left.pop("masked_training", False):
+        out.words |= {"objective.masked_loss": True, "data.mask_suffix": "-masklabel", **given}
 
 
 def _every(left: dict[str, object], what: str, path: str, out: Heard) -> None:
@@ -235,7 +247,6 @@ RULES: dict[str, Rule] = {
     "min_noising_strength": _thousandth("objective.min_timestep"),
     "max_noising_strength": _thousandth("objective.max_timestep"),
     "timestep_distribution": _only(["uniform"]),
-    "masked_training": Refused(),
     "custom_conditioning_image": Refused(),
     "text_encoder_layer_skip": Translated(lambda value: {"model.clip_skip": int(value) + 1} if value else {}),
     "force_circular_padding": Refused(), "additional_embeddings": Refused(), "validation": Refused(),
@@ -255,7 +266,7 @@ RULES: dict[str, Rule] = {
          "enable_autocast_cache", "fallback_train_dtype", "lora_weight_dtype", "huber_delta",
          "vb_loss_strength",
          "noising_weight", "noising_bias", "timestep_shift", "ema_decay", "ema_update_step_interval",
-         "unmasked_probability", "unmasked_weight", "frames", "samples", "sample_definition_file_name",
+         "frames", "samples", "sample_definition_file_name",
          "backup_after", "backup_after_unit", "backup_before_save", "rolling_backup", "rolling_backup_count"),
         FORM),
 }  # fmt: skip

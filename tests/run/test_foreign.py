@@ -104,12 +104,12 @@ def test_kohya_ss_is_trained_as_it_would_train():
 def test_kohya_ss_says_no_to_what_would_train_something_else():
     values, notes = of(
         "a.json",
-        KOHYA | {"LoRA_type": "Flux1", "optimizer": "Prodigy", "learning_rate": 1, "masked_loss": True,
+        KOHYA | {"LoRA_type": "Flux1", "optimizer": "Prodigy", "learning_rate": 1,
                  "flux1_checkbox": True, "additional_parameters": "--ip_noise_gamma 0.1 --zero_terminal_snr",
                  "huggingface_token": "hf_secret", "no_such": 3},
     )  # fmt: skip
     text = "\n".join(notes)
-    for word in ("LoRA_type = Flux1", "optimizer = Prodigy", "masked_loss", "flux1_checkbox",
+    for word in ("LoRA_type = Flux1", "optimizer = Prodigy", "flux1_checkbox",
                  "ip_noise_gamma", "zero_terminal_snr", "huggingface_token", "no_such"):  # fmt: skip
         assert f"not taken: {word}" in text, word
     assert "hf_secret" not in text
@@ -118,7 +118,8 @@ def test_kohya_ss_says_no_to_what_would_train_something_else():
 
 @pytest.mark.parametrize(
     ("more", "path", "value"),
-    [({"LoRA_type": "Kohya LoCon"}, "network.conv_dim", 4), ({"LoRA_type": "LoCon"}, "network.conv_dim", 4),
+    [({"masked_loss": True}, "objective.masked_loss", True),
+     ({"LoRA_type": "Kohya LoCon"}, "network.conv_dim", 4), ({"LoRA_type": "LoCon"}, "network.conv_dim", 4),
      ({"text_encoder_lr": 0}, "network.train_unet_only", True),
      ({"text_encoder_lr": [0.0001, 0.0001]}, "lr.text_encoder_lr", 1e-4),
      ({"text_encoder_lr": [0.0001, 0.0001]}, "lr.text_encoder_lr2", None),
@@ -189,6 +190,16 @@ def test_onetrainers_second_text_encoder_has_a_rate_of_its_own(kind):
     assert values.get("lr.text_encoder_lr2") == (2e-5 if "XL" in kind else None)
 
 
+def test_onetrainers_masks_lie_beside_the_pictures():
+    assert not any("mask" in path for path in of("p.json", ONETRAINER)[0])
+    values, _ = of("p.json", ONETRAINER | {"masked_training": True, "unmasked_weight": 0.2})
+    assert {path: value for path, value in values.items() if "mask" in path} == {
+        "data.mask_suffix": "-masklabel", "objective.masked_loss": True, "objective.unmasked_weight": 0.2,
+        "objective.unmasked_probability": 0.1, "objective.normalize_masked_area_loss": False,
+        "objective.masked_prior_preservation_weight": 0.0,
+    }  # fmt: skip
+
+
 def test_a_preset_of_onetrainer_has_its_defaults_beside_it():
     values, _ = of(
         "p.json", {"training_method": "LORA", "base_model_name": "a/b", "model_type": "STABLE_DIFFUSION_15"}
@@ -207,7 +218,7 @@ def test_a_preset_of_onetrainer_has_its_defaults_beside_it():
     reason="reading TOML on Python 3.10 needs tomli",
 )
 def test_toml_of_sd_scripts():
-    toml = b'[network]\ndim = 8\n[x]\nlearning_rate = "2e-4"\nmasked_loss = true\nxformers = true\n'
+    toml = b'[network]\ndim = 8\n[x]\nlearning_rate = "2e-4"\nfull_fp16 = true\nxformers = true\n'
     values, notes = imported("a.toml", toml)
     assert values == {"network.dim": 8, "lr.learning_rate": 2e-4}
     assert len(notes) == 2

@@ -21,18 +21,23 @@ from tests.tiny import Tiny
 
 CAPTIONS = ["a cat", "two dogs"]
 LARGE = {"dim": 4, "alpha": 2.0, "conv_dim": 2, "conv_alpha": 3.0}
+WHOLE = ("ia3", "oft", "full")  # families that take convolutions by a preset
+WEIGHED = ("ia3", "glora")  # whose adapters add what depends on the layer's weight
 families = pytest.mark.parametrize("family", FAMILIES)
 
 
 def made(family: str, **values):
     """A family with as many of the values as it has settings for."""
     known = {s.path for s in settings(FAMILIES[family])}
-    return build(FAMILIES[family], {k: v for k, v in {**LARGE, **values}.items() if k in known})
+    large = {**LARGE, **({"preset": "full"} if family in WHOLE else {})}
+    return build(FAMILIES[family], {k: v for k, v in {**large, **values}.items() if k in known})
 
 
 def able(family: str, **drops) -> dict[str, float]:
     """Of dropouts those that the family has: between LoHa's and LoKr's factors are no values to drop."""
-    return drops if family == "lora" else {k: v for k, v in drops.items() if k != "dropout"}
+    known = {s.path for s in settings(FAMILIES[family])}
+    lacking = ("dropout",) if family in ("loha", "lokr") else ()
+    return {k: v for k, v in drops.items() if k in known and k not in lacking}
 
 
 def stirred(network: Network, by: float = 0.1) -> Network:
@@ -66,13 +71,14 @@ def test_a_fresh_adapter_changes_nothing(family):
 @families
 def test_delta_is_what_forward_adds(family):
     network = stirred(Network(made(family), Tiny().layers()))
-    assert {len(layer.kernel) for layer in network.layers.values()} == {0, 2}
+    assert {len(layer.kernel) for layer in network.layers.values()} == ({0} if family == "glora" else {0, 2})
     for key, layer in network.layers.items():
         x, adapter = inputs(layer), network.adapters[key]
         bias = 0 if layer.bias is None else layer.bias.view(-1, *[1] * len(layer.kernel))
         with torch.no_grad():
             ours = adapter(x, layer.module(x))
-            theirs = layer.op(x, layer.weight() + adapter.delta()) + bias
+            more = 0 if adapter.bias() is None else layer.along(adapter.bias(), ours.ndim)
+            theirs = layer.op(x, layer.weight() + adapter.delta()) + bias + more
         torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=2e-6 * float(theirs.abs().max()), msg=key)
 
 
@@ -148,6 +154,8 @@ def test_attaching_twice_is_an_error_and_two_networks_are_not(family):
     first, second = (stirred(Network(made(family), lent.layers())) for _ in range(2))
     with first.attached(), pytest.raises(RuntimeError, match="attached already"), first.attached():
         pass
+    if family in WEIGHED:  # each sees the weight without the other
+        return
     with first.merged(), second.attached():
         expected = seen(lent)
     with first.attached(), second.attached():
@@ -160,8 +168,9 @@ def test_a_saved_network_does_the_same_again(family, tmp_path):
     network = stirred(Network(made(family), lent.layers()))
     with network.attached():
         expected = seen(lent)
-    save(network, tmp_path / "a.safetensors", metadata={"ss_seed": "1"}, dtype=torch.float32)
-    tensors, metadata = load(tmp_path / "a.safetensors")
+    file, native = tmp_path / "a.safetensors", tmp_path / "native.safetensors"
+    save(network, file, metadata={"ss_seed": "1"}, dtype=torch.float32, native=native)
+    tensors, metadata = load(native if native.exists() else file)
     assert metadata["ss_seed"] == "1"
     with network_of(tensors, lent.layers()).attached():
         assert torch.equal(seen(lent), expected)
@@ -273,6 +282,10 @@ def test_nothing_is_silent_in_a_model_that_calls_all(family):
 
 @families
 def test_max_norm_shrinks_what_is_larger_and_only_that(family):
+    if family == "oft":
+        with pytest.raises(Mistake, match="scale_weight_norms = 1: a turn"):
+            made(family, scale_weight_norms=1)
+        return
     network = stirred(Network(made(family), Tiny().layers()), 1.0)
     before = {key: a.delta().detach() for key, a in network.adapters.items()}
     norms = sorted(float(d.norm()) for d in before.values())
@@ -291,8 +304,10 @@ def test_max_norm_shrinks_what_is_larger_and_only_that(family):
 @pytest.mark.parametrize("path", ["input_blocks.1.1.transformer_blocks.0.attn1.to_q", "input_blocks.3.0.op"])
 def test_dropped_parts_are_made_up_for_on_average(family, drop, path):
     if not able(family, **{drop: 0.4}):
-        with pytest.raises(Mistake, match=f"{drop} = 0.4: "):
-            made(family, **{drop: 0.4})
+        with pytest.raises(Mistake, match=f"{drop}( = 0.4)?: "):
+            build(FAMILIES[family], {drop: 0.4})
+        return
+    if family == "glora" and path.endswith(".op"):
         return
     layer = next(layer for layer in Tiny().layers() if layer.path == path)
     adapter = stirred(made(family, **{drop: 0.4}).make(layer))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from lora_train.adapters.full import Full
+from lora_train.adapters.glora import Glora
+from lora_train.adapters.ia3 import Ia3
 from lora_train.adapters.loha import Loha
 from lora_train.adapters.lokr import Lokr
 from lora_train.adapters.lora import Lora
+from lora_train.adapters.oft import Oft
 
-FAMILIES = {"lora": Lora, "loha": Loha, "lokr": Lokr}
+FAMILIES = {"lora": Lora, "loha": Loha, "lokr": Lokr, "ia3": Ia3, "oft": Oft, "glora": Glora, "full": Full}

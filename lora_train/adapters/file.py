@@ -17,6 +17,7 @@ from torch import Tensor
 from lora_train.adapters import FAMILIES
 from lora_train.adapters.export import readable
 from lora_train.adapters.family import Family
+from lora_train.adapters.fourfold import filling, missing
 from lora_train.adapters.layer import Layer
 from lora_train.adapters.lora import Lora
 from lora_train.adapters.network import Network
@@ -66,13 +67,13 @@ def save(  # noqa: PLR0913 (what a file is made of)
     Raises:
         Mistake: the folder cannot be written to, or the disk is full; nothing is left then.
     """
-    plain = readable(network, rank)
+    plain, more = readable(network, rank), missing(network.layers)
     if plain is None:
-        _write(entries(network), path, metadata, dtype)
+        _write({**entries(network), **more}, path, metadata, dtype)
         return
     if native is not None:
         _write(entries(network), native, metadata, dtype)
-    _write({**plain.tensors, **_word(network)}, path, plain.texts(metadata), dtype)
+    _write({**plain.tensors, **more, **_word(network)}, path, plain.texts(metadata), dtype)
 
 
 def save_word(word: Word, path: pathlib.Path, *, metadata: Mapping[str, str], dtype: torch.dtype) -> None:
@@ -309,7 +310,7 @@ def _layered(
         raise Mistake(f"{name}: not made for {said}: {_some(foreign, tensors)} of none of its layers")
     if idle := _idle(found, layers, arch):
         log.info("%s: %s for a layer that no caption comes through, and left out", name, _some(idle, found))
-    return {key: own for key, own in found.items() if key not in idle}
+    return {key: own for key, own in found.items() if key not in idle and not filling(own)}
 
 
 def _idle(found: Iterable[str], layers: Iterable[Layer], arch: str) -> list[str]:

@@ -30,9 +30,20 @@ class Model:
         group="model", place=True, basic=True)  # fmt: skip
     vae: pathlib.Path | None = knob(
         None, "Autoencoder to use in place of the checkpoint's own.", group="model", place=True)  # fmt: skip
+    base_weights: tuple[pathlib.Path, ...] | None = knob(
+        None, "Saved LoRAs that are on the model all the time, in training and samples, as if it had been "
+        "made with them; what is trained is used together with them. To go on from one, see "
+        "network.weights.", group="model", place=True)  # fmt: skip
+    base_weights_multiplier: tuple[float, ...] | None = knob(
+        None, "Strength of each of base_weights. What is missing is 1.", group="model", low=-10, high=10
+    )
     v_parameterization: bool | None = knob(
         None, "Whether the checkpoint predicts v rather than noise. Empty: as the .yaml beside it or the "
         "file itself says; else SD 2.x is tried, and others predict noise.", group="model")  # fmt: skip
+    zero_terminal_snr: bool | None = knob(
+        None, "Whether noise is all there is at the last timestep, which frees very dark and bright "
+        "pictures, with models that predict v. Empty: as the file's entry ztsnr or its scheduler says. For "
+        "pictures in a WebUI set its noise schedule.", group="model")  # fmt: skip
     clip_skip: int | None = knob(
         None, "Take the text encoder's n-th layer from the end, as the WebUI's setting of that name. Empty "
         "or 1: the last. SD 1.x only, for others have a layer that is always taken.", group="model", low=1,
@@ -54,9 +65,18 @@ class Model:
         "between brackets.", group="model")  # fmt: skip
 
     def check(self) -> list[str]:
+        files, strengths = len(self.base_weights or ()), len(self.base_weights_multiplier or ())
+        said = []
         if self.quantized_text_encoder and self.quantized_base is None:
-            return ["quantized_text_encoder = True: expected quantized_base beside it, which says how"]
-        return []
+            said.append("quantized_text_encoder = True: expected quantized_base beside it, which says how")
+        if strengths > files:
+            said.append(f"base_weights_multiplier: expected no more than base_weights has files, {files}")
+        return said
+
+    def beneath(self) -> list[tuple[pathlib.Path, float]]:
+        """What base_weights has, with its strength."""
+        files, strengths = self.base_weights or (), self.base_weights_multiplier or ()
+        return [*zip(files, (*strengths, *[1.0] * len(files)), strict=False)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +120,7 @@ class Origin:
     vae_new_hash: str | None = None
     arch: str = "sd1"  # one of names.ARCHS
     prediction: str = "epsilon"
+    last_is_noise: bool = False  # no signal is left at the last step
 
 
 class Lent(Protocol):

@@ -46,12 +46,20 @@ def parsed(kind: object, limits: Limits, value: object) -> object:
         return None
     if typing.get_origin(inner) is not tuple:
         return _single(inner, limits, value)
-    words = value.replace(",", " ").split() if isinstance(value, str) else value
-    each = words if isinstance(words, list | tuple) else [words]
+    each = several(inner, value)
     try:
         return tuple(_single(typing.get_args(inner)[0], limits, word) for word in each)
     except ValueError:
         raise ValueError(f"expected {expected(kind, limits)}") from None
+
+
+def several(kind: object, value: object) -> list | tuple:
+    """The elements of what is given for a tuple. Paths may have blanks in them, and have commas or line ends
+    between; all else has commas or blanks."""
+    if isinstance(value, str) and typing.get_args(kind)[0] is pathlib.Path:
+        return [word.strip() for word in value.replace("\n", ",").split(",") if word.strip()]
+    words = value.replace(",", " ").split() if isinstance(value, str) else value
+    return words if isinstance(words, list | tuple) else [words]
 
 
 def expected(kind: object, limits: Limits) -> str:

@@ -229,5 +229,4 @@ NETWORK: Rules = {
     "network_module": Translated(module),
     "scale_weight_norms": unless_off("network.scale_weight_norms"),
     "network_multiplier": Refused(off=("1", "1.0")),
-    **dict.fromkeys(("base_weights", "base_weights_multiplier"), Refused()),
 }

@@ -26,6 +26,7 @@ from lora_train.errors import Mistake
 from lora_train.host import Host, Lent
 from lora_train.job import Job, Output, Place, written
 from lora_train.prompts import Prompt
+from lora_train.run.base import Base
 from lora_train.run.caches import Caches
 from lora_train.run.classes import drawn, heeding, home
 from lora_train.run.control import Control, Ended
@@ -143,6 +144,7 @@ class Session:
         self.lent, self.planned, self.progress = lent, planned, progress
         self.began, self.clock = time.time(), time.monotonic()  # the one may be set while the run goes on
         self.wrote, self.state = store.result, None
+        self.base = Base.of(job.model, lent.layers())
         self.network = _network(job, lent)
         self.network.word = word(job, lent)
         self.wardrobe = Wardrobe(lent, [output.output_dir])
@@ -169,7 +171,8 @@ class Session:
         """All that a run changes of the model and of torch; `self.on.close()` takes it back."""
         blocks = self.lent.checkpoint_blocks() if self.place.gradient_checkpointing else []
         read = spoken(self.lent, self.network.word)
-        for change in (quick(self.lent.device), self.network.attached(), recomputed(blocks), read):
+        beneath = self.base.attached()
+        for change in (quick(self.lent.device), beneath, self.network.attached(), recomputed(blocks), read):
             self.on.enter_context(change)
 
     def between(self, progress: Progress) -> None:
@@ -198,7 +201,7 @@ class Session:
             return  # what there is to save needs no model
         tell(self.others, "")
         layers = self.lent.layers()
-        for network in (self.network, *self.wardrobe.networks.values()):
+        for network in (self.network, *self.base.networks, *self.wardrobe.networks.values()):
             network.move(layers)
         self.attach()
 
@@ -220,7 +223,7 @@ class Session:
         if not self.place.park_on_pause:
             return []
         made = self.caches and self.caches.made
-        return [self.learner, self.guard, made, [*self.wardrobe.networks.values()]]
+        return [self.learner, self.guard, made, [*self.base.networks, *self.wardrobe.networks.values()]]
 
     def train(self, learner: Learner, prompts: Sequence[Prompt], resumed: State | None) -> None:
         """Everything between a model that is lent and a file that is written."""
@@ -318,6 +321,7 @@ class Session:
             data=summary.facts(self.planned, self.job.training.gradient_accumulation_steps, self.crew.world),
         )
         texts = metadata(self.job, self.output, self.place, facts)
+        texts |= {} if self.output.no_metadata else self.base.record()
         save(
             self.network, path, metadata=texts, dtype=PRECISIONS[self.output.save_precision],
             native=self.store.native_of(path), rank=self.output.export_rank)  # fmt: skip
@@ -334,8 +338,8 @@ class Session:
     @functools.cached_property
     def states(self) -> States:
         return States(
-            self.job, self.place, self.lent.origin, self._samples(), self._together(), self.crew.world
-        )
+            self.job, self.place, self.lent.origin, self._samples(), self._together(), self.crew.world,
+            self.base.said)  # fmt: skip
 
     def _together(self) -> int:
         """Batches to a step, of all processes."""

@@ -10,12 +10,13 @@ import shutil
 import string
 import subprocess
 import sys
+import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lora_train.errors import Mistake
 from lora_train.knobs import general
-from lora_train.values import shown, unwrapped
+from lora_train.values import several, shown, unwrapped
 
 if TYPE_CHECKING:
     from lora_train.host import Folders
@@ -83,10 +84,14 @@ class Guard:
                 continue
             if unwrapped(setting.type)[0] is str and str(value).startswith("data:"):
                 continue
+            inner = unwrapped(setting.type)[0]
+            listed = typing.get_origin(inner) is tuple
             try:
-                text = cleaned(value, name)
-                self.path(text, name, written=_written(setting))
-                found[name] = str(pathlib.Path(text).expanduser())
+                texts = [cleaned(one, name) for one in (several(inner, value) if listed else [value])]
+                for text in texts:
+                    self.path(text, name, written=_written(setting))
+                known = [str(pathlib.Path(text).expanduser()) for text in texts]
+                found[name] = known if listed else known[0]
             except Mistake as e:
                 complaints.append(str(e))
         if complaints:
@@ -178,7 +183,11 @@ def _paths() -> dict[str, Setting]:
     """The settings that name files."""
     from lora_train.job import declared
 
-    files = (s for s in declared() if unwrapped(s.type)[0] is pathlib.Path or s.place and not s.choices)
+    files = (
+        s
+        for s in declared()
+        if unwrapped(s.type)[0] in (pathlib.Path, tuple[pathlib.Path, ...]) or s.place and not s.choices
+    )
     return {s.path: s for s in files}
 
 

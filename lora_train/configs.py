@@ -140,7 +140,8 @@ def _level(table: Mapping[str, object], lead: str, found: Values) -> list[str]:
             complaints.append(f"{name} = {shown(value)}: {rule.reason}")
         elif isinstance(rule, Translated):
             try:
-                rule.into(value)
+                meant = rule.into(value)
+                found.update({f"{lead}.{path.rpartition('.')[2]}": v for path, v in meant.items()})
             except Mistake as e:
                 complaints.append(str(e))
     return complaints

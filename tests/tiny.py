@@ -284,7 +284,10 @@ class TinyHost:
     ) -> Iterator[Tiny]:
         waiting()
         dtypes = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-        yield Tiny("v" if model.v_parameterization else "epsilon", dtypes[precision])
+        lent = Tiny("v" if model.v_parameterization else "epsilon", dtypes[precision])
+        if model.zero_terminal_snr:
+            lent.schedule = lent.schedule.ending_in_noise()
+        yield lent
 
     def header(self) -> dict[str, object]:
         return {

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-from lora_train.compat.rules import Refused, Rules, ignored, only, unless_off
+from lora_train.compat.rules import Rules, Translated, Values, off, unless_off
+from lora_train.errors import Mistake
+from lora_train.values import shown
+
+
+def _kind(value: object) -> Values:
+    """kohya_ss' own, whose numbers are those of the one kind or the other."""
+    if str(value).lower() not in ("original", "multires"):
+        raise Mistake(f"noise_offset_type = {shown(value)}: expected Original or Multires")
+    return {}
+
+
+def _attributes(value: object) -> Values:
+    """A table of a dataset file, in which sd-scripts looks for one name."""
+    if off(value):
+        return {}
+    if not isinstance(value, dict):
+        raise Mistake(f"custom_attributes = {shown(value)}: expected a table")
+    if lost := [name for name in value if name != PRESERVED]:
+        raise Mistake(f"custom_attributes.{lost[0]}: no such attribute; expected {PRESERVED}")
+    return {f"data.{PRESERVED}": value[PRESERVED]}
+
+
+PRESERVED = "diff_output_preservation"
 
 LOSS: Rules = {
+    "custom_attributes": Translated(_attributes),
     "min_snr_gamma": unless_off("objective.min_snr_gamma"),
-    "loss_type": only("loss_type", "l2"),
-    "noise_offset_type": only("noise_offset_type", "original"),  # kohya_ss' own
-    **ignored("the loss is l2", "huber_schedule", "huber_c", "huber_scale", off=("snr", "0.1", "1", "1.0")),
-    **ignored("there is no multires noise", "multires_noise_discount", off=("0.3",)),
-    **dict.fromkeys(
-        (
-            "noise_offset_random_strength", "adaptive_noise_scale",
-            "multires_noise_iterations", "ip_noise_gamma", "ip_noise_gamma_random_strength",
-            "zero_terminal_snr", "debiased_estimation_loss", "v_pred_like_loss",
-            "scale_v_pred_loss_like_noise_pred",
-        ),
-        Refused(),
-    ),
-}  # fmt: skip
+    "noise_offset_type": Translated(_kind),
+    "adaptive_noise_scale": unless_off("objective.adaptive_noise_scale"),
+    "multires_noise_iterations": unless_off("objective.multires_noise_iterations"),
+    "ip_noise_gamma": unless_off("objective.ip_noise_gamma"),
+    "v_pred_like_loss": unless_off("objective.v_pred_like_loss"),
+    "zero_terminal_snr": unless_off("model.zero_terminal_snr"),  # else the file's own word holds
+}

@@ -5,13 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from lora_train.adapters.family import Ranked
+from lora_train.data.folder import Data
 from lora_train.job import Job, Output, Place
+from lora_train.knobs import kind_of, settings
+from lora_train.objectives.timed import BIASED, WEIGHED
+from lora_train.train.lr import SCHEDULERS
+from lora_train.train.rates import Constant
+from lora_train.train.validation import Validation
 
 Rule = tuple[tuple[str, ...], Callable[[Job, Output, Place], bool], str]
 
 
 def _warms(job: Job) -> bool:
     return type(job.lr).__name__ != "Constant"
+
+
+def _course(job: Job, *kinds: str) -> bool:
+    """Whether the schedule is one of these."""
+    return job.lr.lr_scheduler_type is None and kind_of(SCHEDULERS, job.lr) in kinds
+
+
+def _of(job: Job, name: str) -> object:
+    """What an objective has under a name, where it has it."""
+    return vars(job.objective).get(name)
 
 
 def _picks(job: Job) -> bool:
@@ -42,6 +58,13 @@ ONE_TEXT = ("sd1", "sd2")
 LAST_BUT_ONE = {"sd2": "SD 2.x", "sdxl": "SDXL"}
 IN_PLACE = "tags stay where they are; set data.shuffle_caption"
 
+PICTURES = (
+    *(f"data.{s.path}" for s in settings(Data)
+      if ".N." not in s.path and s.name not in ("resolution", "batch_size", "train_data_dir", "reg_data_dir",
+                                                "in_json")),
+    "place.cache_latents", "place.cache_latents_to_disk", "place.vae_batch_size",
+)  # fmt: skip
+
 RULES: tuple[Rule, ...] = (
     (("lr.text_encoder_lr",), lambda j, o, p: j.network.train_unet_only, UNET_ONLY),
     (("lr.text_encoder_lr", "lr.text_encoder_lr2"), lambda j, o, p: not j.network.trains("te1"), PRESET_TEXT),
@@ -50,6 +73,18 @@ RULES: tuple[Rule, ...] = (
      "network.preset leaves 3x3 convolutions out"),
     (("lr.unet_lr",), lambda j, o, p: j.network.train_text_encoder_only, TEXT_ONLY),
     (("lr.lr_warmup_steps",), lambda j, o, p: not _warms(j), "lr.kind = constant has no warm-up"),
+    (tuple(f"lr.{s.path}" for s in settings(Constant)), lambda j, o, p: j.optimizer.chooses,
+     "Adafactor chooses the rate, as optimizer.relative_step says"),
+    (("lr.lr_scheduler_num_cycles",),
+     lambda j, o, p: not _course(j, "cosine_with_restarts", "cosine_with_min_lr", "warmup_stable_decay"),
+     "is of cosine_with_restarts, cosine_with_min_lr and warmup_stable_decay"),
+    (("lr.lr_scheduler_min_lr_ratio",),
+     lambda j, o, p: not _course(j, "cosine_with_min_lr", "warmup_stable_decay"),
+     "is of cosine_with_min_lr and warmup_stable_decay"),
+    (("lr.lr_scheduler_power",), lambda j, o, p: not _course(j, "polynomial"), "is of polynomial"),
+    (("lr.lr_scheduler_timescale",), lambda j, o, p: not _course(j, "inverse_sqrt"), "is of inverse_sqrt"),
+    (("lr.lr_decay_steps",), lambda j, o, p: not _course(j, "warmup_stable_decay"),
+     "is of warmup_stable_decay"),
     (("training.max_train_steps",), lambda j, o, p: j.training.max_train_epochs is not None,
      "training.max_train_epochs says how long"),
     (("network.dim_from_weights",), lambda j, o, p: j.network.weights is None,
@@ -71,8 +106,43 @@ RULES: tuple[Rule, ...] = (
      lambda j, o, p: not _picks(j), IN_PLACE),
     (("data.token_warmup_min",), lambda j, o, p: not j.data.token_warmup_step,
      "there is no warm-up of tags; set data.token_warmup_step"),
-    (("data.prior_loss_weight",), lambda j, o, p: not j.data.reg_data_dir and not j.data.datasets,
+    (("data.prior_loss_weight", "data.prior_loss_scale"),
+     lambda j, o, p: not j.data.reg_data_dir and not j.data.datasets,
      "there are no regularisation pictures; set data.reg_data_dir"),
+    (("data.prior_loss_target", "data.prior_loss_weight_min"), lambda j, o, p: not j.data.prior_loss_scale,
+     "the weight stays what it is; set data.prior_loss_scale"),
+    (("objective.huber_c", "objective.huber_schedule", "objective.huber_scale"),
+     lambda j, o, p: _of(j, "loss_type") in ("l2", "l1"),
+     "objective.loss_type is neither huber nor smooth_l1"),
+    (("objective.huber_scale",), lambda j, o, p: _of(j, "huber_schedule") == "snr",
+     "objective.huber_schedule = snr takes huber_c alone"),
+    (("objective.noise_offset_random_strength",), lambda j, o, p: not _of(j, "noise_offset"),
+     "there is none; set objective.noise_offset"),
+    (("objective.multires_noise_discount",), lambda j, o, p: not _of(j, "multires_noise_iterations"),
+     "there is none; set objective.multires_noise_iterations"),
+    (("objective.ip_noise_gamma_random_strength",), lambda j, o, p: not _of(j, "ip_noise_gamma"),
+     "there is none; set objective.ip_noise_gamma"),
+    (("objective.noising_weight",), lambda j, o, p: _of(j, "timestep_distribution") not in WEIGHED,
+     "objective.timestep_distribution has no such number"),
+    (("objective.noising_bias",), lambda j, o, p: _of(j, "timestep_distribution") not in BIASED,
+     "objective.timestep_distribution has no such number"),
+    (("objective.edm2_loss_weighting_optimizer_lr", "objective.edm2_loss_weighting_num_channels"),
+     lambda j, o, p: not _of(j, "edm2_loss_weighting"), "there is none; set objective.edm2_loss_weighting"),
+    (("objective.diff_output_preservation_multiplier",),
+     lambda j, o, p: not j.data.datasets and not j.data.diff_output_preservation_class,
+     "there is none; set data.diff_output_preservation_class"),
+    (("objective.unmasked_weight", "objective.unmasked_probability", "objective.normalize_masked_area_loss",
+      "objective.masked_prior_preservation_weight"),
+     lambda j, o, p: not (j.data.alpha_mask or j.data.datasets or _of(j, "masked_loss")),
+     "there are no masks; set data.alpha_mask, or objective.masked_loss"),
+    (("data.transparent_color",), lambda j, o, p: j.data.alpha_mask,
+     "the colours under it are shown, for data.alpha_mask means something else by it"),
+    (("data.validation_seed", *(f"validation.{s.path}" for s in settings(Validation))),
+     lambda j, o, p: not (j.data.validation_split or j.data.datasets),
+     "no pictures are held out; set data.validation_split"),
+    (("validation.early_stopping_threshold",),
+     lambda j, o, p: j.validation.early_stopping_patience is None,
+     "the run goes on to its end; set validation.early_stopping_patience"),
     (("output.save_every_n_steps",), lambda j, o, p: bool(o.save_every_n_epochs or o.save_n_epoch_ratio),
      "files are saved by epoch"),
     (("output.save_every_n_epochs",), lambda j, o, p: o.save_n_epoch_ratio is not None,
@@ -89,6 +159,7 @@ RULES: tuple[Rule, ...] = (
     (("output.logging_dir", "output.log_prefix", "output.log_tracker_name", "output.log_tracker_config",
       "output.log_config"), lambda j, o, p: not o.log_with, NO_TRACKER),
     (("output.wandb_run_name",), lambda j, o, p: "wandb" not in o.trackers, "output.log_with is not wandb"),
+    (PICTURES, lambda j, o, p: not j.objective.pictures, "what is learned are prompts, not pictures"),
     (("place.vae_batch_size",), lambda j, o, p: not p.caches(j.data),
      "latents are made anew for each batch; set place.cache_latents"),
 )  # fmt: skip

@@ -10,7 +10,6 @@ import pathlib
 import time
 from collections.abc import Mapping
 
-import torch
 from PIL import Image
 
 from lora_train import __version__
@@ -24,12 +23,13 @@ from lora_train.train.lr import SCHEDULERS, Constant
 IMPLEMENTATION = f"lora-train/{__version__}"
 
 UNUSED = {  # options of sd-scripts that this trainer has not, at the values they have there when not given
+    "ss_noise_offset": None,
+    "ss_min_snr_gamma": None,
     "ss_full_fp16": False,
     "ss_lowram": False,
     "ss_multires_noise_iterations": None,
     "ss_multires_noise_discount": 0.3,
     "ss_adaptive_noise_scale": None,
-    "ss_zero_terminal_snr": False,
     "ss_ip_noise_gamma": None,
     "ss_debiased_estimation": False,
     "ss_noise_offset_random_strength": False,
@@ -38,8 +38,6 @@ UNUSED = {  # options of sd-scripts that this trainer has not, at the values the
     "ss_huber_schedule": "snr",
     "ss_huber_scale": 1.0,
     "ss_huber_c": 0.1,
-    "ss_fp8_base": False,
-    "ss_fp8_base_unet": False,
 }
 
 
@@ -86,11 +84,13 @@ def metadata(job: Job, output: Output, place: Place, facts: Facts) -> dict[str, 
 
     `lora_train_job` holds the job as `assemble` takes it, without folders.
     """
+    job = job.usual()
     found = {
         **UNUSED,
         **_run(job, output, place, facts),
         **_settings(job),
         **job.network.record(),
+        **job.objective.record(),
         **_model(facts.origin),
         **facts.data,
         **_modelspec(job, output, facts),
@@ -136,29 +136,29 @@ def _run(job: Job, output: Output, place: Place, facts: Facts) -> dict[str, obje
         "ss_output_name": output.output_name,
         "ss_training_comment": output.training_comment,
         "ss_sd_scripts_commit_hash": IMPLEMENTATION,  # so that nobody looks for it there
+        "ss_optimizer": job.optimizer.on(place.device).name(),
         "ss_gradient_checkpointing": place.gradient_checkpointing,
         "ss_cache_latents": place.caches(job.data),
     }
 
 
 def _settings(job: Job) -> dict[str, object]:
-    objective, lr, training = job.objective, job.lr, job.training
+    lr, training = job.lr, job.training
     warmup = lr.lr_warmup_steps
     return {
         "ss_learning_rate": lr.learning_rate,
         "ss_unet_lr": lr.unet_lr,
         "ss_text_encoder_lr": lr.text_encoder_lr if lr.text_encoder_lr2 is None else _rates(lr),
-        "ss_lr_scheduler": kind_of(SCHEDULERS, lr),
+        "ss_lr_scheduler": lr.lr_scheduler_type or kind_of(SCHEDULERS, lr),
         "ss_lr_warmup_steps": int(warmup) if warmup == int(warmup) else warmup,
-        "ss_optimizer": _optimizer(job),
         "ss_max_grad_norm": training.max_grad_norm,
         "ss_gradient_accumulation_steps": training.gradient_accumulation_steps,
         "ss_mixed_precision": training.mixed_precision,
+        "ss_fp8_base": job.model.quantized_base == "fp8" and job.model.quantized_text_encoder,
+        "ss_fp8_base_unet": job.model.quantized_base == "fp8" and not job.model.quantized_text_encoder,
         "ss_seed": training.seed,
         "ss_clip_skip": job.model.clip_skip,
         "ss_max_token_length": None if job.model.max_token_length == 75 else job.model.max_token_length,
-        "ss_noise_offset": objective.noise_offset or None,
-        "ss_min_snr_gamma": objective.min_snr_gamma,
         "ss_scale_weight_norms": job.network.scale_weight_norms,
         "ss_validation_seed": job.data.validation_seed,
         "ss_validation_split": job.data.validation_split,
@@ -171,14 +171,6 @@ def _settings(job: Job) -> dict[str, object]:
 def _rates(lr: Constant) -> list[float]:
     """Of both text encoders, as sd-scripts writes two down."""
     return [lr.rate(part) for part in ("te1", "te2")]
-
-
-def _optimizer(job: Job) -> str:
-    """`module.Class(k=v,…)` with what differs from its defaults, as sd-scripts has what was given."""
-    made = type(job.optimizer.make([{"params": [torch.nn.Parameter(torch.zeros(1))]}]))
-    own, usual = flat(job.optimizer), flat(type(job.optimizer)())
-    given = ",".join(f"{name}={value}" for name, value in own.items() if value != usual[name])
-    return f"{made.__module__}.{made.__name__}" + (f"({given})" if given else "")
 
 
 def _model(origin: Origin) -> dict[str, object]:
@@ -194,14 +186,15 @@ def _model(origin: Origin) -> dict[str, object]:
     version = KINDS[origin.arch].version
     if origin.prediction == "v" and origin.arch != "sdxl":
         version += "_v"
-    return {"ss_v2": origin.arch == "sd2", "ss_base_model_version": version, **found}
+    ends = {"ss_zero_terminal_snr": origin.last_is_noise}
+    return {"ss_v2": origin.arch == "sd2", "ss_base_model_version": version, **ends, **found}
 
 
 def _modelspec(job: Job, output: Output, facts: Facts) -> dict[str, object]:
     """modelspec 1.0.1: what it demands, and what it asks for where there is something to say."""
     kind, size = KINDS[facts.origin.arch], (job.data.datasets or (job.data,))[0].resolution
     version = f"{kind.modelspec}-{'768-v' if facts.origin.prediction == 'v' else '512'}"
-    low, high = job.objective.min_timestep, job.objective.max_timestep
+    low, high = job.objective.window
     found = {
         "sai_model_spec": "1.0.1",
         "architecture": f"{version if facts.origin.arch == 'sd2' else kind.modelspec}/lora",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from lora_train.adapters import FAMILIES
 from lora_train.errors import Mistake
 from lora_train.job import Job, Output, Place
-from lora_train.knobs import kind_of
+from lora_train.knobs import flat, kind_of
 from lora_train.names import ARCHS
 from lora_train.objectives import OBJECTIVES
 from lora_train.objectives.masked import Masked
 from lora_train.run.metadata import thumbnail
 from lora_train.run.trackers import unready
+from lora_train.train.lr import OfAdafactor
+from lora_train.train.optim_adaptive import Adafactor
 from lora_train.values import shown
 
 
@@ -40,6 +43,19 @@ def masks(job: Job) -> list[str]:
     return []
 
 
+WHOLE = ("boft", "glora", "ia3", "oft")  # families that act on a layer's weight
+
+
+def beneath(job: Job) -> list[str]:
+    """What is said of LoRAs under adapters that need the weights those would have been merged into."""
+    kind = kind_of(FAMILIES, job.network)
+    if not job.model.base_weights or not (kind in WHOLE or flat(job.network).get("dora_wd")):
+        return []
+    what = f"network.kind = {kind}" if kind in WHOLE else "network.dora_wd"
+    return [f"model.base_weights: {what} acts on whole weights, which these files are no part of; leave one "
+            "out, or train on a checkpoint that they are merged into"]  # fmt: skip
+
+
 def validation(job: Job) -> list[str]:
     """What is said of a validation that cannot be."""
     datasets, objective = job.data.datasets, job.objective
@@ -56,16 +72,77 @@ def validation(job: Job) -> list[str]:
     return []
 
 
+def wordless(job: Job, output: Output) -> list[str]:
+    """What is said of folders and epochs where prompts are learned from."""
+    if job.objective.pictures:
+        return []
+    of = f"objective.kind = {kind_of(OBJECTIVES, job.objective)} learns from prompts"
+    folders = {f"data.{name}": vars(job.data)[name] for name in ("train_data_dir", "reg_data_dir", "in_json")}
+    said = [f"{path} = {shown(value)}: {of}; leave it empty" for path, value in folders.items() if value]
+    said += [f"data.datasets: {of}; leave them out"] * bool(job.data.datasets)
+    for path, value, instead in (
+        ("training.max_train_epochs", job.training.max_train_epochs, "training.max_train_steps"),
+        ("output.save_every_n_epochs", output.save_every_n_epochs, "output.save_every_n_steps"),
+        ("output.save_n_epoch_ratio", output.save_n_epoch_ratio, "output.save_every_n_steps"),
+        ("output.save_last_n_epochs", output.save_last_n_epochs, "output.save_last_n_steps"),
+        ("output.sample_every_n_epochs", output.sample_every_n_epochs, "output.sample_every_n_steps"),
+    ):
+        if value is not None:
+            said.append(f"{path} = {shown(value)}: {of}, which have no epochs; set {instead}")
+    return said
+
+
+def rates(job: Job, place: Place) -> list[str]:
+    """What is said of an optimizer that cannot be had, and of rates and schedules that it does not take."""
+    optimizer, lr = job.optimizer.on(place.device), job.usual().lr
+    parts = [part for part in ("unet", "te1") if job.network.trains(part)]
+    parts += ["te2"] * bool(lr.text_encoder_lr2 is not None and job.network.trains("te2"))
+    found = {part: lr.rate(part) for part in parts}
+    said = optimizer.unready()
+    if None in found.values() or (lr.learning_rate is None and not found):
+        said.append(f"lr.learning_rate: expected a rate; nothing is usual with {optimizer.path()}")
+    else:
+        said += optimizer.refusals(found)
+    if isinstance(lr, OfAdafactor) and not (isinstance(optimizer, Adafactor) and optimizer.chooses):
+        said.append(
+            "lr.kind = adafactor: is what Adafactor chooses by itself; set optimizer.kind = adafactor, "
+            "with relative_step, or choose another"
+        )
+    return said
+
+
+def undefined(job: Job, prediction: str, last_is_noise: bool) -> list[str]:
+    """What of the objective means nothing for a model that predicts so, and whose last step is so."""
+    return [f"objective.{line}" for line in job.objective.refusals(prediction, last_is_noise)]
+
+
+def stays(job: Job) -> list[str]:
+    """What is said of pictures that are to stay as they are, where that cannot be."""
+    own = [s for dataset in job.data.datasets for s in dataset.subsets] or [job.data]
+    said = []
+    if any(s.diff_output_preservation_class and not s.trigger_word for s in own):
+        said.append(
+            "data.diff_output_preservation_class: stands in place of the trigger word; expected "
+            "data.trigger_word beside it"
+        )
+    asked = any(s.diff_output_preservation or s.diff_output_preservation_class for s in own)
+    if asked and not job.objective.keeps:
+        kind = kind_of(OBJECTIVES, job.objective)
+        said.append(f"data.diff_output_preservation: objective.kind = {kind} has no such thing; leave it out")
+    return said
+
+
 def refusals(job: Job, output: Output, place: Place) -> list[str]:
     """What is to be said of them before a run is begun; nothing is touched."""
     complaints = []
-    if place.caches(job.data):
+    if job.objective.pictures and place.caches(job.data):
         complaints += [
             f"{name}: cannot go with cached latents, for a picture is cached once and looks different each "
             f"time; set place.cache_latents = false, or leave {name} out"
             for name in job.data.changing()
         ]
-    complaints += masks(job) + validation(job)
+    complaints += rates(job, place) + beneath(job)
+    complaints += masks(job) + validation(job) + wordless(job, output) + stays(job)
     thumbnail.cache_clear()  # it is that of now, and then of the whole run
     try:
         thumbnail(output.card)

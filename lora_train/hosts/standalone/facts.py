@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lora_train.errors import Mistake
+from lora_train.host import Model
 from lora_train.values import shown
 from lora_train.weights import Weights
 
@@ -43,6 +44,21 @@ USUAL = {
     "sd2": Facts("sd2", head_width=64, text_activation="gelu", prediction=None),
     "sdxl": Facts("sdxl", head_width=64, scale=0.13025, empty_is_zero=True),
 }
+
+
+def asked(facts: Facts, model: Model) -> Facts:
+    """With what is said of the prediction in place of what the files say."""
+    if model.v_parameterization is None:
+        return facts
+    prediction = "v" if model.v_parameterization else "epsilon"
+    return dataclasses.replace(facts, prediction=prediction, by="model.v_parameterization says")
+
+
+def last_is_noise(facts: Facts, model: Model) -> bool:
+    """Whether no signal is left at the last step, of a model whose prediction is known."""
+    if model.zero_terminal_snr is None:
+        return facts.last_is_noise and facts.prediction == "v"
+    return model.zero_terminal_snr
 
 
 def told(source: pathlib.Path, arch: str, **known: Any) -> Facts:

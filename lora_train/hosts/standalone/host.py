@@ -20,14 +20,14 @@ from lora_train import names
 from lora_train.adapters.layer import Layer
 from lora_train.errors import Mistake
 from lora_train.host import Cond, Folders, Model, Origin
-from lora_train.hosts.standalone.facts import PREDICTIONS
+from lora_train.hosts.standalone.facts import PREDICTIONS, asked, last_is_noise
 from lora_train.hosts.standalone.files import CHECKPOINT, Found, find
 from lora_train.hosts.standalone.packed import pack, ready
 from lora_train.hosts.standalone.slot import Slot
 from lora_train.hosts.standalone.texts import Texts, Vectors, trunk
 from lora_train.noise import Schedule
 from lora_train.prompts import Prompt
-from lora_train.run.refusals import one_text_encoder
+from lora_train.run.refusals import one_text_encoder, undefined
 from lora_train.weights import hashes
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-V = "model.v_parameterization"
 NO_CUDA = "place.device = cuda: expected a CUDA device and found none; use cpu or auto"
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -60,9 +59,7 @@ class StandaloneHost:
         found = find(model.pretrained_model_name_or_path, model.vae)
         if skipped := skips(model, found.facts.arch):
             raise Mistake(skipped[0])
-        if model.v_parameterization is not None:
-            told = {"prediction": "v" if model.v_parameterization else "epsilon", "by": f"{V} says"}
-            found = dataclasses.replace(found, facts=dataclasses.replace(found.facts, **told))
+        found = dataclasses.replace(found, facts=asked(found.facts, model))
         loan = Loan(found, model, device=chosen(device), dtype=DTYPES[precision])
         try:
             yield loan
@@ -89,6 +86,9 @@ class StandaloneHost:
             except Mistake as e:
                 return complaints + str(e).splitlines()
             complaints += skips(job.model, found.facts.arch) + one_text_encoder(job, found.facts.arch)
+            facts = asked(found.facts, job.model)
+            if facts.prediction is not None:  # else only the model itself can say
+                complaints += undefined(job, facts.prediction, last_is_noise(facts, job.model))
         return complaints
 
     def announce(self, file: pathlib.Path, job: Job, output: Output) -> list[str]:
@@ -181,9 +181,12 @@ class Loan:
         if self.arch != "sd1" or not plain:
             log.info("The model is %s and predicts %s, as %s.", names.ARCHS[self.arch].said,
                      PREDICTIONS[facts.prediction], facts.by)  # fmt: skip
-        if facts.last_is_noise and plain:
+        own = self.model.zero_terminal_snr
+        if own and plain:
+            log.warning("zero_terminal_snr: where no signal is left, who predicts noise learns nothing.")
+        elif own is None and facts.last_is_noise and plain:
             log.warning("Its entry ztsnr is left out: where no signal is left, noise cannot be predicted.")
-        elif facts.last_is_noise:
+        if last_is_noise(facts, self.model):
             self.schedule = self.schedule.ending_in_noise()
             log.info("At its last step no signal is left (zero terminal SNR).")
 
@@ -217,6 +220,7 @@ class Loan:
             vae_new_hash=vae_new,
             arch=self.arch,
             prediction=self.facts.prediction,
+            last_is_noise=self.schedule.last_is_noise,
         )
 
     @functools.cached_property

@@ -90,7 +90,7 @@ def scheduler(name: str, facts: Facts, schedule: Schedule) -> Any:
         beta_start=facts.start,
         beta_end=facts.end,
         beta_schedule="scaled_linear",
-        trained_betas=_betas(schedule) if schedule.alphas_cumprod[-1] == 0 else None,
+        trained_betas=_betas(schedule) if schedule.last_is_noise and schedule.prediction == "v" else None,
         prediction_type="v_prediction" if schedule.prediction == "v" else "epsilon",
         **settings,
     )

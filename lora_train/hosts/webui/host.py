@@ -17,7 +17,7 @@ from lora_train.hosts.webui.folders import folders
 from lora_train.hosts.webui.kinds import family, schedule, untrainable
 from lora_train.hosts.webui.loan import Loan, broken_half
 from lora_train.hosts.webui.proof import used
-from lora_train.run.refusals import one_text_encoder
+from lora_train.run.refusals import one_text_encoder, undefined
 
 if TYPE_CHECKING:
     from lora_train.job import Job, Output, Place
@@ -167,7 +167,9 @@ def _of_loaded(job: Job, loaded: torch.nn.Module) -> list[str]:
             "takes it; leave it empty"
         )
     said += one_text_encoder(job, arch)
-    own = schedule(loaded).prediction == "v"
+    noise = schedule(loaded, job.model.zero_terminal_snr)
+    said += undefined(job, noise.prediction, noise.last_is_noise)
+    own = noise.prediction == "v"
     if asked is not None and asked != own:
         said.append(
             f"model.v_parameterization = {str(asked).lower()}: the loaded model predicts "

@@ -9,11 +9,16 @@ from lora_train.names import ARCHS
 from lora_train.noise import Schedule
 
 
-def schedule(loaded: nn.Module) -> Schedule:
-    """The checkpoint's own; generations leave another in `alphas_cumprod`."""
+def schedule(loaded: nn.Module, ending_in_noise: bool | None = None) -> Schedule:
+    """The checkpoint's own; generations leave another in `alphas_cumprod`.
+
+    Args:
+        ending_in_noise: as `Model.zero_terminal_snr`; the WebUI reads nothing of that from a file.
+    """
     prediction = "v" if loaded.parameterization == "v" else "epsilon"
     alphas = getattr(loaded, "alphas_cumprod_original", loaded.alphas_cumprod)
-    return Schedule(alphas.detach().float().cpu(), prediction)
+    own = Schedule(alphas.detach().float().cpu(), prediction)
+    return own.ending_in_noise() if ending_in_noise and not own.last_is_noise else own
 
 
 FAMILIES = (("is_sd3", "sd3", "Stable Diffusion 3"), ("is_ssd", "ssd", "SSD-1B"), ("is_sdxl", "sdxl", "SDXL"),

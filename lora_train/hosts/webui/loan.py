@@ -71,7 +71,7 @@ class Loan:
             self.texts = on.enter_context(Texts(self.loaded, self.arch).ready())
             on.enter_context(self._places())
             on.callback(devices.torch_gc)
-            self.schedule = schedule(self.loaded)
+            self.schedule = schedule(self.loaded, self.model.zero_terminal_snr)
             self._same()
             self.wide = on.enter_context(contextlib.ExitStack())
             self.wide.enter_context(whole_precision(self.loaded))
@@ -109,7 +109,8 @@ class Loan:
         vae_old, vae_new = hashes(vae) if vae else (None, None)
         return Origin(name=info.name_for_extra + ".safetensors", old_hash=old, new_hash=new,
                       vae_name=vae and vae.name, vae_old_hash=vae_old, vae_new_hash=vae_new,
-                      arch=self.arch, prediction=self.schedule.prediction)  # fmt: skip
+                      arch=self.arch, prediction=self.schedule.prediction,
+                      last_is_noise=self.schedule.last_is_noise)  # fmt: skip
 
     @functools.cached_property
     def vae_id(self) -> str:

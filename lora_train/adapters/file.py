@@ -17,7 +17,7 @@ from torch import Tensor
 from lora_train.adapters import FAMILIES
 from lora_train.adapters.export import readable
 from lora_train.adapters.family import Family
-from lora_train.adapters.fourfold import filling, missing
+from lora_train.adapters.fourfold import missing, unfilled
 from lora_train.adapters.layer import Layer
 from lora_train.adapters.lora import Lora
 from lora_train.adapters.network import Network
@@ -190,7 +190,7 @@ def begun(family: Family, layers: Iterable[Layer]) -> Network:
     layers = _checked(family, layers)
     if family.weights is None:
         return Network(family, layers)
-    tensors = layered(load(family.weights)[0])
+    tensors = unfilled(layered(load(family.weights)[0]))
     wanted = [layer for layer in layers if family.trains(layer.part)]
     kept = _of_parts(tensors, wanted, family.weights)
     _of_family(family, kept, family.weights)
@@ -298,7 +298,7 @@ def _layered(
     """
     found: dict[str, dict[str, Tensor]] = {}
     foreign, arch = [], _arch(layers)
-    for key, tensor in layered(tensors).items():
+    for key, tensor in unfilled(layered(tensors)).items():
         module, _, own = key.partition(".")
         place = path_of(module, arch)
         if place is None:
@@ -310,7 +310,7 @@ def _layered(
         raise Mistake(f"{name}: not made for {said}: {_some(foreign, tensors)} of none of its layers")
     if idle := _idle(found, layers, arch):
         log.info("%s: %s for a layer that no caption comes through, and left out", name, _some(idle, found))
-    return {key: own for key, own in found.items() if key not in idle and not filling(own)}
+    return {key: own for key, own in found.items() if key not in idle}
 
 
 def _idle(found: Iterable[str], layers: Iterable[Layer], arch: str) -> list[str]:

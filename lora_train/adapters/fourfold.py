@@ -40,7 +40,11 @@ def missing(layers: Mapping[str, Layer]) -> dict[str, Tensor]:
     return found
 
 
-def filling(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a layer's tensors are such; nothing that was trained has a `down` of zeros."""
-    down = tensors.get(DOWN)
-    return down is not None and len(down) == 1 and not down.any()
+def unfilled(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A file's tensors without such. Nothing that was trained has a `down` of zeros."""
+    found = {
+        name.removesuffix(DOWN)
+        for name, down in tensors.items()
+        if name.endswith(f".{DOWN}") and len(down) == 1 and not down.any()
+    }
+    return {name: tensor for name, tensor in tensors.items() if f"{name.partition('.')[0]}." not in found}

@@ -7,6 +7,7 @@ Tensors are LyCORIS' (`modules/diag_oft.py`, `modules/boft.py` 3.4.0) and those 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
@@ -86,7 +87,7 @@ class OftAdapter(Altered):
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         sized = {} if self.sizes is None else {RESCALE: (len(self.sizes), *[1] * (len(self.layer.shape) - 1))}
         fits(tensors, {BLOCKS: tuple(self.blocks.shape), **sized}, ALPHA)
-        if _constraint(tensors) != self.constraint:
+        if not math.isclose(_constraint(tensors), self.constraint, rel_tol=0.01):
             raise ValueError(f"has a constraint of {_constraint(tensors):g}, not {self.constraint:g}")
         self.blocks.copy_(tensors[BLOCKS])
         if self.sizes is not None:

@@ -62,6 +62,7 @@ def test_every_module_is_a_family_or_refused(name):
     kind = MODULES[name].get("network.kind", "lora")
     if kind in FAMILIES:
         assert values(network_module=name)[0].get("network.kind", "lora") == kind
+        assert type(network(network_module=name)) is FAMILIES[kind]
     else:
         with pytest.raises(Mistake, match=f"network_module = {name}: not in this version"):
             values(network_module=name)

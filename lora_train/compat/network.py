@@ -46,14 +46,16 @@ REFUSED = {
 }
 ALGOS = {  # LyCORIS' names of families
     "lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr", "ia3": "ia3", "full": "full",
-    "dylora": "dylora", "glora": "glora", "diag-oft": "oft", "boft": "boft",
+    "dylora": "dylora", "glora": "glora", "diag-oft": "oft", "boft": "oft",
 }  # fmt: skip
+MORE = {"boft": {"network.butterfly": True}}  # what an algorithm says beside its family
 MODULES = {  # network_module -> what it means by itself; LyCORIS names the family among its arguments
     "networks.lora": {"network.kind": "lora"},
     "networks.lora_fa": {"network.kind": "lora_fa"},
     "networks.dylora": {"network.kind": "dylora"},
     "networks.oft": {
         "network.kind": "oft", "network.preset": "attn-only", "network.train_unet_only": True,
+        "network.dim_is_count": True,
     },
     "networks.loha": {"network.kind": "loha"},
     "networks.lokr": {"network.kind": "lokr"},
@@ -109,7 +111,7 @@ def argument(name: str, value: object) -> Values:
             return {}
         raise Mistake(f"network_args {name}={shown(value)}: {REFUSED[name]}")
     if name == "algo":
-        return {"network.kind": family(str(value))}
+        return {"network.kind": family(str(value)), **MORE.get(text, {})}
     if name == "preset" and text not in PRESETS:
         return _preset(str(value))
     if name in UNSET and off(value):
@@ -209,6 +211,9 @@ def finished(words: Mapping[str, object], values: Values) -> list[str]:
                 f"{path} = {shown(values.pop(path))}: taken as network.full_matrix, as LoKr means it"
             )
             values["network.full_matrix"] = True
+    if name == "networks.oft":  # which reads alpha as how far a layer may be turned
+        values["network.constraint"] = values.pop("network.alpha", 1.0)
+        notes.append("network_alpha: taken as network.constraint, as networks.oft means it")
     kind = str(values.get("network.kind", "lora"))
     own = {f"network.{s.path}" for s in settings(FAMILIES[kind])} if kind in FAMILIES else set()
     for path in [f"network.{name}" for name in SIZES if own and f"network.{name}" not in own]:

@@ -16,6 +16,7 @@
         "What works for most sets of 10 to 50 pictures.": "10〜50枚の画像ならたいていうまくいく設定。",
         "Twice the steps and the rank, more files to choose from.": "ステップ数とランクが2倍。選べるファイルも増えます。",
         "Data": "データ", "Captions": "キャプション", "Sizes and buckets": "サイズとバケット", "Augmentation": "データ拡張",
+        "Masks": "マスク", "Validation": "検証", "validation": "検証",
         "Regularisation": "正則化", "Network": "ネットワーク", "Network by block": "ブロック別ネットワーク", "Noise and loss": "ノイズと損失",
         "Length": "学習の長さ", "Learning rates": "学習率", "Optimizer": "オプティマイザ", "Memory and speed": "メモリと速度",
         "Samples": "サンプル", "Output": "出力", "Card of the file": "ファイルの説明", "Log": "ログ",

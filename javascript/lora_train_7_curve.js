@@ -8,6 +8,7 @@
     const HEIGHT = 230;
     const FIRST = ["step", "loss", "average", "lr"]; // columns of a server that does not name them
     const WHOLE = [0, 1, 2, 3, 4, 5, 6].flatMap((n) => [1, 2, 5].map((m) => m * 10 ** n)); // steps between ticks
+    const HELD = "loss/validation/average"; // seldom there: at most once in some steps
     const DASHES = [[6, 4], [2, 3], [10, 3, 2, 3]];
 
     function colour(name, otherwise) {
@@ -68,7 +69,7 @@
         });
 
         /** What the legend says where nothing is pointed at: the last values. */
-        const last = (u, v, i) => (v === null || v === undefined ? u.data[i][u.data[i].length - 1] : v);
+        const last = (u, v, i) => (v === null || v === undefined ? u.data[i].filter((x) => x !== null).pop() : v);
 
         const options = (width, sort) => {
             const [text, line] = [colour("--lt-text", "#222"), colour("--lt-line", "#ccc")];
@@ -88,12 +89,14 @@
                     { label: t("step"), value: (u, v, i) => String(last(u, v, i)) },
                     { label: t("loss"), stroke: colour("--lt-faint", "#8888"), width: 1, points: { show: false }, value },
                     { label: t("smoothed"), stroke: colour("--lt-accent", "#d9730d"), width: 2.5, points: { show: false }, value },
+                    ...(columns.includes(HELD) ? [{ label: t("validation"), stroke: colour("--lt-second", "#2a7ab0"), width: 2,
+                        spanGaps: true, points: { show: true, size: 5 }, value }] : []),
                     ...beside,
                 ],
             };
         };
         const drawn = (sort) => {
-            const names = ["step", "loss", "average", ...(sort ? sort.lines.map(([name]) => name) : [])];
+            const names = ["step", "loss", "average", ...(columns.includes(HELD) ? [HELD] : []), ...(sort ? sort.lines.map(([name]) => name) : [])];
             const at = names.map((name) => columns.indexOf(name));
             return at.map((i) => points.map((p) => (p[i] === undefined ? null : p[i])));
         };
@@ -105,7 +108,7 @@
             if (points.length < 2 || width < 50) return;
             offer();
             const sort = chosen();
-            const fresh = JSON.stringify([colour("--lt-text", ""), sort && sort.lines]);
+            const fresh = JSON.stringify([colour("--lt-text", ""), sort && sort.lines, columns.includes(HELD)]);
             if (plot && fresh !== shape) {
                 plot.destroy();
                 plot = null;

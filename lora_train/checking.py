@@ -117,6 +117,7 @@ def lines(report: Report, shown: int | None = SHOWN) -> Iterator[str]:
         yield from _folders(report)
         yield from _buckets(report, shown)
         yield from _captions(report, shown)
+    if "steps" in report:
         yield from _course(report, shown)
     yield from _remarks(report, shown)
     if report["complaints"]:
@@ -182,7 +183,10 @@ def _course(report: Report, shown: int | None) -> Iterator[str]:
     if report["draws"]:
         yield f"  samples drawn: {len(report['draws'])} times, after steps {_moments(report['draws'], shown)}"
     where = {"disk": "kept on disk", "memory": "kept in memory", "nowhere": "made anew at each use"}
-    yield f"  {latents['count']} latents of {latents['megabytes']:g} MB, {where[latents['kept']]}"
+    if tried := report.get("validation"):
+        yield f"  held out: {tried['pictures']} pictures, tried after steps {_moments(tried['after'], shown)}"
+    if latents["count"]:
+        yield f"  {latents['count']} latents of {latents['megabytes']:g} MB, {where[latents['kept']]}"
 
 
 def _moments(steps: Sequence[int], shown: int | None) -> str:

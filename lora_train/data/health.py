@@ -23,11 +23,15 @@ from lora_train.errors import Mistake
 ENLARGED = 1.5  # times; beyond it the softness of enlarged pictures is what is learned
 CUT = 0.25  # share of its area that a picture may lose to the shape of its bucket
 
+LABEL = "-masklabel"  # behind the names of OneTrainer's masks
+
 REMARKS = {  # kind -> what is said of pictures, files or groups of them, after their number
     "enlarged": f"pictures are enlarged more than {ENLARGED:g} times",
     "cut": f"pictures lose more than {CUT:.0%} of their area to the shape of their bucket",
     "turned": "pictures lie on their side or head, and are turned as their EXIF data say",
     "transparent": "pictures have transparent parts, which are laid on transparent_color",
+    "opaque": "pictures have no transparent parts, so alpha_mask hides nothing of them",
+    "labels": f"pictures end in {LABEL}, as masks do, and are learned from; set mask_suffix",
     "deep": "pictures have more than 8 bits a channel, of which 8 are kept",
     "cmyk": "pictures are in CMYK, and converted to RGB",
     "same": "groups of picture files have the same content",
@@ -73,9 +77,10 @@ def health(planned: Planned, memory: Memory, tokens: Tokens | None, limit: int) 
     once = [*{item.path: item for item in planned.items if item.path in known}.values()]
     found = [
         *stretched(planned),
-        *peculiar(known),
+        *peculiar(once, known),
         *alike(once, known),
         *namesakes(once),
+        *labels(once),
         *uncalled(once),
         *encoded(once),
         *aside([source.dataset for source in planned.sources]),
@@ -120,13 +125,19 @@ def stretched(planned: Planned) -> Iterator[Found]:
                 yield Found("cut", (item.path,), f"{how}: {share:.0%} is cut off", {**among, "share": share})
 
 
-def peculiar(known: Mapping[pathlib.Path, Known]) -> Iterator[Found]:
+def peculiar(items: Iterable[Item], known: Mapping[pathlib.Path, Known]) -> Iterator[Found]:
     """What is done to pictures that are not plain RGB, upright and of 8 bits."""
-    for path, of in known.items():
+    for item in items:
+        of = known[item.path]
         if of.traits is None:
-            of.traits = " ".join(traits(path))
-        for kind in of.traits.split():
-            yield Found(kind, (path,))
+            of.traits = " ".join(traits(item.path))
+        kinds = of.traits.split()
+        if item.subset.alpha_mask:  # to be transparent means something else there
+            kinds = [kind for kind in kinds if kind != "transparent"] + ["opaque"] * (
+                "transparent" not in kinds
+            )
+        for kind in kinds:
+            yield Found(kind, (item.path,))
 
 
 def traits(path: pathlib.Path) -> Iterator[str]:
@@ -209,6 +220,15 @@ def namesakes(items: Iterable[Item]) -> Iterator[Found]:
     for group in stems.values():
         if len(group) > 1:
             yield Found("stem", tuple(group))
+
+
+def labels(items: Sequence[Item]) -> Iterator[Found]:
+    """a-masklabel.png beside a.png, where it is no mask."""
+    stems = {item.path.with_suffix("") for item in items}
+    for item in items:
+        stem = item.path.stem
+        if stem.endswith(LABEL) and item.path.with_name(stem[: -len(LABEL)]) in stems:
+            yield Found("labels", (item.path,))
 
 
 def _sized(size: tuple[int, int]) -> str:

@@ -19,7 +19,6 @@ from lora_train.data.folder import Item, Planned, Source, Subset
 from lora_train.data.health import REMARKS as SEEN
 from lora_train.data.health import Found, Tokens, cut_at, health, lost, scale, tags
 from lora_train.data.memory import Memory
-from lora_train.data.plan import survey
 from lora_train.data.scan import REMARKS, Finding
 from lora_train.emphasis import loras
 from lora_train.errors import Mistake
@@ -69,7 +68,7 @@ def check(  # noqa: PLR0913 (what a run is made of, and what to look at it with)
     }  # fmt: skip
     planned = None
     try:
-        planned, findings = survey(job.data, decode=True, memory=memory)
+        planned, findings = job.objective.survey(job.data, decode=True, memory=memory)
     except Mistake as e:
         complaints += str(e).splitlines()
         findings = []
@@ -82,9 +81,11 @@ def check(  # noqa: PLR0913 (what a run is made of, and what to look at it with)
                 f"place.resume = {place.resume}: the state was saved with {before} samples an epoch, and now "
                 f"there are {now}; put the pictures back, or start anew with network_weights"
             )
-        words = tokens and tokens(job.model.weighted_captions)
-        report["findings"] += [_found(found) for found in health(planned, memory, words, limit)]
-        report |= _pictures(planned, findings) | course(planned, job, output, place)
+        if planned.pictures:
+            words = tokens and tokens(job.model.weighted_captions)
+            report["findings"] += [_found(found) for found in health(planned, memory, words, limit)]
+            report |= _pictures(planned, findings)
+        report |= course(planned, job, output, place)
     every = list(dict.fromkeys(complaints))
     return {**report, "ready": not every, "complaints": every, "tokens_counted": tokens is not None}
 
@@ -175,7 +176,11 @@ def _pictures(planned: Planned, findings: Sequence[Finding]) -> Report:
     least, most = (of(once, key=lambda item: (pixels[item.path], str(item.path))) for of in (min, max))
     endings = collections.Counter(item.path.suffix.lower() for item in once)
     return {
-        "folders": [row for n, source in enumerate(planned.sources) for row in _folders(n, source, findings)],
+        "folders": [
+            row
+            for n, source in enumerate(planned.sources)
+            for row in _folders(n, source, findings, held(planned, source))
+        ],
         "sizes": {
             "smallest": {"path": str(least.path), "size": least.size},
             "largest": {"path": str(most.path), "size": most.size},
@@ -188,12 +193,19 @@ def _pictures(planned: Planned, findings: Sequence[Finding]) -> Report:
     }
 
 
-def _folders(number: int, source: Source, findings: Iterable[Finding]) -> Iterable[Report]:
+def held(planned: Planned, source: Source) -> list[Item]:
+    """What of a dataset is not learned from."""
+    return [item for out in planned.held if out.dataset is source.dataset for item in out.items]
+
+
+def _folders(
+    number: int, source: Source, findings: Iterable[Finding], out: Sequence[Item]
+) -> Iterable[Report]:
     """What is said of captions, by folder."""
     counts: dict[pathlib.Path, collections.Counter] = collections.defaultdict(collections.Counter)
     for finding in findings:
         counts[finding.path.parent][finding.kind] += 1
-    own = collections.Counter(id(item.subset) for item in source.items)
+    own = collections.Counter(id(item.subset) for item in (*source.items, *out))
     samples = collections.Counter()
     for share in source.shares:
         samples[id(source.items[share.items[0]].subset)] += share.count
@@ -267,7 +279,22 @@ def course(planned: Planned, job: Job, output: Output, place: Place) -> Report:
         "saves": _saves(output, steps, n.steps),
         "draws": [*[0] * o.sample_at_first, *draws],
         "latents": _latents(planned, job, place),
+        **_tried(planned, job, steps, n.steps),
     }
+
+
+def _tried(planned: Planned, job: Job, steps: int, an_epoch: int) -> Report:
+    """The validation, where there is one."""
+    if not planned.held:
+        return {}
+    settings, out = job.validation, [item for source in planned.held for item in source.items]
+    after = {
+        steps, *moments(settings.validate_every_n_steps, 1, steps), *moments(settings.epochs, an_epoch, steps)
+    }  # fmt: skip
+    sizes = collections.Counter((id(s), item.fit.bucket) for s in planned.held for item in s.items)
+    size = {id(source): source.dataset.batch_size for source in planned.held}
+    batches = sum(math.ceil(count / size[of]) for (of, _), count in sizes.items())
+    return {"validation": {"pictures": len(out), "batches": batches, "after": sorted(after)}}
 
 
 def _saves(output: Output, steps: int, an_epoch: int) -> list[int]:

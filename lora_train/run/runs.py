@@ -47,7 +47,8 @@ class Run:
     def files(self) -> list[pathlib.Path]:
         """The LoRAs that it wrote, the newest last."""
         there = self.store.folder.glob(f"{self.store.name}*.safetensors")
-        own = [f for f in there if f.stem == self.store.name or _ours(f"{f.stem}-state", self.store.name)]
+        named = (self.store.result, self.store.best)
+        own = [f for f in there if f in named or _ours(f"{f.stem}-state", self.store.name)]
         return sorted(own, key=lambda f: f.stat().st_mtime)
 
     def row(self) -> dict[str, object]:

@@ -41,11 +41,15 @@ class Validation:
         if self.early_stopping_threshold and self.early_stopping_patience is None:
             yield "early_stopping_threshold: expected none without early_stopping_patience"
 
+    @property
+    def epochs(self) -> int | None:
+        """Every how many."""
+        neither = self.validate_every_n_steps is None and self.validate_every_n_epochs is None
+        return 1 if neither else self.validate_every_n_epochs
+
     def due(self, p: Progress) -> bool:
         """Whether it is time. The end of the run is, so that there is a number for what is saved then."""
-        steps, epochs = self.validate_every_n_steps, self.validate_every_n_epochs
-        if epochs is None and steps is None:
-            epochs = 1
+        steps, epochs = self.validate_every_n_steps, self.epochs
         return (
             p.step >= p.steps
             or bool(steps and p.step % steps == 0)

@@ -12,7 +12,9 @@ from lora_train.data import pictures
 from lora_train.data.buckets import Fit
 from lora_train.data.cache import Cache, Fresh, Sample
 from lora_train.data.folder import Data
+from lora_train.data.health import health
 from lora_train.data.looks import Colour, Face, Look
+from lora_train.data.memory import Memory
 from lora_train.data.pictures import Picture
 from lora_train.data.plan import plan, survey
 from lora_train.errors import Mistake
@@ -210,3 +212,28 @@ def test_all_masks_that_cannot_be_read_are_told(pair, tmp_path):
     pair.mask.write_bytes(b"nothing")
     with pytest.raises(Mistake, match=r"x_100_75_30_30\.png: not a picture, or damaged"):
         Cache(encode, "vae").fill([(pair, False)])
+
+
+# ── what is said of them ────────────────────────────────────────────────────────────────────────────────────
+
+
+def remarks(**values) -> dict[str, list[str]]:
+    found = health(planned(**values), Memory(), None, 75)
+    return {kind: [f.paths[0].name for f in found if f.kind == kind] for kind in {f.kind for f in found}}
+
+
+def test_pictures_without_opacity_are_told_where_it_is_a_mask(make, tmp_path):
+    make("p/a.png")
+    clear = Image.new("RGBA", (64, 64), (9, 9, 9, 0))
+    clear.save(tmp_path / "p" / "b.png")
+    assert remarks(train_data_dir=tmp_path / "p", alpha_mask=True)["opaque"] == ["a.png"]
+    found = remarks(train_data_dir=tmp_path / "p")
+    assert found["transparent"] == ["b.png"]
+    assert "opaque" not in found
+
+
+def test_masks_that_would_be_learned_from_are_told(make, tmp_path):
+    make("p/a.png"), make("p/a-masklabel.png"), make("p/c-masklabel.png")
+    assert remarks(train_data_dir=tmp_path / "p")["labels"] == ["a-masklabel.png"]
+    (tmp_path / "p" / "c-masklabel.png").unlink()
+    assert "labels" not in remarks(train_data_dir=tmp_path / "p", mask_suffix="-masklabel")

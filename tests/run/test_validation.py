@@ -13,10 +13,13 @@ from safetensors.torch import load_file
 from lora_train.adapters.file import network_of
 from lora_train.data import pictures as files
 from lora_train.data.folder import Data
+from lora_train.data.memory import Memory
 from lora_train.data.plan import plan
 from lora_train.draws import drawn, key
 from lora_train.errors import Mistake
+from lora_train.job import assemble
 from lora_train.knobs import build
+from lora_train.run.check import check
 from lora_train.train.events import Progress, Watcher
 from lora_train.train.validation import Validation, timesteps
 from tests.tiny import Tiny
@@ -198,7 +201,7 @@ def test_a_few_batches_may_be_enough(trained):
     assert whole["loss/validation/400"] != some["loss/validation/400"]
 
 
-@pytest.mark.parametrize("values", [{}, {"network__train_unet_only": True}, {"place__cache_latents": False}])
+@pytest.mark.parametrize("values", [{"network__train_unet_only": True}, {"place__cache_latents": False}])
 def test_a_resumed_run_finds_what_the_run_that_never_stopped_finds(trained, values):
     values = {**SPLIT, "data__shuffle_caption": True, **values}
     whole = trained("a", **values)
@@ -278,3 +281,16 @@ def test_what_cannot_be_is_refused(trained, values, text):
     with pytest.raises(Mistake) as caught:
         trained("a", **values)
     assert str(caught.value).startswith(text)
+
+
+def test_the_check_tells_what_is_held_out_and_when_it_is_tried(pictures, tmp_path):
+    values = {
+        "model.pretrained_model_name_or_path": "x", "data.train_data_dir": pictures, "data.resolution": 64,
+        "data.validation_split": 0.5, "training.max_train_epochs": 4, "data.batch_size": 2,
+        "validation.validate_every_n_epochs": 3, "output.output_dir": tmp_path,
+    }  # fmt: skip
+    report = check(*assemble(values), memory=Memory())
+    assert report["validation"] == {"pictures": 3, "batches": 2, "after": [6, 8]}
+    assert report["folders"][0]["pictures"] == 6
+    assert report["folders"][0]["captions"]["read"] == 6
+    assert report["steps"]["pictures"] == 3

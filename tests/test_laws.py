@@ -21,7 +21,7 @@ from tests.tiny import Tiny
 
 CAPTIONS = ["a cat", "two dogs"]
 LARGE = {"dim": 4, "alpha": 2.0, "conv_dim": 2, "conv_alpha": 3.0}
-WHOLE = ("ia3", "oft", "full")  # families that take convolutions by a preset
+WHOLE = ("ia3", "oft", "boft", "full")  # families that take convolutions by a preset
 WEIGHED = ("ia3", "glora")  # whose adapters add what depends on the layer's weight
 families = pytest.mark.parametrize("family", FAMILIES)
 
@@ -282,7 +282,7 @@ def test_nothing_is_silent_in_a_model_that_calls_all(family):
 
 @families
 def test_max_norm_shrinks_what_is_larger_and_only_that(family):
-    if family == "oft":
+    if family in ("oft", "boft"):
         with pytest.raises(Mistake, match="scale_weight_norms = 1: a turn"):
             made(family, scale_weight_norms=1)
         return

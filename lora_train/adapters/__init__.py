@@ -8,6 +8,9 @@ from lora_train.adapters.ia3 import Ia3
 from lora_train.adapters.loha import Loha
 from lora_train.adapters.lokr import Lokr
 from lora_train.adapters.lora import Lora
-from lora_train.adapters.oft import Oft
+from lora_train.adapters.oft import Boft, Oft
 
-FAMILIES = {"lora": Lora, "loha": Loha, "lokr": Lokr, "ia3": Ia3, "oft": Oft, "glora": Glora, "full": Full}
+FAMILIES = {
+    "lora": Lora, "loha": Loha, "lokr": Lokr, "ia3": Ia3, "oft": Oft, "boft": Boft, "glora": Glora,
+    "full": Full,
+}  # fmt: skip

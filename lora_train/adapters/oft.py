@@ -131,21 +131,15 @@ def butterfly(width: int, most: int) -> tuple[int, int] | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Oft(Altering, Sized):
+class Turning(Altering, Sized):
     """OFT and BOFT. dim is the size of the blocks."""
 
-    dim_is_count: bool = knob(
-        False, "Read dim as the number of blocks, as sd-scripts' networks.oft does, not as their size.",
-        group="network")  # fmt: skip
     constraint: float = knob(
         0.0, "How far outputs may be turned: the norm of all turns is at most this for each output. 1e-3 and "
         "less is usual. 0: as far as they will.", group="network", low=0, high=100)  # fmt: skip
     rescaled: bool = knob(False, "Let each output learn a size as well.", group="network")
-    butterfly: bool = knob(
-        False, "Turn again and again, each time with neighbours twice as far away (BOFT); blocks are of the "
-        "even size nearest below dim whose number is a power of two.", group="network")  # fmt: skip
 
-    algo, mark = "diag-oft", "oft"
+    mark, turns = "oft", 1  # as many matrices as a file has for each layer, about
 
     def check(self) -> Iterable[str]:
         yield from super().check()
@@ -156,29 +150,10 @@ class Oft(Altering, Sized):
             )
         if any(value not in (0, 1) for value in self.block_weights.values):
             yield "block_weights: expected 0 or 1 for each block; a turn at half strength is none"
-        if self.butterfly and self.dim_is_count:
-            yield "dim_is_count = True: expected not beside butterfly, whose blocks have a size"
 
     def shape(self, layer: Layer) -> tuple[int, ...] | None:
-        """Of a layer's blocks; None where there is nothing to turn.
-
-        Raises:
-            Mistake: so many blocks do not divide it.
-        """
-        out = layer.shape[0]
-        if self.butterfly:
-            pair = butterfly(out, self.dim)
-            return pair and (pair[1].bit_length(), pair[1], pair[0], pair[0])
-        if not self.dim_is_count:
-            size, count = factorization(out, self.dim)
-        elif out % self.dim:
-            raise Mistake(
-                f"network.dim = {self.dim}: {layer.key} has {out} outputs, which {self.dim} blocks do not "
-                "share evenly; expected a number that divides them"
-            )
-        else:
-            size, count = out // self.dim, self.dim
-        return (count, size, size) if size > 1 else None
+        """Of a layer's blocks; None where there is nothing to turn."""
+        raise NotImplementedError
 
     def make(self, layer: Layer) -> OftAdapter | None:
         if not self.times(layer) or (shape := self.shape(layer)) is None:
@@ -198,8 +173,7 @@ class Oft(Altering, Sized):
         return adapter
 
     def arguments(self) -> dict[str, object]:
-        algo = {"algo": "boft"} if self.butterfly else {}
-        return {**algo, "constraint": self.constraint or None, "rescaled": self.rescaled or None}
+        return {"constraint": self.constraint or None, "rescaled": self.rescaled or None}
 
     def record(self) -> dict[str, object]:
         return {**super().record(), "ss_network_dim": "Dynamic" if self.dim_from_weights else self.dim}
@@ -208,5 +182,44 @@ class Oft(Altering, Sized):
         """Half of the widths are outputs, of which each has a row in its block."""
         widths = unet * self.trains("unet") + text * self.trains("te1")
         wide = convolutions * self.trains("unet") * self.resnets
-        turns = 7 if self.butterfly else 1
-        return turns * self.dim * (widths + wide) // 2
+        return self.turns * self.dim * (widths + wide) // 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Oft(Turning):
+    """OFT."""
+
+    dim_is_count: bool = knob(
+        False, "Read dim as the number of blocks, as sd-scripts' networks.oft does, not as their size.",
+        group="network")  # fmt: skip
+
+    algo = "diag-oft"
+
+    def shape(self, layer: Layer) -> tuple[int, ...] | None:
+        """As `Turning.shape`.
+
+        Raises:
+            Mistake: so many blocks do not divide it.
+        """
+        out = layer.shape[0]
+        if not self.dim_is_count:
+            size, count = factorization(out, self.dim)
+        elif out % self.dim:
+            raise Mistake(
+                f"network.dim = {self.dim}: {layer.key} has {out} outputs, which {self.dim} blocks do not "
+                "share evenly; expected a number that divides them"
+            )
+        else:
+            size, count = out // self.dim, self.dim
+        return (count, size, size) if size > 1 else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Boft(Turning):
+    """BOFT: blocks are of the even size nearest below dim whose number is a power of two."""
+
+    algo, turns = "boft", 7
+
+    def shape(self, layer: Layer) -> tuple[int, ...] | None:
+        pair = butterfly(layer.shape[0], self.dim)
+        return pair and (pair[1].bit_length(), pair[1], pair[0], pair[0])

@@ -28,8 +28,8 @@ WAYS = [
     ("oft", {"constraint": 1e-3}),
     ("oft", {"constraint": 5.0}),
     ("oft", {"rescaled": True}),
-    ("oft", {"butterfly": True}),
-    ("oft", {"butterfly": True, "rescaled": True, "constraint": 1e-3, "dim": 12}),
+    ("boft", {}),
+    ("boft", {"rescaled": True, "constraint": 1e-3, "dim": 12}),
     ("oft", {"dim_is_count": True, "dim": 2}),
     ("glora", {"alpha": 3.0, "block_weights": "0.5," * 25 + "0.5"}),
     ("full", {"block_weights": "0.5," * 25 + "0.5", "train_norm": True}),
@@ -140,10 +140,12 @@ def test_openclips_attention_is_whole_in_a_file(arch, tmp_path):
     assert network_of(tensors, there.values()).adapters.keys() == network.adapters.keys()
 
 
-@pytest.mark.parametrize("how", [{}, {"butterfly": True}, {"dim_is_count": True, "dim": 2}])
-def test_a_turn_keeps_lengths_and_angles(how):
+@pytest.mark.parametrize(
+    ("kind", "how"), [("oft", {}), ("boft", {}), ("oft", {"dim_is_count": True, "dim": 2})]
+)
+def test_a_turn_keeps_lengths_and_angles(kind, how):
     layer = next(layer for layer in Tiny().layers() if layer.path == LINEAR)
-    adapter = stirred(made("oft", **how).make(layer), 0.5)
+    adapter = stirred(made(kind, **how).make(layer), 0.5)
     whole = torch.eye(layer.shape[0])
     with torch.no_grad():
         turn = whole + adapter._turned(whole)
@@ -191,11 +193,6 @@ def test_ofts_number_of_blocks_has_to_divide_the_outputs():
     ("kind", "values", "complaint"),
     [
         ("oft", {"block_weights": "0.5," * 25 + "1"}, "block_weights: expected 0 or 1"),
-        (
-            "oft",
-            {"butterfly": True, "dim_is_count": True},
-            "dim_is_count = True: expected not beside butterfly",
-        ),
         ("oft", {"scale_weight_norms": 1}, "scale_weight_norms = 1: a turn adds to no weight"),
     ],
 )
@@ -257,7 +254,7 @@ def test_of_openclips_attention_the_way_outs_bias_alone_learns(arch):
     assert learn == {"q_proj": False, "k_proj": False, "v_proj": False, "out_proj": True}
 
 
-@pytest.mark.parametrize("kind", ["ia3", "oft", "glora", "full"])
+@pytest.mark.parametrize("kind", ["ia3", "oft", "boft", "glora", "full"])
 def test_another_shape_is_refused_with_it(kind):
     lent = Tiny().layers()
     first = next(layer for layer in lent if layer.path == LINEAR.replace("to_q", "to_k"))

@@ -218,7 +218,7 @@ def _checked(family: Family, layers: Iterable[Layer]) -> list[Layer]:
 def _of_family(family: Family, tensors: Mapping[str, Tensor], path: pathlib.Path) -> None:
     """Raises Mistake: a file's adapters are of another family than the job's."""
     there = type(told_by(name.partition(".")[2] for name in tensors))
-    if there is not type(family):
+    if there.mark != family.mark:
         kind = next(kind for kind, known in FAMILIES.items() if known is there)
         raise Mistake(f"network.weights = {path}: holds a {there.__name__}; set network.kind = {kind}")
 

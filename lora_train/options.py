@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import pathlib
 import re
@@ -13,6 +14,7 @@ from lora_train import compat, configs
 from lora_train.errors import Mistake
 from lora_train.knobs import Setting, general, nearest
 from lora_train.records import inside
+from lora_train.toml import read_toml
 from lora_train.values import either, numeral, shown, unwrapped
 
 FILES = ("config_file", "dataset_config", "from")
@@ -146,11 +148,20 @@ def _translated(
         except Mistake as e:
             complaints += [lead + line for line in str(e).splitlines()]
         else:
-            values.update(said.values)
+            values.update(_opened(said.values))
             notes += said.notes
     if complaints:
         raise Mistake("\n".join(complaints))
     return values, notes
+
+
+def _opened(values: Mapping[str, object]) -> dict[str, object]:
+    """With what stands in a preset file of LyCORIS in place of its path: the job holds it, and no page of
+    ours reads a file for it."""
+    text = str(values.get("network.layer_map") or "")
+    if not text.lower().endswith(".toml"):
+        return dict(values)
+    return {**values, "network.layer_map": json.dumps(read_toml(pathlib.Path(text)))}
 
 
 def _kept(before: Mapping[str, object], values: Mapping[str, object], *, datasets: bool) -> dict[str, object]:

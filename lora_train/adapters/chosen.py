@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 
 from lora_train.adapters.layer import Layer
+from lora_train.adapters.layermap import LayerMap
 from lora_train.blocks import BlockWeights
 from lora_train.knobs import knob
 from lora_train.names import file_key
@@ -68,6 +69,10 @@ class Chosen:
         None, "Which layers get an adapter, by LyCORIS' names. Empty: as sd-scripts, attention and "
         "feed-forward, and with conv_dim the resnets, down- and upsamplers.", group="network",
         choices=tuple(PRESETS))  # fmt: skip
+    layer_map: LayerMap | None = knob(
+        None, "In place of a preset, layers and for each the family, dim, alpha and more: what stands in a "
+        "preset file of LyCORIS, as TOML or JSON; on the command line the path of the .toml file.",
+        group="network")  # fmt: skip
     include_patterns: tuple[str, ...] | None = knob(
         None, "Regular expressions, with commas between. Of the chosen layers only those get an adapter in "
         "whose name one is found: the name in a saved file, or the path (unet.middle_block.1.proj_in).",
@@ -83,6 +88,8 @@ class Chosen:
     def check(self) -> Iterable[str]:
         if self.train_unet_only and self.train_text_encoder_only:
             yield "train_unet_only = True: expected not beside train_text_encoder_only; nothing is left"
+        if self.layer_map is not None and self.preset is not None:
+            yield f"preset = {self.preset}: expected none beside layer_map, which says the layers"
         for name in ("include_patterns", "exclude_patterns"):
             for pattern in vars(self)[name] or ():
                 try:
@@ -94,6 +101,8 @@ class Chosen:
 
     def trains(self, part: str) -> bool:
         """Whether a part gets adapters at all; a preset may leave the text encoders out."""
+        if self.layer_map is not None and not self.layer_map.trains(part):
+            return False
         if part != "unet" and self.preset is not None and PRESETS[self.preset].text is None:
             return False
         return not (self.train_text_encoder_only if part == "unet" else self.train_unet_only)
@@ -121,11 +130,18 @@ class Chosen:
 
     def _groups(self) -> tuple[re.Pattern[str], ...]:
         """Patterns of the UNet's layers."""
+        if self.layer_map is not None:
+            kinds = self.layer_map.said["unet_target_module"]
+            return (ATTENTION,) * ("Transformer2DModel" in kinds) + (CONVOLUTION,) * (
+                "ResnetBlock2D" in kinds
+            )
         if self.preset is not None:
             return PRESETS[self.preset].unet
         return (ATTENTION, CONVOLUTION) if self.convolutions else (ATTENTION,)
 
     def _preset(self, layer: Layer) -> bool:
+        if self.layer_map is not None:
+            return self.layer_map.rule(layer) is not None
         if self.preset is not None:
             chosen = PRESETS[self.preset]
             if not chosen.kernels and any(side > 1 for side in layer.kernel):
@@ -145,10 +161,9 @@ class Chosen:
 
     def strays(self, layers: Iterable[Layer]) -> list[str]:
         """A complaint for each pattern that is found in no layer's name, with names that are like it."""
-        if self.include_patterns is None and self.exclude_patterns is None:
-            return []
         every = [layer for layer in layers if self.trains(layer.part)]
-        complaints = []
+        lost = [] if self.layer_map is None else self.layer_map.strays(every)
+        complaints = [f"layer_map: {name}: found in no layer's name" for name in lost]
         for name in ("include_patterns", "exclude_patterns"):
             there = [called(layer) for layer in every if name[0] == "e" or self._preset(layer)]
             for pattern in vars(self)[name] or ():

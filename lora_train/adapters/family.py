@@ -87,6 +87,8 @@ class Family(Paced):
         yield from super().check()
         if self.dim_from_weights and self.weights is None:
             yield "dim_from_weights = True: expected a file to take them from; set network.weights"
+        if self.dim_from_weights and self.layer_map is not None:
+            yield "layer_map: expected none beside dim_from_weights, which takes layers from the file"
         if self.dim_from_weights and self.block_weights != BlockWeights():
             yield "block_weights: expected none beside dim_from_weights, which takes layers from the file"
 

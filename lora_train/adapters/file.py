@@ -20,6 +20,7 @@ from lora_train.adapters.family import Family
 from lora_train.adapters.fourfold import missing, unfilled
 from lora_train.adapters.layer import Layer
 from lora_train.adapters.lora import Lora
+from lora_train.adapters.mapped import maker
 from lora_train.adapters.network import Network
 from lora_train.adapters.word import Word, layered
 from lora_train.errors import Mistake
@@ -189,14 +190,15 @@ def begun(family: Family, layers: Iterable[Layer]) -> Network:
     """
     layers = _checked(family, layers)
     if family.weights is None:
-        return Network(family, layers)
+        return Network(family, layers, maker(family))
     tensors = unfilled(layered(load(family.weights)[0]))
     wanted = [layer for layer in layers if family.trains(layer.part)]
     kept = _of_parts(tensors, wanted, family.weights)
-    _of_family(family, kept, family.weights)
+    if family.layer_map is None:
+        _of_family(family, kept, family.weights)
     if family.dim_from_weights:
         return network_of(kept, wanted, family, name=str(family.weights))
-    network = Network(family, wanted)
+    network = Network(family, wanted, maker(family))
     restore(network, kept, name=str(family.weights))
     return network
 

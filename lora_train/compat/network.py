@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from lora_train.adapters import FAMILIES
 from lora_train.adapters.chosen import PRESETS
+from lora_train.adapters.mapped import ALGOS, CALLED, LARGEST
 from lora_train.compat.rules import LATER, Refused, Rules, Translated, Values, off, unless_off
 from lora_train.errors import Mistake
 from lora_train.knobs import settings
@@ -22,9 +23,6 @@ ARGUMENTS = (  # those that are settings of ours by the same name
     "rank_dropout", "rescaled", "rs_lora", "train_norm", "train_on_input", "unit", "up_lr_weight",
     "use_scalar", "use_tucker", "wd_on_output",
 )  # fmt: skip
-CALLED = {  # LyCORIS' older or other names
-    "use_cp": "use_tucker", "use_conv_cp": "use_tucker", "constrain": "constraint", "block_size": "unit",
-}  # fmt: skip
 UNSET = (  # arguments whose 0 is their modules' way to leave them unset
     "block_lr_zero_threshold", "conv_dim", "constraint", "loraplus_lr_ratio", "loraplus_unet_lr_ratio",
     "loraplus_text_encoder_lr_ratio", "unit",
@@ -44,11 +42,6 @@ REFUSED = {
     "enable_conv": "of networks.oft; set network.preset to unet-only",
     "disable_conv_cp": "LyCORIS takes it for its opposite; set use_tucker",
 }
-ALGOS = {  # LyCORIS' names of families
-    "lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr", "ia3": "ia3", "full": "full",
-    "dylora": "dylora", "glora": "glora", "diag-oft": "oft", "boft": "oft",
-}  # fmt: skip
-MORE = {"boft": {"network.butterfly": True}}  # what an algorithm says beside its family
 MODULES = {  # network_module -> what it means by itself; LyCORIS names the family among its arguments
     "networks.lora": {"network.kind": "lora"},
     "networks.lora_fa": {"network.kind": "lora_fa"},
@@ -64,7 +57,6 @@ MODULES = {  # network_module -> what it means by itself; LyCORIS names the fami
 }  # fmt: skip
 SIZES = ("dim", "alpha", "conv_dim", "conv_alpha", "dropout")  # which sd-scripts passes to every module
 USUAL = 4  # network_dim, where none is given
-LARGEST = 512  # dim; LyCORIS takes more for LoKr, and means the whole matrix
 
 
 @functools.cache
@@ -111,7 +103,7 @@ def argument(name: str, value: object) -> Values:
             return {}
         raise Mistake(f"network_args {name}={shown(value)}: {REFUSED[name]}")
     if name == "algo":
-        return {"network.kind": family(str(value)), **MORE.get(text, {})}
+        return {"network.kind": family(str(value))}
     if name == "preset" and text not in PRESETS:
         return _preset(str(value))
     if name in UNSET and off(value):
@@ -124,11 +116,11 @@ def argument(name: str, value: object) -> Values:
 def _preset(text: str) -> Values:
     if off(text):
         return {}
-    if not text.lower().endswith(".toml"):
+    if not (text.lower().endswith(".toml") or text.lstrip().startswith("{")):
         raise Mistake(
             f"network_args preset={text}: expected {either(PRESETS)}, or a .toml file of LyCORIS' form"
         )
-    raise Mistake(f"network_args preset={text}: {LATER}; expected {either(PRESETS)}")
+    return {"network.preset": None, "network.layer_map": text}
 
 
 def _switches() -> set[str]:

@@ -179,10 +179,10 @@ class Turning(Altering, Sized):
         return {**super().record(), "ss_network_dim": "Dynamic" if self.dim_from_weights else self.dim}
 
     def numbers(self, unet: int, convolutions: int, text: int) -> int:
-        """Half of the widths are outputs, of which each has a row in its block."""
+        """Of the widths a half are outputs, of 3x3 convolutions an eighth; each has a row in its block."""
         widths = unet * self.trains("unet") + text * self.trains("te1")
         wide = convolutions * self.trains("unet") * self.resnets
-        return self.turns * self.dim * (widths + wide) // 2
+        return self.turns * self.dim * (4 * widths + wide) // 8
 
 
 @dataclasses.dataclass(frozen=True)

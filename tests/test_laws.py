@@ -70,7 +70,7 @@ def test_a_fresh_adapter_changes_nothing(family):
 
 @families
 def test_delta_is_what_forward_adds(family):
-    network = stirred(Network(made(family), Tiny().layers()))
+    network = stirred(Network(made(family), Tiny().layers())).eval()
     assert {len(layer.kernel) for layer in network.layers.values()} == ({0} if family == "glora" else {0, 2})
     for key, layer in network.layers.items():
         x, adapter = inputs(layer), network.adapters[key]
@@ -86,7 +86,7 @@ def test_delta_is_what_forward_adds(family):
 @pytest.mark.parametrize("strength", [1.0, -0.3])
 def test_merged_does_what_attached_does(family, strength):
     lent = Tiny()
-    network = stirred(Network(made(family), lent.layers()))
+    network = stirred(Network(made(family), lent.layers())).eval()
     network.strength = strength
     plain = seen(lent)
     with network.attached():
@@ -151,7 +151,7 @@ def test_a_network_holds_none_of_the_hosts_modules(family):
 @families
 def test_attaching_twice_is_an_error_and_two_networks_are_not(family):
     lent = Tiny()
-    first, second = (stirred(Network(made(family), lent.layers())) for _ in range(2))
+    first, second = (stirred(Network(made(family), lent.layers())).eval() for _ in range(2))
     with first.attached(), pytest.raises(RuntimeError, match="attached already"), first.attached():
         pass
     if family in WEIGHED:  # each sees the weight without the other
@@ -165,14 +165,14 @@ def test_attaching_twice_is_an_error_and_two_networks_are_not(family):
 @families
 def test_a_saved_network_does_the_same_again(family, tmp_path):
     lent = Tiny()
-    network = stirred(Network(made(family), lent.layers()))
+    network = stirred(Network(made(family), lent.layers())).eval()
     with network.attached():
         expected = seen(lent)
     file, native = tmp_path / "a.safetensors", tmp_path / "native.safetensors"
     save(network, file, metadata={"ss_seed": "1"}, dtype=torch.float32, native=native)
     tensors, metadata = load(native if native.exists() else file)
     assert metadata["ss_seed"] == "1"
-    with network_of(tensors, lent.layers()).attached():
+    with network_of(tensors, lent.layers()).eval().attached():
         assert torch.equal(seen(lent), expected)
 
 
@@ -182,7 +182,7 @@ def test_gradients_are_those_of_finite_differences(family):
         adapter = made(family).make(layer)
         if adapter is None or layer.path.partition(".")[0] not in ("input_blocks", "encoder"):
             continue
-        adapter = stirred(adapter.double())
+        adapter = stirred(adapter.double()).eval()
         names, values = zip(*adapter.named_parameters(), strict=True)
 
         def run(x, base, *values, adapter=adapter, names=names):
@@ -205,7 +205,7 @@ def test_a_model_in_half_precision_is_adapted_in_it(family, dtype):
     state = stirred(Network(made(family), whole.layers())).state_dict()
     results = []
     for lent in (half, whole):
-        network = Network(made(family), lent.layers())
+        network = Network(made(family), lent.layers()).eval()
         network.load_state_dict(state)
         with network.attached():
             result = seen(lent)
@@ -289,7 +289,7 @@ def test_max_norm_shrinks_what_is_larger_and_only_that(family):
     network = stirred(Network(made(family), Tiny().layers()), 1.0)
     before = {key: a.delta().detach() for key, a in network.adapters.items()}
     norms = sorted(float(d.norm()) for d in before.values())
-    limit = norms[len(norms) // 2]
+    limit = sum(norms[len(norms) // 2 - 1 :][:2]) / 2  # between two, for one of them is a rounding away
     stats = network.max_norm(limit)
     for key, adapter in network.adapters.items():
         expected = before[key] * min(1, limit / float(before[key].norm()))
@@ -307,8 +307,8 @@ def test_dropped_parts_are_made_up_for_on_average(family, drop, path):
         with pytest.raises(Mistake, match=f"{drop}( = 0.4)?: "):
             build(FAMILIES[family], {drop: 0.4})
         return
-    if family == "glora" and path.endswith(".op"):
-        return
+    if (family == "glora" and path.endswith(".op")) or family == "dylora":
+        return  # no convolutions; another rank each time
     layer = next(layer for layer in Tiny().layers() if layer.path == path)
     adapter = stirred(made(family, **{drop: 0.4}).make(layer))
     x = inputs(layer)[:1].expand(20000 if not layer.kernel else 4000, *[-1] * (inputs(layer).ndim - 1))

@@ -55,6 +55,15 @@ class Readable:
         return found
 
 
+def made_from(texts: Mapping[str, str]) -> str | None:
+    """The network_module of what a file of such tensors was made from; None of any other file."""
+    try:
+        found = json.loads(texts.get("lora_train_export", "{}"))
+    except ValueError:
+        return None
+    return found.get("from") if isinstance(found, dict) else None
+
+
 @torch.no_grad()
 def readable(network: Network, rank: int | None = None) -> Readable | None:
     """The network as plain LoRA where what it adds is of low rank, else as whole differences.
@@ -71,11 +80,15 @@ def readable(network: Network, rank: int | None = None) -> Readable | None:
     worst, changed = (0.0, ""), False
     for key, layer in network.layers.items():
         adapter = network.adapters[key]
-        exact = adapter.plain() if rank is None else adapter.cut(rank) or adapter.plain()
-        form = adapter.tensors() if exact is None else _smaller(exact, layer.shape)
-        changed |= exact is not None
-        if exact is not None and rank is not None:
-            form, missing, norm = _near(form, layer.shape, rank)
+        cut = None if rank is None else adapter.cut(rank)
+        exact = adapter.plain() if cut is None else None
+        changed |= (exact or cut) is not None
+        if exact is None:
+            form = cut or adapter.tensors()
+        elif rank is None:
+            form = _smaller(exact, layer.shape)
+        else:
+            form, missing, norm = _near(exact, layer.shape, rank)
             lost, there = lost + missing**2, there + norm**2
             worst = max(worst, (missing / norm if norm else 0.0, key))
         forms.append(form)

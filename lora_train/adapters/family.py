@@ -46,6 +46,13 @@ class Adapter(nn.Module):
         tensors (`thin.factors`), or {"diff": what is added}. None: it reads `tensors()`."""
         return None
 
+    def join(self, others: dict[object, Adapter]) -> None:
+        """Share with earlier adapters of the network what layers have together.
+
+        Args:
+            others: by what tells those that share; to be added to.
+        """
+
     def cut(self, rank: int) -> dict[str, Tensor] | None:
         """A LoRA of its first ranks, where those were trained to stand by themselves."""
         return None
@@ -70,6 +77,8 @@ class Adapter(nn.Module):
 @dataclasses.dataclass(frozen=True)
 class Family(Paced):
     """Which layers get an adapter, and what it starts from."""
+
+    own_form = False  # whether the WebUI reads what is made from it, rather than what it is
 
     scale_weight_norms: float | None = knob(
         None, "Largest norm of what a layer's adapter adds; a larger one is shrunk to it after each step. 1 "

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lora_train.adapters import FAMILIES
-from lora_train.adapters.export import readable
+from lora_train.adapters.export import made_from, readable
 from lora_train.adapters.family import Family
 from lora_train.adapters.fourfold import missing, unfilled
 from lora_train.adapters.layer import Layer
@@ -43,7 +43,7 @@ KINDS = (  # a pattern that some key of the file matches -> what the file is; th
     (r"^lora_(unet_(double|single|joint)|transformer)_", "a LoRA for another model"),
     (
         r"^(lora|oft)_\w+\.(lora_(down|up)\.weight|hada_w1_a|lokr_w1(_a)?|on_input|oft_blocks|a1\.weight|diff"
-        r"|w_norm)$",
+        r"|w_norm|vera_b|tied_v|mora_(sharing|rotation))$",
         "a LoRA",
     ),
 )
@@ -92,13 +92,19 @@ def save_word(word: Word, path: pathlib.Path, *, metadata: Mapping[str, str], dt
 def _write(
     found: Mapping[str, Tensor], path: pathlib.Path, metadata: Mapping[str, str], dtype: torch.dtype
 ) -> None:
-    tensors = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in found.items()}
+    tensors = {name: _narrow(tensor, dtype) for name, tensor in found.items()}
     texts = {**metadata, **hashes(tensors, metadata)}
     data = safetensors.torch.save(tensors, texts)
     with whole(path) as part, part.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _narrow(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """In the file's dtype; an alpha that is no number of it stays as exact as it is."""
+    narrow = tensor.to("cpu", dtype).contiguous()
+    return tensor.cpu() if tensor.ndim == 0 and narrow != tensor.cpu() else narrow
 
 
 def entries(network: Network) -> dict[str, Tensor]:
@@ -191,11 +197,12 @@ def begun(family: Family, layers: Iterable[Layer]) -> Network:
     layers = _checked(family, layers)
     if family.weights is None:
         return Network(family, layers, maker(family))
-    tensors = unfilled(layered(load(family.weights)[0]))
+    held, texts = load(family.weights)
+    tensors = unfilled(layered(held))
     wanted = [layer for layer in layers if family.trains(layer.part)]
     kept = _of_parts(tensors, wanted, family.weights)
     if family.layer_map is None:
-        _of_family(family, kept, family.weights)
+        _of_family(family, kept, family.weights, texts)
     if family.dim_from_weights:
         return network_of(kept, wanted, family, name=str(family.weights))
     network = Network(family, wanted, maker(family))
@@ -217,12 +224,20 @@ def _checked(family: Family, layers: Iterable[Layer]) -> list[Layer]:
     return layers
 
 
-def _of_family(family: Family, tensors: Mapping[str, Tensor], path: pathlib.Path) -> None:
+def _of_family(
+    family: Family, tensors: Mapping[str, Tensor], path: pathlib.Path, texts: Mapping[str, str]
+) -> None:
     """Raises Mistake: a file's adapters are of another family than the job's."""
     there = type(told_by(name.partition(".")[2] for name in tensors))
-    if there.mark != family.mark:
-        kind = next(kind for kind, known in FAMILIES.items() if known is there)
-        raise Mistake(f"network.weights = {path}: holds a {there.__name__}; set network.kind = {kind}")
+    if there.mark == family.mark:
+        return
+    if (source := made_from(texts)) and source == family.record()["ss_network_module"]:
+        raise Mistake(
+            f"network.weights = {path}: was made from a {source} for the WebUI; take that itself, "
+            f"{path.stem}.native.safetensors in the folder of that run's log"
+        )
+    kind = next(kind for kind, known in FAMILIES.items() if known is there)
+    raise Mistake(f"network.weights = {path}: holds a {there.__name__}; set network.kind = {kind}")
 
 
 def network_of(

@@ -62,7 +62,7 @@ class LoraAdapter(Thin):
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Another alpha than ours is worked into `up`, so that what is added stays what it was."""
-        down, up, alpha = _factors(tensors)
+        down, up, alpha = read(tensors)
         wide, own = (len(up), down.shape[1]), (len(self.up), self.down[0].numel())
         if wide != own:
             raise ValueError(f"is for a layer of {wide[0]} x {wide[1]} values, not {own[0]} x {own[1]}")
@@ -209,7 +209,7 @@ class Lora(Factored):
         return kind(layer, *size, self.drops, scalar=self.use_scalar)
 
     def like(self, layer: Layer, tensors: Mapping[str, Tensor]) -> LoraAdapter:
-        down, _, alpha = _factors({name: tensor for name, tensor in tensors.items() if name != MID})
+        down, _, alpha = read({name: tensor for name, tensor in tensors.items() if name != MID})
         kind = TuckerAdapter if MID in tensors else LoraAdapter
         if MID in tensors and not layer.kernel:
             raise ValueError(f"has {MID}, and is no convolution")
@@ -233,7 +233,7 @@ class Lora(Factored):
         return {**found, "ss_network_module": "lycoris.kohya", "ss_network_args": json.dumps(args)}
 
 
-def _factors(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, float]:
+def read(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, float]:
     """down [rank, in * kernel], up [out, rank], alpha; a file without alpha means alpha = rank.
 
     Raises:

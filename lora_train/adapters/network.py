@@ -44,6 +44,7 @@ class Network(nn.Module):
         self.family = family
         self.layers: dict[str, Layer] = {}  # "unet.input_blocks.1.1.proj_in" -> layer
         self.adapters: dict[str, Adapter] = {}
+        others: dict[object, Adapter] = {}
         for layer in layers:
             adapter = (make or family.put)(layer)
             if adapter is None:
@@ -52,6 +53,7 @@ class Network(nn.Module):
                 raise ValueError(f"two layers are called {layer.key}")
             self.layers[layer.key] = layer
             self.adapters[layer.key] = adapter.to(layer.weight().device)
+            adapter.join(others)
             self.add_module(layer.key.replace(".", "_"), adapter)
         if not self.adapters:
             raise Mistake(

@@ -306,5 +306,12 @@
         ["{what}, which comes with a later version", "{what}（今後のバージョンで対応）"],
         ["expected {words} or {word}; did you mean {x}?", "{words}、{word} のいずれかにしてください。{x} のことですか？"],
         ["expected {words} or {word}", "{words}、{word} のいずれかにしてください"],
+        ["what is learned are prompts, not pictures", "画像ではなくプロンプトから学習します"],
+        ["1 prompt in batches of {n} -> {m}", "プロンプト 1 個、バッチ {n} → {m}"],
+        ["{k} prompts in batches of {n} -> {m}", "プロンプト {k} 個、バッチ {n} → {m}"],
+        ["no word is learned; set embedding.token_string", "学習する単語がありません。embedding.token_string を設定してください"],
+        ["a word is learned, so what the text encoder makes of captions changes", "単語も学習するので、キャプションのエンコード結果は変わります"],
+        ["captions get no tokens; set data.instance_token", "キャプションにトークンは入りません。data.instance_token を設定してください"],
+        ["no pictures of the class are drawn; set data.num_class_images", "クラス画像は描きません。data.num_class_images を設定してください"],
     ];
 })();

@@ -89,7 +89,7 @@
         page.tell("look");
         page.tell("looking", false);
         const plan = draft.look.plan;
-        if (plan && plan.pictures !== draft.pictures && !draft.editing) await fit(plan.pictures);
+        if (plan && plan.pictures && plan.pictures !== draft.pictures && !draft.editing) await fit(plan.pictures);
     }
     draft.lookNow = look;
 

@@ -214,7 +214,7 @@
     function sentence(p) {
         const count = (n) => (Array.isArray(n) ? n.length : n);
         return [
-            t("{pictures} pictures × {repeats} repeats → {buckets} → {each} steps an epoch × {epochs} = {steps} steps", {
+            !p.pictures ? page.said(p.text) : t("{pictures} pictures × {repeats} repeats → {buckets} → {each} steps an epoch × {epochs} = {steps} steps", {
                 pictures: p.pictures, repeats: page.number(p.repeats), buckets: count(p.buckets) === 1 ? t("1 bucket") : t("{n} buckets", { n: count(p.buckets) }), each: page.number(p.steps_per_epoch),
                 epochs: page.number(p.epochs), steps: p.steps }),
             t("{n} images seen", { n: p.images }),

@@ -15,7 +15,7 @@ from lora_train.noise import Schedule
 from lora_train.objectives import OBJECTIVES
 from tests.tiny import Tiny
 
-objectives = pytest.mark.parametrize("objective", OBJECTIVES)
+objectives = pytest.mark.parametrize("objective", ["denoise"])  # of others see the tests of their names
 
 
 def batch(lent: Tiny, count: int, cached: bool = False) -> Batch:

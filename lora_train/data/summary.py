@@ -23,7 +23,7 @@ def facts(planned: Planned, accumulation: int = 1, world: int = 1) -> dict[str, 
         return {
             **tried, "ss_num_train_images": 0, "ss_num_reg_images": 0, "ss_num_batches_per_epoch": n.batches,
             "ss_batch_size_per_device": batch, "ss_total_batch_size": batch * accumulation * world,
-            "ss_resolution": size, "ss_tag_frequency": json.dumps({}),
+            "ss_resolution": size, "ss_tag_frequency": json.dumps({}), "ss_cache_latents": False,
         }  # fmt: skip
     shared = {
         **tried,

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from lora_train.objectives.denoise import Denoise
+from lora_train.objectives.erase import Erase
 
-OBJECTIVES = {"denoise": Denoise}
+OBJECTIVES = {"denoise": Denoise, "erase": Erase}

@@ -67,6 +67,8 @@ def _rates(job: Job) -> Iterator[str]:
 
 
 def _length(job: Job, plan: Mapping[str, object]) -> Iterator[str]:
+    if not plan["pictures"]:
+        return
     seen, (few, many) = plan["images"] / plan["pictures"], SEEN
     if seen < few:
         yield (

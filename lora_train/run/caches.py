@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from lora_train.data.batches import every_caption
 from lora_train.data.cache import Cache, Fresh, Latents
 from lora_train.data.memory import Memory, usual
+from lora_train.data.spoken import Blank
 from lora_train.host import Cond, Lent
 from lora_train.run.store import whole
 
@@ -42,6 +43,9 @@ class Caches:
 
     def latents(self) -> Latents:
         place = self.place
+        if not self.planned.pictures:
+            self.lent.park("vae")
+            return Blank()
         if not place.caches(self.job.data):
             return Fresh(self.lent.encode_images, self.job.training.seed)
         folder = self.store.caches[0] if place.cache_latents_to_disk else None

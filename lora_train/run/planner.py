@@ -15,10 +15,10 @@ from lora_train.data.batches import numbers
 from lora_train.data.folder import Data, Planned
 from lora_train.data.health import Found, namesakes, over, stretched, uncalled
 from lora_train.data.memory import Memory, usual
-from lora_train.data.plan import survey
 from lora_train.errors import Mistake
 from lora_train.job import Job, Output, Place, assemble, assembled, declared, subject
 from lora_train.knobs import Setting, general
+from lora_train.objectives.objective import Objective
 from lora_train.prompts import read_prompts
 from lora_train.run.advice import advice
 from lora_train.run.applies import disabled
@@ -64,7 +64,7 @@ def look(values: Values, host: Host) -> dict[str, object]:
     hosts = host.refusals(*parts)
     lines += [*refusals(*parts), *hosts]
     lines += _files(*parts)
-    seen = surveyed(job.data, None if job.model.weighted_captions else job.model.max_token_length)
+    seen = surveyed(job, None if job.model.weighted_captions else job.model.max_token_length)
     planned = seen.planned
     lines += seen.lost
     plan = estimate = None
@@ -98,7 +98,7 @@ def measure(values: Values, host: Host) -> dict[str, float | None]:
     if seen["complaints"]:
         raise Mistake("\n".join(complaint["text"] for complaint in seen["complaints"]))
     job, output, place = assemble(values, tolerant=True)
-    planned = surveyed(job.data).planned
+    planned = surveyed(job).planned
     key = shape(job, output, place, planned, host.header())
     found = dry(job, place, host, planned)
     Measured(host.folders.desk).keep(key, found)
@@ -188,23 +188,26 @@ class Survey:
     remarks: tuple[tuple[str, tuple[str, ...]], ...] = ()  # what to look at, and in which files
 
 
-def surveyed(data: Data, limit: int | None = None) -> Survey:
+def surveyed(job: Job, limit: int | None = None) -> Survey:
     """Known as long as no file in the folders is another than it was.
 
     Args:
         limit: tokens of a caption that are read; None: they are not counted.
     """
-    roots = [data.train_data_dir, data.reg_data_dir, data.in_json]
+    data, objective = job.data, job.objective
+    roots = [data.train_data_dir, data.reg_data_dir, data.in_json, *objective.files()]
     roots += [path for d in data.datasets for s in d.subsets for path in (s.image_dir, s.metadata_file)]
-    return _surveyed(data, limit, tuple(_listed(root, DEEP) for root in roots if root is not None))
+    return _surveyed(data, objective, limit, tuple(_listed(root, DEEP) for root in roots if root is not None))
 
 
 @functools.lru_cache(maxsize=4)
-def _surveyed(data: Data, limit: int | None, stamps: object) -> Survey:
+def _surveyed(data: Data, objective: Objective, limit: int | None, stamps: object) -> Survey:
     try:
-        planned, findings = survey(data, memory=Memory(usual()))
+        planned, findings = objective.survey(data, memory=Memory(usual()))
     except Mistake as e:
         return Survey(lost=tuple(str(e).splitlines()))
+    if not planned.pictures:
+        return Survey(planned)
     kinds: dict[str, list[str]] = {}
     for finding in findings:
         if not finding.fatal:
@@ -250,9 +253,9 @@ def _plan(
     seen = sum(source.dataset.batch_size for source in planned.sources) / len(planned.sources)
     return {
         "text": steps["text"],
-        "pictures": n.pictures,
+        "pictures": n.pictures,  # 0 where it learns from prompts
         "samples": n.samples,  # of an epoch
-        "repeats": round(n.samples / n.pictures, 3),
+        "repeats": round(n.samples / n.pictures, 3) if n.pictures else 0,
         "buckets": [row for i, source in enumerate(planned.sources) for row in buckets(i, source)],
         "batches": n.batches,  # of an epoch
         "steps_per_epoch": n.steps,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import random
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -11,7 +12,8 @@ import torch
 
 from lora_train.errors import Mistake
 from lora_train.job import Job, Place
-from lora_train.knobs import flat, settings
+from lora_train.knobs import flat, kind_of, settings
+from lora_train.objectives import OBJECTIVES
 from lora_train.run.store import State, optimizer_state, restore_optimizer
 from lora_train.values import plain
 
@@ -20,18 +22,24 @@ if TYPE_CHECKING:
     from lora_train.train.learner import Learner
 
 KEPT = ("step", "images", "average", "best", "stale")  # of the progress
+log = logging.getLogger(__name__)
+
+WIDE = {"bf16": "bfloat16", "no": "full precision"}
+PRECISE = "mixed_precision = fp16: {kind} learns from small differences, which float16 loses; {wide} is used"
 LONGER = ("training.max_train_steps", "training.max_train_epochs")  # may differ from those of a resumed state
 
 
 def settled(job: Job, resumed: State | None) -> Job:
-    """The job with the seed it will have; a resumed one has its own, and has to be the same otherwise.
+    """The job with the seed it will have, and with what its files say; a resumed one has its own seed, and
+    has to be the same otherwise.
 
     Raises:
-        Mistake: the settings are not those of the state.
+        Mistake: the settings are not those of the state, or a file is not what it should be.
     """
     if job.training.seed is None:
         before = resumed.plain["job"]["training.seed"] if resumed else random.SystemRandom().randrange(2**32)
         job = dataclasses.replace(job, training=dataclasses.replace(job.training, seed=before))
+    job = _precise(dataclasses.replace(job, objective=job.objective.settled()))
     if resumed:
         # settings that came later are missing in an older state: they were as they are by default
         now, then = flat(job, places=False), {s.path: plain(s.default) for s in settings(Job)}
@@ -47,6 +55,15 @@ def settled(job: Job, resumed: State | None) -> Job:
                 "\n".join([*lines, "resume with the state's settings, or start anew with network_weights"])
             )
     return job
+
+
+def _precise(job: Job) -> Job:
+    """In bfloat16, or where the card has none in full precision, what float16 is too coarse for."""
+    if not job.objective.precise or job.training.mixed_precision != "fp16":
+        return job
+    wide = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    log.warning("%s", PRECISE.format(kind=kind_of(OBJECTIVES, job.objective), wide=WIDE[wide]))
+    return dataclasses.replace(job, training=dataclasses.replace(job.training, mixed_precision=wide))
 
 
 @dataclasses.dataclass(frozen=True)

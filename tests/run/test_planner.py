@@ -10,6 +10,7 @@ from PIL import Image
 
 from lora_train.errors import Mistake
 from lora_train.job import assemble, declared
+from lora_train.objectives import objective
 from lora_train.run import measure as measures
 from lora_train.run import planner
 from lora_train.run.applies import RULES
@@ -187,8 +188,8 @@ def test_a_change_in_the_folder_is_seen_and_nothing_else_is_looked_at_again(
     values, host, pictures, monkeypatch
 ):
     calls = []
-    real = planner.survey
-    monkeypatch.setattr(planner, "survey", lambda *a, **k: (calls.append(1), real(*a, **k))[1])
+    real = objective.survey
+    monkeypatch.setattr(objective, "survey", lambda *a, **k: (calls.append(1), real(*a, **k))[1])
     look(values, host)
     look({**values, "network.dim": 8}, host)
     assert len(calls) == 1

@@ -18,7 +18,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from lora_train.errors import Mistake
-from lora_train.host import Folders, Lent, Model
+from lora_train.host import Folders, Lent, Model, Sketch
 from lora_train.hosts.standalone.files import find
 from lora_train.hosts.standalone.host import StandaloneHost
 from lora_train.job import Job, Output, Place
@@ -60,6 +60,9 @@ class OneModel(StandaloneHost):
         self, model: Model, *, device: str, precision: str, waiting: Callable[[], None] = lambda: None
     ) -> contextlib.AbstractContextManager[Lent]:
         return super().borrow(self._named(model), device=device, precision=precision, waiting=waiting)
+
+    def sketch(self, model: Model, *, precision: str) -> contextlib.AbstractContextManager[Sketch]:
+        return super().sketch(self._named(model), precision=precision)
 
     def refusals(self, job: Job, output: Output, place: Place) -> list[str]:
         return super().refusals(dataclasses.replace(job, model=self._named(job.model)), output, place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -88,10 +88,20 @@ class Cond:
     # [B, 6] float32: height and width of the picture, top and left of what is shown of it once it is resized,
     # height and width of that (SDXL, arXiv:2307.01952, 2.2). None: it is shown whole and in its size.
     sizes: Tensor | None = None
+    # [B, 5, h, w], of a model made for inpainting: 1 where it paints, and the picture's latents with grey
+    # there. None: it paints all of it.
+    inpaint: Tensor | None = None
 
     def to(self, like: Tensor) -> Cond:
         sizes = None if self.sizes is None else self.sizes.to(like.device)  # which half precision would round
-        return Cond(self.context.to(like), None if self.vector is None else self.vector.to(like), sizes)
+        context, vector, inpaint = (
+            None if value is None else value.to(like) for value in (self.context, self.vector, self.inpaint)
+        )
+        return Cond(context, vector, sizes, inpaint)
+
+    def around(self, inpaint: Tensor | None) -> Cond:
+        """The same of what is painted into pictures, [B, 5, h, w]; None: of whole ones."""
+        return self if inpaint is None else dataclasses.replace(self, inpaint=inpaint)
 
     def of(self, sizes: Tensor) -> Cond:
         """The same of pictures of these sizes, [B, 6], where the model is told of them."""
@@ -99,13 +109,26 @@ class Cond:
 
     def part(self, which: slice) -> Cond:
         """Of these samples."""
-        values = (self.context, self.vector, self.sizes)
+        values = (self.context, self.vector, self.sizes, self.inpaint)
         return Cond(*(None if value is None else value[which] for value in values))
 
     @staticmethod
     def stack(conds: Sequence[Cond]) -> Cond:
         vectors = [c.vector for c in conds if c.vector is not None]
         return Cond(torch.cat([c.context for c in conds]), torch.cat(vectors) if vectors else None)
+
+
+def widened(x_t: Tensor, cond: Cond, grey: Callable[[int, int], Tensor]) -> Tensor:
+    """What a model made for inpainting is given, [B, 9, h, w].
+
+    Args:
+        grey: height and width of latents -> those of a grey picture, [1, 4, h, w].
+    """
+    beside = cond.inpaint
+    if beside is None:
+        empty = grey(*x_t.shape[-2:])
+        beside = torch.cat([torch.ones_like(empty[:, :1]), empty], 1).expand(len(x_t), -1, -1, -1)
+    return torch.cat([x_t, beside.to(x_t)], 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +153,7 @@ class Lent(Protocol):
     device: torch.device
     origin: Origin
     vae_id: str  # changes with the autoencoder's weights; part of every cached latent's key
+    inpaints: bool  # whether it is made for inpainting, and reads `Cond.inpaint`
 
     def denoise(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """x_t: [B, 4, h, w]; t: [B] long -> what the model predicts, shaped like x_t."""
@@ -195,6 +219,24 @@ class Lent(Protocol):
         ...
 
 
+class Sketch(Protocol):
+    """A model of which all is known but its numbers: its tensors are on the device "meta"."""
+
+    dtype: torch.dtype
+
+    def denoise(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor: ...
+
+    def encode(self, captions: Sequence[str]) -> Cond: ...
+
+    def layers(self) -> list[Layer]: ...
+
+    def checkpoint_blocks(self) -> list[nn.Module]: ...
+
+    def megabytes(self, parts: Collection[str]) -> float:
+        """Of the weights of these parts."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Folders:
     """Where things of this host are kept."""
@@ -225,6 +267,10 @@ class Host(Protocol):
         Raises:
             Mistake: no such file, or not a model this host can train.
         """
+        ...
+
+    def sketch(self, model: Model, *, precision: str) -> contextlib.AbstractContextManager[Sketch] | None:
+        """The model without its weights, to see what it will need; None where the host cannot."""
         ...
 
     def header(self) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -179,6 +180,7 @@ class Tiny:
     """A `lora_train.host.Lent`. A caption's tokens are its letters."""
 
     vae_id = "tiny"
+    inpaints = False
 
     def __init__(self, prediction: str = "epsilon", dtype: torch.dtype = torch.float32):
         with torch.random.fork_rng(devices=[]):
@@ -287,6 +289,7 @@ class TinyHost:
         lent = Tiny("v" if model.v_parameterization else "epsilon", dtypes[precision])
         if model.zero_terminal_snr:
             lent.schedule = lent.schedule.ending_in_noise()
+            lent.origin = dataclasses.replace(lent.origin, last_is_noise=True)
         yield lent
 
     def header(self) -> dict[str, object]:
@@ -299,6 +302,9 @@ class TinyHost:
 
     def refusals(self, job: object, output: object, place: object) -> list[str]:
         return refusals(job, place)
+
+    def sketch(self, model: Model, *, precision: str) -> None:
+        """It has no other model than its own."""
 
     def announce(self, file: pathlib.Path, job: object, output: object) -> list[str]:
         return []

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from lora_train import names
 from lora_train.adapters.layer import Layer
 from lora_train.errors import Mistake
-from lora_train.host import Cond, Folders, Model, Origin
+from lora_train.host import Cond, Folders, Model, Origin, Sketch, widened
 from lora_train.hosts.standalone.facts import PREDICTIONS, asked, last_is_noise
-from lora_train.hosts.standalone.files import CHECKPOINT, Found, find
+from lora_train.hosts.standalone.files import CHECKPOINT, INPAINTING, Found, find
 from lora_train.hosts.standalone.packed import pack, ready
 from lora_train.hosts.standalone.slot import Slot
 from lora_train.hosts.standalone.texts import Texts, Vectors, trunk
@@ -54,17 +54,17 @@ class StandaloneHost:
     ) -> Iterator[Loan]:
         """See `lora_train.host.Host`. Weights are read when a part is first used."""
         waiting()
-        if model.pretrained_model_name_or_path is None:
-            raise Mistake(f"{CHECKPOINT}: expected a checkpoint")
-        found = find(model.pretrained_model_name_or_path, model.vae)
-        if skipped := skips(model, found.facts.arch):
-            raise Mistake(skipped[0])
-        found = dataclasses.replace(found, facts=asked(found.facts, model))
-        loan = Loan(found, model, device=chosen(device), dtype=DTYPES[precision])
+        loan = Loan(_found(model), model, device=chosen(device), dtype=DTYPES[precision])
         try:
             yield loan
         finally:
             loan.end()
+
+    def sketch(self, model: Model, *, precision: str) -> contextlib.AbstractContextManager[Sketch]:
+        """Raises Mistake: no such file, or not a model that can be trained."""
+        from lora_train.hosts.standalone.sketch import Sketched
+
+        return contextlib.nullcontext(Sketched(_found(model), model, DTYPES[precision]))
 
     def header(self) -> dict[str, object]:
         """Nothing is loaded between runs; what there is to say is the device."""
@@ -93,6 +93,16 @@ class StandaloneHost:
 
     def announce(self, file: pathlib.Path, job: Job, output: Output) -> list[str]:
         return []
+
+
+def _found(model: Model) -> Found:
+    """Raises Mistake: no such file, or not a model that can be trained."""
+    if model.pretrained_model_name_or_path is None:
+        raise Mistake(f"{CHECKPOINT}: expected a checkpoint")
+    found = find(model.pretrained_model_name_or_path, model.vae)
+    if skipped := skips(model, found.facts.arch):
+        raise Mistake(skipped[0])
+    return dataclasses.replace(found, facts=asked(found.facts, model))
 
 
 def refusals(job: Job, place: Place) -> list[str]:
@@ -165,6 +175,7 @@ class Loan:
         depth = len(trunk(self.slots["te1"].module).encoder.layers)
         if (model.clip_skip or 1) > depth:
             raise Mistake(f"model.clip_skip = {model.clip_skip}: the text encoder has {depth} layers")
+        self.greys: dict[tuple[int, int], Tensor] = {}  # by their size
         self._predicts()
         self.pool = concurrent.futures.ThreadPoolExecutor(1)
         files = (found.path, found.vae_path)  # hashed while other things go on: 2 s a GB
@@ -234,10 +245,23 @@ class Loan:
 
     def denoise(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         unet, cond = self.slots["unet"].use(), cond.to(x_t)
+        if self.inpaints:
+            x_t = widened(x_t, cond, self._grey)
         with self._autocast():
             return unet(
                 x_t, t.to(x_t.device), cond.context, added_cond_kwargs=_told(cond, x_t), return_dict=False
             )[0]
+
+    @property
+    def inpaints(self) -> bool:
+        return self.slots["unet"].module.config.in_channels == INPAINTING
+
+    def _grey(self, height: int, width: int) -> Tensor:
+        """Latents of a grey picture."""
+        if (height, width) not in self.greys:
+            pixels = torch.zeros(1, 3, 8 * height, 8 * width)
+            self.greys[height, width] = self.encode_images(pixels)
+        return self.greys[height, width]
 
     def encode(self, captions: Sequence[str], *, weighted: bool | None = None) -> Cond:
         return self.texts.encode(captions, weighted=weighted)

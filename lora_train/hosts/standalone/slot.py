@@ -24,6 +24,8 @@ class Slot:
     def use(self) -> nn.Module:
         from lora_train.hosts.standalone.load import fill
 
+        if self.device.type == "meta":
+            return nn.Module.to(self.module, self.dtype)
         if next(self.module.parameters()).is_meta:
             fill(self.module, self.part, dtype=self.dtype, device=self.device)
         elif not self.here:

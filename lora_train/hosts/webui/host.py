@@ -128,6 +128,9 @@ class WebuiHost:
             said += _of_loaded(job, loaded)
         return said
 
+    def sketch(self, model: Model, *, precision: str) -> None:
+        """Its model is there already: a dry step measures what one needs."""
+
     def announce(self, file: pathlib.Path, job: Job, output: Output) -> list[str]:
         """The file among the WebUI's LoRAs, with its card; what the Lora extension says of it."""
         return card.announce(file, job, output)

@@ -1,0 +1,32 @@
+"""A model of the standalone host without its numbers: torch's device "meta" has their shapes alone."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection
+
+import torch
+
+from lora_train.host import Model
+from lora_train.hosts.standalone.files import Found
+from lora_train.hosts.standalone.host import Loan
+from lora_train.noise import Schedule
+
+
+class Sketched(Loan):
+    """See `lora_train.host.Sketch`. No tensor of the file is read."""
+
+    def __init__(self, found: Found, model: Model, dtype: torch.dtype):
+        super().__init__(found, model, device=torch.device("meta"), dtype=dtype)
+
+    def _predicts(self) -> None:
+        """Whatever it is, it takes the same room."""
+        self.schedule = Schedule.scaled_linear()
+
+    def _autocast(self) -> contextlib.AbstractContextManager[None]:
+        """There is none of this device; what runs under it has the weights' dtype."""
+        return contextlib.nullcontext()
+
+    def megabytes(self, parts: Collection[str]) -> float:
+        held = [[*self.slots[part].module.parameters(), *self.slots[part].module.buffers()] for part in parts]
+        return sum(t.numel() * t.element_size() for tensors in held for t in tensors) / 2**20

@@ -119,7 +119,8 @@ def debiased_weight(snr: Tensor, prediction: str) -> Tensor:
     (sd-scripts has 1 / (1 + snr) there and OneTrainer 1 / sqrt(1 + snr), which are other weights of x_0 than
     the paper's.)
     """
-    return snr.clamp(max=CLIP).rsqrt() * per_noise(snr, prediction)
+    # the lower bound only keeps 0 times infinity away from v, where no signal is left
+    return snr.clamp(1e-12, CLIP).rsqrt() * per_noise(snr, prediction)
 
 
 def p2_weight(snr: Tensor, gamma: float, prediction: str) -> Tensor:

@@ -146,6 +146,7 @@ class Denoising(Pass):
 
     def cond(self, lent: Lent, batch: Batch) -> Cond:
         cond = lent.encode(batch.captions) if batch.conds is None else batch.conds
+        cond = cond.around(None if batch.inpaint is None else sent(batch.inpaint, lent.device))
         return cond if batch.sizes is None else cond.of(sent(batch.sizes, lent.device))
 
     def timesteps(self, lent: Lent, batch: Batch, rngs: Sequence[torch.Generator]) -> list[int]:
@@ -212,7 +213,7 @@ class Denoising(Pass):
         if weights is not None:
             losses = losses * sent(weights, losses.device).to(losses)
         if self.learned is not None:
-            losses = self.learned.weighed(losses, sent(schedule.snr(timesteps), losses.device))
+            losses = self.learned.weighed(losses, steps.float() / len(schedule))
         return losses
 
     def tried(self, lent: Lent) -> list[int]:
@@ -267,4 +268,6 @@ class Denoising(Pass):
             cond = lent.encode([batch.classes[i] for i in which])
         else:
             cond = batch.class_conds.part(which)
+        if batch.inpaint is not None:
+            cond = cond.around(sent(batch.inpaint[which], lent.device))
         return cond if batch.sizes is None else cond.of(sent(batch.sizes[which], lent.device))

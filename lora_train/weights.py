@@ -193,20 +193,24 @@ def _guess(path: pathlib.Path) -> str:
 def content(shapes: Shapes) -> str:
     """What a file holds, told by its tensors' names: "an SDXL checkpoint", …; "" where it is unknown."""
     first = shapes.get("model.diffusion_model.input_blocks.0.0.weight")
-    wide = first is not None and len(first) == 4 and first[1] != 4
+    channels = first[1] if first is not None and len(first) == 4 else 4
     for kind, marks in KINDS.items():
         if any(mark in name for mark in marks for name in shapes):
-            return WIDE if wide and kind in BASES else kind
-    if wide:
-        return WIDE
+            return _wide(kind, channels) if kind in BASES else kind
     if first:
-        return "an SD 1.x checkpoint"
+        return _wide(BASES[0], channels)
     if any("encoder.down" in name or "decoder.up" in name for name in shapes):
         return "an autoencoder (VAE) alone"
     return ""
 
 
-WIDE = "a checkpoint for inpainting or editing, whose denoiser takes more than a latent"
+def _wide(kind: str, channels: int) -> str:
+    """A kind of checkpoint whose denoiser takes so many channels."""
+    return {4: kind, 9: kind + PAINTS}.get(channels, WIDE)
+
+
+PAINTS = " for inpainting"
+WIDE = "a checkpoint for editing or with depth, whose denoiser takes more than a latent"
 BASES = ("an SD 1.x checkpoint", "an SD 2.x checkpoint", "an SDXL checkpoint")
 KINDS = {  # the first whose mark is in any name
     "a LoRA or another adapter": (

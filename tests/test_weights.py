@@ -172,7 +172,8 @@ def test_a_files_content_is_told_by_its_names(name, kind):
 
 
 @pytest.mark.parametrize(
-    ("channels", "kind"), [(4, "an SD 1.x checkpoint"), (9, "a checkpoint for inpainting")]
+    ("channels", "kind"),
+    [(4, "an SD 1.x checkpoint"), (9, "an SD 1.x checkpoint for inpainting"), (8, "a checkpoint for edit")],
 )
 def test_a_denoiser_for_inpainting_is_told_by_its_input(channels, kind):
     shapes = {"model.diffusion_model.input_blocks.0.0.weight": (320, channels, 3, 3)}

@@ -18,6 +18,7 @@ from lora_train.data.cache import Latents, Sample
 from lora_train.data.captions import Moment
 from lora_train.data.folder import Item, Planned, Source
 from lora_train.data.held import caption
+from lora_train.data.holes import Holes
 from lora_train.data.looks import Look
 from lora_train.draws import key
 from lora_train.host import Cond
@@ -41,6 +42,7 @@ class Batch:
     classes: list[str | None] | None = None  # [B], captions with the class's word for the trigger word
     class_conds: Cond | None = None  # of those, as `conds`; of samples that have none whatever it is
     lots: Tensor | None = None  # [B] float64 in 0..1, the same for all that were drawn as one batch
+    inpaint: Tensor | None = None  # [B, 5, h, w] float32, as in Cond
     masks: Tensor | None = None  # [B, 1, h, w] float32 in 0..1: how much a place counts; None: all counts
 
     def pieces(self, most: int) -> list[Batch]:
@@ -55,6 +57,15 @@ class Batch:
             for name, value in every.items()
         }
         return type(self)(**some)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fetched:
+    """What can be made ready of a batch without the autoencoder."""
+
+    latents: Tensor
+    masks: Tensor | None
+    holes: list[tuple[Tensor, Tensor] | None] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +163,7 @@ class Batches:
         steps: of the run; what a share of them is counted from.
         rank, world: this process's number, and how many there are. A step is made of `accumulation` batches
             for each; a process may have none at an epoch's end.
+        holes: of a model made for inpainting.
     """
 
     def __init__(  # noqa: PLR0913 (what a sample depends on)
@@ -165,8 +177,10 @@ class Batches:
         steps: int = 0,
         rank: int = 0,
         world: int = 1,
+        holes: Holes | None = None,
     ):
         self.planned, self.latents, self.seed, self.conds = planned, latents, seed, conds
+        self.holes = holes
         self.accumulation, self.rank, self.world = accumulation * world, rank, world
         self.numbers = numbers(planned, self.accumulation)
         self.total = steps
@@ -193,7 +207,7 @@ class Batches:
         groups = [order[first : first + size] for first in range(skip * size, len(order), size)]
         images = [sum(map(len, group)) for group in groups]
         mine = [group[self.rank :: self.world] for group in groups]
-        run = ahead if self.latents.slow else map
+        run = ahead if self.latents.slow or self.holes else map
         ready = run(self._fetch, mine)
         for step, (group, fetched, count) in enumerate(zip(mine, ready, images, strict=True), skip):
             moment = Moment(epoch, epoch * self.steps_per_epoch + step, self.total)
@@ -237,20 +251,22 @@ class Batches:
         look = item.subset.draw(rng)
         return Sample(item, look, ordinal), item.subset.apply(item.caption, rng, moment)
 
-    def _fetch(self, group: Sequence[Sequence[tuple[int, Item]]]) -> list[tuple[Tensor, Tensor | None]]:
+    def _fetch(self, group: Sequence[Sequence[tuple[int, Item]]]) -> list[Fetched]:
         every = [[self._sample(*entry, Moment())[0] for entry in entries] for entries in group]
-        return [(self.latents.fetch(samples), self.latents.masks(samples)) for samples in every]
+        return [self._fetched(samples) for samples in every]
 
-    def _batch(
-        self, entries: Sequence[tuple[int, Item]], fetched: tuple[Tensor, Tensor | None], moment: Moment
-    ) -> Batch:
+    def _fetched(self, samples: Sequence[Sample]) -> Fetched:
+        masks, holes = self.latents.masks(samples), self.holes and self.holes.fetch(samples)
+        return Fetched(self.latents.fetch(samples), masks, holes)
+
+    def _batch(self, entries: Sequence[tuple[int, Item]], fetched: Fetched, moment: Moment) -> Batch:
         samples, captions = zip(*(self._sample(*entry, moment) for entry in entries), strict=True)
         items, first = [item for _, item in entries], samples[0].ordinal
         classes, class_conds = self._classes(items, captions)
         kept = [item.subset.diff_output_preservation for item in items]
         lot = random.Random(key(self.seed, "batch", first)).random()
         return Batch(
-            latents=self.latents.finish(fetched[0], samples),
+            latents=self.latents.finish(fetched.latents, samples),
             captions=list(captions),
             conds=None if self.conds is None else Cond.stack([self.conds[c] for c in captions]),
             ordinals=[s.ordinal for s in samples],
@@ -261,7 +277,8 @@ class Batches:
             classes=classes,
             class_conds=class_conds,
             lots=torch.full([len(items)], lot, dtype=torch.float64),
-            masks=fetched[1],
+            inpaint=self.holes and self.holes.finish(fetched.holes, samples),
+            masks=fetched.masks,
         )
 
     def _classes(
@@ -292,15 +309,16 @@ class Batches:
     def whole(self, entries: Sequence[tuple[int, Item]]) -> Batch:
         """Pictures as they are, with all of their captions."""
         samples = [Sample(item, Look(), ordinal) for ordinal, item in entries]
-        captions = [caption(item) for _, item in entries]
+        captions, fetched = [caption(item) for _, item in entries], self._fetched(samples)
         return Batch(
-            latents=self.latents.finish(self.latents.fetch(samples), samples),
+            latents=self.latents.finish(fetched.latents, samples),
             captions=captions,
             conds=None if self.conds is None else Cond.stack([self.conds[c] for c in captions]),
             ordinals=[s.ordinal for s in samples],
             names=[s.picture.name for s in samples],
             sizes=torch.tensor([pictures.sizes(s.picture, s.look) for s in samples]),
-            masks=self.latents.masks(samples),
+            inpaint=self.holes and self.holes.finish(fetched.holes, samples),
+            masks=fetched.masks,
         )
 
     def _weights(self, items: Sequence[Item], epoch: int) -> Tensor | None:

@@ -133,6 +133,10 @@ class Data(Layout, Prior):
     reg_data_dir: pathlib.Path | None = knob(
         None, "Folder with folders of regularisation pictures, named like 1_dog.", group="regularisation",
         place=True)  # fmt: skip
+    inpainting_masks: int | None = knob(
+        None, "Of a model made for inpainting: how many different masks a picture gets, so that what is left "
+        "of it is encoded once for each and kept. Empty: another mask each time.", group="masks", low=1,
+        high=10_000)  # fmt: skip
     skip_unreadable: bool = knob(
         False, "Leave out pictures and captions that cannot be read, with a line for each, rather than "
         "refuse to begin.", group="data")  # fmt: skip

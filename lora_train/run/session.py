@@ -20,6 +20,7 @@ from lora_train.data import summary
 from lora_train.data.batches import Batches, arithmetic, numbers
 from lora_train.data.classes import placed
 from lora_train.data.folder import Planned
+from lora_train.data.holes import Holes
 from lora_train.data.memory import Memory, usual
 from lora_train.data.plan import plan
 from lora_train.errors import Mistake
@@ -253,12 +254,16 @@ class Session:
         conds = None if text else caches.conds()
         return Batches(
             self.planned, latents, seed=training.seed, accumulation=training.gradient_accumulation_steps,
-            conds=conds, steps=self.progress.steps, rank=self.crew.rank, world=self.crew.world)  # fmt: skip
+            conds=conds, steps=self.progress.steps, rank=self.crew.rank, world=self.crew.world,
+            holes=holes)  # fmt: skip
 
     def cached(self, what: str, done: int, of: int) -> None:
         """Told while latents and conds are made; a stop is a stop here too, and a pause is one."""
         tell(self.others, what, done, of)
         if self.crew.world > 1:
+        holes = None
+        if self.lent.inpaints:
+            holes = Holes(self.lent.encode_images, training.seed, self.job.data.inpainting_masks)
             return
         self.control.heed()
         if self.control.paused:

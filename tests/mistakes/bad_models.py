@@ -320,7 +320,7 @@ FAMILIES: dict[str, Mapping[str, tuple[int, ...]]] = {
     "SD 2": {**SMALL, "cond_stage_model.model.ln_final.weight": (4,)},
     "SD 3": {"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": (4, 4)},
     "Flux": {"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": (4, 4)},
-    "inpainting": {"model.diffusion_model.input_blocks.0.0.weight": (320, 9, 3, 3)},
+    "edits": {"model.diffusion_model.input_blocks.0.0.weight": (320, 8, 3, 3)},
     "an autoencoder": {"encoder.down.0.block.0.conv1.weight": (4, 4), "decoder.conv_in.weight": (4, 4)},
     "a LoRA": {f"{KEY}.{UP}": (4, 4), f"{KEY}.{DOWN}": (4, 4)},
     "a ControlNet": {"control_model.input_hint_block.0.weight": (4, 4)},

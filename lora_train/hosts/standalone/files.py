@@ -12,7 +12,7 @@ from torch import Tensor
 from lora_train import names
 from lora_train.errors import Mistake
 from lora_train.hosts.standalone.facts import Facts, of_file, of_folder, read_json
-from lora_train.weights import Weights, content, open_weights
+from lora_train.weights import PAINTS, Weights, content, open_weights
 
 CHECKPOINT, AUTOENCODER = "model.pretrained_model_name_or_path", "model.vae"
 EXPECTED = "expected an SD 1.x, SD 2.x or SDXL checkpoint (.safetensors, .ckpt) or a diffusers folder of one"
@@ -22,7 +22,11 @@ FOLDERS = {  # part -> folder in a diffusers pipeline, and its file's name witho
     "te1": ("text_encoder", "model"),
     "te2": ("text_encoder_2", "model"),
 }
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+PIPELINES = (
+    "StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusionInpaintPipeline",
+    "StableDiffusionXLInpaintPipeline",
+)  # fmt: skip
+INPAINTING = 9  # channels: the noisy latent, where it is painted anew, and the latent of the rest
 ENDINGS = (  # the first that is there; large ones lie in several files, with an index
     *(".safetensors", ".safetensors.index.json", ".fp16.safetensors", ".safetensors.index.fp16.json"),
     *(".bin", ".bin.index.json"),
@@ -144,7 +148,7 @@ def _opened(setting: str, path: pathlib.Path) -> Weights:
 
 def _file(path: pathlib.Path) -> tuple[dict[str, Part], Facts]:
     weights = _opened(CHECKPOINT, path)
-    kind = content(weights.shapes)
+    kind = content(weights.shapes).removesuffix(PAINTS)
     if kind not in KINDS:
         first = next(iter(weights.shapes), None)
         seen = kind or (f"unknown; its first tensor is {first}" if first else "a file without tensors")
@@ -245,8 +249,8 @@ def _folder(path: pathlib.Path) -> tuple[dict[str, Part], Facts]:
         raise Mistake(f"{CHECKPOINT} = {path}: a folder without model_index.json{hint or '; ' + EXPECTED}")
     kind = read_json(index).get("_class_name", "unknown")
     if kind not in PIPELINES:
-        raise Mistake(f"{CHECKPOINT} = {path}: is a {kind}; {EXPECTED} (a {' or '.join(PIPELINES)})")
-    wanted = ("unet", "vae", *TEXTS["sdxl" if kind == PIPELINES[1] else "sd1"])
+        raise Mistake(f"{CHECKPOINT} = {path}: is a {kind}; {EXPECTED} (a {' or '.join(PIPELINES[:2])})")
+    wanted = ("unet", "vae", *TEXTS["sdxl" if "XL" in kind else "sd1"])
     opened = {part: _opened(CHECKPOINT, _weights_in(path / FOLDERS[part][0], FOLDERS[part][1]))
               for part in wanted}  # fmt: skip
     keys = {part: {key: key for key in weights.shapes} for part, weights in opened.items()}
@@ -264,11 +268,9 @@ def _folder(path: pathlib.Path) -> tuple[dict[str, Part], Facts]:
 def _of_pipeline(path: pathlib.Path, kind: str, unet: Part) -> str:
     """The architecture. SD 1.x and SD 2.x have one pipeline."""
     shape = unet.shape(LANDMARKS["unet"]) if LANDMARKS["unet"] in unet.keys else ()
-    if len(shape) == 4 and shape[1] != 4:
-        raise Mistake(
-            f"{CHECKPOINT} = {path}: takes {shape[1]} channels, as for inpainting or edits; {EXPECTED}"
-        )
-    if kind == PIPELINES[1]:
+    if len(shape) == 4 and shape[1] not in (4, INPAINTING):
+        raise Mistake(f"{CHECKPOINT} = {path}: takes {shape[1]} channels, as for edits; {EXPECTED}")
+    if "XL" in kind:
         return "sdxl"
     return "sd2" if _linear(unet) else "sd1"
 

@@ -21,6 +21,7 @@ def schedule(loaded: nn.Module, ending_in_noise: bool | None = None) -> Schedule
     return own.ending_in_noise() if ending_in_noise and not own.last_is_noise else own
 
 
+INPAINTING = 9  # channels: the noisy latent, where it is painted anew, and the latent of the rest
 FAMILIES = (("is_sd3", "sd3", "Stable Diffusion 3"), ("is_ssd", "ssd", "SSD-1B"), ("is_sdxl", "sdxl", "SDXL"),
             ("is_sd2", "sd2", "Stable Diffusion 2"), ("is_sd1", "sd1", "Stable Diffusion 1"))  # fmt: skip
 
@@ -44,9 +45,9 @@ def untrainable(loaded: nn.Module) -> str | None:
     if short == "sdxl" and len(Texts(loaded, short).encoders) != 2:
         return "the loaded model is SDXL's refiner; choose its base model at the top of the page"
     channels = loaded.model.diffusion_model.in_channels
-    if channels != 4:
+    if channels not in (4, INPAINTING):
         return (
-            f"the loaded model takes {channels} channels, as those for inpainting and for edits do; choose a "
+            f"the loaded model takes {channels} channels, as those for edits and with depth do; choose a "
             "plain one at the top of the page"
         )
     return None

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from lora_train.adapters.layer import Layer
 from lora_train.errors import Mistake
-from lora_train.host import Cond, Model, Origin
+from lora_train.host import Cond, Model, Origin, widened
 from lora_train.hosts.webui import turn
 from lora_train.hosts.webui.held import held
-from lora_train.hosts.webui.kinds import family, posterior, schedule, untrainable
+from lora_train.hosts.webui.kinds import INPAINTING, family, posterior, schedule, untrainable
 from lora_train.hosts.webui.neutral import bare_after, neutral, set_options
 from lora_train.hosts.webui.proof import Proof
 from lora_train.hosts.webui.texts import Texts
@@ -50,6 +50,7 @@ class Loan:
         self.options = {"CLIP_stop_at_last_layers": model.clip_skip or 1, "sdxl_clip_l_skip": False}
         self.choice: turn.Choice | None = None  # that of the first turn, for those after a pause
         self.parked: set[str] = set()
+        self.greys: dict[tuple[int, int], Tensor] = {}  # latents of grey pictures, by their size
         self.learned: dict[str, Vectors] = {}
         self.on, self.taken = contextlib.ExitStack(), False
         self.proof: Proof | None = None
@@ -125,8 +126,21 @@ class Loan:
         cond = cond.to(x_t)
         self._onto_card(cond.context.requires_grad)
         vector = self.texts.vector(cond, x_t.shape)
+        if self.inpaints:
+            x_t = widened(x_t, cond, self._grey)
         with self._autocast():
             return self.unet(x_t, t.to(x_t.device), context=cond.context, y=vector)
+
+    @property
+    def inpaints(self) -> bool:
+        return self.unet.in_channels == INPAINTING
+
+    def _grey(self, height: int, width: int) -> Tensor:
+        """Latents of a grey picture."""
+        if (height, width) not in self.greys:
+            pixels = torch.zeros(1, 3, 8 * height, 8 * width)
+            self.greys[height, width] = self.encode_images(pixels)
+        return self.greys[height, width]
 
     def encode(self, captions: Sequence[str], *, weighted: bool | None = None) -> Cond:
         """What sd-scripts trains with, weights times hidden states and no mean restored, is the WebUI's

@@ -252,6 +252,9 @@ class Session:
         latents, parts = caches.latents(), self.network.parts()
         text = self.network.word or any(params for part, params in parts.items() if part != "unet")
         conds = None if text else caches.conds()
+        holes = None
+        if self.lent.inpaints:
+            holes = Holes(self.lent.encode_images, training.seed, self.job.data.inpainting_masks)
         return Batches(
             self.planned, latents, seed=training.seed, accumulation=training.gradient_accumulation_steps,
             conds=conds, steps=self.progress.steps, rank=self.crew.rank, world=self.crew.world,
@@ -261,9 +264,6 @@ class Session:
         """Told while latents and conds are made; a stop is a stop here too, and a pause is one."""
         tell(self.others, what, done, of)
         if self.crew.world > 1:
-        holes = None
-        if self.lent.inpaints:
-            holes = Holes(self.lent.encode_images, training.seed, self.job.data.inpainting_masks)
             return
         self.control.heed()
         if self.control.paused:

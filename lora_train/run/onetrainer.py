@@ -116,8 +116,22 @@ def _loss(left: dict[str, object], out: Heard) -> None:
     name, strength = left.pop("loss_weight_fn", "CONSTANT"), left.pop("loss_weight_strength", 5.0)
     if name == "MIN_SNR_GAMMA":
         out.words["objective.min_snr_gamma"] = strength
+    elif name == "DEBIASED_ESTIMATION":
+        out.words["objective.debiased_estimation_loss"] = True
+    elif name == "P2":
+        out.words["objective.p2_gamma"] = strength
     elif name != "CONSTANT":
-        out.refused.append(f"loss_weight_fn = {name}: {LATER}; expected CONSTANT or MIN_SNR_GAMMA")
+        out.refused.append(f"loss_weight_fn = {name}: of another kind of model; expected CONSTANT")
+    strengths = {kind: left.get(f"{kind}_strength") or 0.0 for kind in ("mae", "log_cosh", "huber")}
+    if left.get("mse_strength") == 0 and strengths == {"mae": 1.0, "log_cosh": 0.0, "huber": 0.0}:
+        out.words["objective.loss_type"] = "l1"
+        for kind in ("mae", "mse"):
+            left.pop(f"{kind}_strength")
+    kind = str(left.pop("timestep_distribution", "UNIFORM")).lower()
+    numbers = {name: left.pop(name, None) for name in ("noising_weight", "noising_bias", "timestep_shift")}
+    if kind != "uniform" or numbers["timestep_shift"] not in (None, 1, 1.0):
+        numbers["timestep_distribution"] = kind
+        out.words.update({f"objective.{name}": v for name, v in numbers.items() if v is not None})
 
 
 def _masks(left: dict[str, object], out: Heard) -> None:
@@ -151,7 +165,7 @@ def _concepts(found: object, out: Heard) -> None:
     )
     plain = []
     for concept in used:
-        if concept.get("type", "STANDARD") == "STANDARD":
+        if concept.get("type", "STANDARD") in ("STANDARD", PRIOR):
             plain.append(concept)
         else:
             out.refused.append(f"concept {shown(concept.get('name'))} = {concept['type']}: {LATER}; left out")
@@ -159,6 +173,8 @@ def _concepts(found: object, out: Heard) -> None:
         one = len(plain) == 1
         lead = "data." if one else f"data.datasets.0.subsets.{i}."
         out.words[f"{lead}{'train_data_dir' if one else 'image_dir'}"] = concept.get("path") or None
+        if concept.get("type") == PRIOR:
+            out.words[f"{lead}diff_output_preservation"] = True
         _concept(concept, lead, out)
 
 
@@ -215,6 +231,8 @@ def _only(names: Sequence[str]) -> Refused:
     return Refused(off=tuple(name.lower() for name in names))
 
 
+MIXED = "one kind of loss at a time; objective.loss_type says which"
+PRIOR = "PRIOR_PREDICTION"
 RULES: dict[str, Rule] = {
     "learning_rate": "lr.learning_rate", "epochs": "training.max_train_epochs", "batch_size":
     "data.batch_size",
@@ -234,19 +252,21 @@ RULES: dict[str, Rule] = {
     "learning_rate_scaler": _only(["none"]), "learning_rate_min_factor": Refused(),
     "learning_rate_cycles": Ignored("no schedule here has it", off=("1", "1.0")),
     "ema": _only(["off"]),
-    "mae_strength": Refused(),
-    "log_cosh_strength": Refused(),
-    "huber_strength": Refused(),
-    "mse_strength": Refused(off=("1", "1.0")),
+    "mae_strength": Refused(MIXED),
+    "log_cosh_strength": Refused(MIXED),
+    "huber_strength": Refused(MIXED),
+    "mse_strength": Refused(MIXED, off=("1", "1.0")),
     "offset_noise_weight": "objective.noise_offset", "generalized_offset_noise": Refused(),
-    "perturbation_noise_weight": Refused(), "rescale_noise_scheduler_to_zero_terminal_snr": Refused(),
+    "perturbation_noise_weight": Refused("it is in the target too; objective.ip_noise_gamma is seen alone"),
+    "rescale_noise_scheduler_to_zero_terminal_snr": Translated(
+        lambda value: {"model.zero_terminal_snr": True} if value else {}
+    ),
     "force_v_prediction": Translated(lambda value: {"model.v_parameterization": True} if value else {}),
     "force_epsilon_prediction": Translated(
         lambda value: {"model.v_parameterization": False} if value else {}
     ),
     "min_noising_strength": _thousandth("objective.min_timestep"),
     "max_noising_strength": _thousandth("objective.max_timestep"),
-    "timestep_distribution": _only(["uniform"]),
     "custom_conditioning_image": Refused(),
     "text_encoder_layer_skip": Translated(lambda value: {"model.clip_skip": int(value) + 1} if value else {}),
     "force_circular_padding": Refused(), "additional_embeddings": Refused(), "validation": Refused(),
@@ -265,7 +285,7 @@ RULES: dict[str, Rule] = {
          "attention_mechanism",
          "enable_autocast_cache", "fallback_train_dtype", "lora_weight_dtype", "huber_delta",
          "vb_loss_strength",
-         "noising_weight", "noising_bias", "timestep_shift", "ema_decay", "ema_update_step_interval",
+         "ema_decay", "ema_update_step_interval",
          "frames", "samples", "sample_definition_file_name",
          "backup_after", "backup_after_unit", "backup_before_save", "rolling_backup", "rolling_backup_count"),
         FORM),

@@ -118,6 +118,14 @@ def _flag(path: str) -> Translated:
     return Translated(lambda value: {path: True} if value is True else {})
 
 
+def _kind(value: object) -> Values:
+    """Of a loss."""
+    kinds = {"": {}, "mse": {}, "l1": {"objective.loss_type": "l1"}}
+    if (word := str(value or "").lower()) not in kinds:
+        raise Mistake(f"train_loss_function = {shown(value)}: expected MSE or L1")
+    return kinds[word]
+
+
 def _arguments(value: object) -> Values:
     text = str(value or "").strip()
     return {"optimizer_args": [part.strip() for part in text.split(",")]} if text else {}
@@ -160,8 +168,8 @@ RULES: dict[str, Rule] = {
     "train_seed": _above("training.seed", -1),
     "train_min_timesteps": "objective.min_timestep", "train_max_timesteps": "objective.max_timestep",
     "train_snr_gamma": _above("objective.min_snr_gamma"),
-    "train_loss_function": Refused(off=("mse",)),
-    "train_fixed_timsteps_in_batch": Refused(),
+    "train_loss_function": Translated(_kind),
+    "train_fixed_timsteps_in_batch": _flag("objective.fixed_timesteps_in_batch"),
     "train_model_precision": Translated(_precision),
     "train_lora_precision": Ignored("adapters train in float32", off=("fp32", "float32")),
     "train_VAE_precision": FORM,

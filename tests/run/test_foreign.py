@@ -105,12 +105,12 @@ def test_kohya_ss_says_no_to_what_would_train_something_else():
     values, notes = of(
         "a.json",
         KOHYA | {"LoRA_type": "Flux1", "optimizer": "Prodigy", "learning_rate": 1,
-                 "flux1_checkbox": True, "additional_parameters": "--ip_noise_gamma 0.1 --zero_terminal_snr",
+                 "flux1_checkbox": True, "additional_parameters": "--deepspeed",
                  "huggingface_token": "hf_secret", "no_such": 3},
     )  # fmt: skip
     text = "\n".join(notes)
     for word in ("LoRA_type = Flux1", "optimizer = Prodigy", "flux1_checkbox",
-                 "ip_noise_gamma", "zero_terminal_snr", "huggingface_token", "no_such"):  # fmt: skip
+                 "deepspeed", "huggingface_token", "no_such"):  # fmt: skip
         assert f"not taken: {word}" in text, word
     assert "hf_secret" not in text
     assert not values.keys() & {"lr.learning_rate", "lr.unet_lr", "network.dim", "optimizer.kind"}
@@ -133,6 +133,11 @@ def test_kohya_ss_says_no_to_what_would_train_something_else():
      ({"optimizer": "AdamW"}, "optimizer.kind", "adamw"), ({"cache_latents": False}, "place.cache_latents",
      False),
      ({"noise_offset_type": "Multires"}, "objective.noise_offset", None),
+     ({"noise_offset_type": "Multires", "multires_noise_iterations": 6},
+      "objective.multires_noise_iterations", 6),
+     ({"multires_noise_iterations": 6}, "objective.multires_noise_iterations", None),
+     ({"loss_type": "huber", "huber_c": 0.2}, "objective.huber_c", 0.2),
+     ({"additional_parameters": "--ip_noise_gamma 0.1 --zero_terminal_snr"}, "model.zero_terminal_snr", True),
      ({"sample_prompts": "/a/prompts.txt"}, "output.sample_prompts", "/a/prompts.txt"),
      ({"additional_parameters": "--min_timestep=100 --network_train_unet_only"}, "objective.min_timestep",
      100),
@@ -188,6 +193,36 @@ def test_onetrainers_second_text_encoder_has_a_rate_of_its_own(kind):
     values, _ = of("p.json", ONETRAINER | {"model_type": kind, "text_encoder_2": {"learning_rate": 2e-5}})
     assert values["lr.text_encoder_lr"] == 5e-5
     assert values.get("lr.text_encoder_lr2") == (2e-5 if "XL" in kind else None)
+
+
+def test_onetrainers_weights_losses_and_steps_are_ours():
+    more = {
+        "loss_weight_fn": "P2", "loss_weight_strength": 0.5, "mse_strength": 0.0, "mae_strength": 1.0,
+        "timestep_distribution": "LOGIT_NORMAL", "noising_weight": 0.5, "noising_bias": -0.2,
+        "timestep_shift": 2.0, "rescale_noise_scheduler_to_zero_terminal_snr": True,
+    }  # fmt: skip
+    values, notes = of("p.json", ONETRAINER | more)
+    wanted = {
+        "objective.p2_gamma": 0.5, "objective.loss_type": "l1", "objective.noising_weight": 0.5,
+        "objective.timestep_distribution": "logit_normal", "objective.noising_bias": -0.2,
+        "objective.timestep_shift": 2.0, "model.zero_terminal_snr": True,
+    }  # fmt: skip
+    assert {path: values.get(path) for path in wanted} == wanted
+    assert "objective.min_snr_gamma" not in values
+    assert not [note for note in notes if "strength" in note], notes
+    more = {"loss_weight_fn": "DEBIASED_ESTIMATION", "huber_strength": 1.0}
+    debiased, notes = of("p.json", ONETRAINER | more)
+    assert debiased["objective.debiased_estimation_loss"] is True
+    assert not [path for path in debiased if "nois" in path and "offset" not in path]
+    assert any("huber_strength = 1.0: one kind of loss at a time" in note for note in notes)
+
+
+def test_onetrainers_concepts_of_the_prior_are_held_to_what_the_model_says():
+    concept = {"path": "/pictures/p", "type": "PRIOR_PREDICTION", "enabled": True}
+    values, _ = of("p.json", ONETRAINER | {"concepts": [*ONETRAINER["concepts"], concept]})
+    kept = [path for path in values if path.endswith("diff_output_preservation")]
+    assert len(kept) == 1
+    assert values[kept[0].replace("diff_output_preservation", "image_dir")] == "/pictures/p"
 
 
 def test_onetrainers_masks_lie_beside_the_pictures():

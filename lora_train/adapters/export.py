@@ -10,6 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from lora_train.adapters.family import Adapter
+from lora_train.adapters.kept import Kept
 from lora_train.adapters.network import Network
 from lora_train.adapters.principal import narrowed, principal
 from lora_train.adapters.thin import ALPHA, DOWN, UP, factors
@@ -80,8 +82,9 @@ def readable(network: Network, rank: int | None = None) -> Readable | None:
     worst, changed = (0.0, ""), False
     for key, layer in network.layers.items():
         adapter = network.adapters[key]
-        cut = None if rank is None else adapter.cut(rank)
-        exact = adapter.plain() if cut is None else None
+        before = network.before(key)
+        cut = None if rank is None or before is not None else adapter.cut(rank)
+        exact = None if cut is not None else adapter.plain() if before is None else _all(adapter, before)
         changed |= (exact or cut) is not None
         if exact is None:
             form = cut or adapter.tensors()
@@ -95,6 +98,15 @@ def readable(network: Network, rank: int | None = None) -> Readable | None:
         own = file_key(layer.part, layer.path, layer.arch)
         tensors.update({f"{own}.{name}": tensor for name, tensor in form.items()})
     return Readable(tensors, tuple(forms), (lost, there), worst) if changed else None
+
+
+def _all(adapter: Adapter, before: Kept) -> Tensors:
+    """What an adapter adds, and those that were there before it."""
+    mine, theirs = adapter.thin(), before.thin
+    if mine is None or theirs is None:
+        return {DIFF: (adapter.delta() + before.delta()).detach()}
+    up, down = torch.cat([theirs[0], mine[0]], 1), torch.cat([theirs[1], mine[1]])
+    return factors(up, down, adapter.layer.shape, len(down))
 
 
 def _product(form: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -46,6 +46,10 @@ class Adapter(nn.Module):
         tensors (`thin.factors`), or {"diff": what is added}. None: it reads `tensors()`."""
         return None
 
+    def thin(self) -> tuple[Tensor, Tensor] | None:
+        """Factors [out, rank] and [rank, in * kernel] of `delta()`, where it has any."""
+        return None
+
     def join(self, others: dict[object, Adapter]) -> None:
         """Share with earlier adapters of the network what layers have together.
 
@@ -78,6 +82,7 @@ class Adapter(nn.Module):
 class Family(Paced):
     """Which layers get an adapter, and what it starts from."""
 
+    linear = False  # whether what is added is proportional to what is learned
     own_form = False  # whether the WebUI reads what is made from it, rather than what it is
 
     scale_weight_norms: float | None = knob(

@@ -18,6 +18,7 @@ from lora_train.adapters import FAMILIES
 from lora_train.adapters.export import made_from, readable
 from lora_train.adapters.family import Family
 from lora_train.adapters.fourfold import missing, unfilled
+from lora_train.adapters.kept import parted
 from lora_train.adapters.layer import Layer
 from lora_train.adapters.lora import Lora
 from lora_train.adapters.mapped import maker
@@ -112,9 +113,15 @@ def entries(network: Network) -> dict[str, Tensor]:
     found = {
         f"{file_key(layer.part, layer.path, layer.arch)}.{name}": tensor
         for key, layer in network.layers.items()
-        for name, tensor in network.adapters[key].tensors().items()
+        for name, tensor in {**network.adapters[key].tensors(), **_before(network, key)}.items()
     }
     return {**found, **_word(network)}
+
+
+def _before(network: Network, key: str) -> dict[str, Tensor]:
+    """What it keeps of a layer's earlier adapters."""
+    before = network.before(key)
+    return {} if before is None else before.tensors()
 
 
 def _word(network: Network) -> dict[str, Tensor]:
@@ -264,11 +271,23 @@ def network_of(
 
     def make(layer: Layer) -> torch.nn.Module:
         try:
-            return (family or told_by(found[layer.key])).hold(layer, found[layer.key])
+            return (family or told_by(found[layer.key])).hold(layer, parted(found[layer.key])[0])
         except ValueError as e:
             raise Mistake(f"{name}: made for another model, or damaged: {layer.key} {e}") from e
 
-    return Network(family or Lora(), [known[key] for key in found], make)
+    network = Network(family or Lora(), [known[key] for key in found], make)
+    for key, own in found.items():
+        _keep(network, key, own, name)
+    return network
+
+
+def _keep(network: Network, key: str, tensors: Mapping[str, Tensor], name: str) -> None:
+    """Take over what a file has of a layer's earlier adapters."""
+    if kept := parted(tensors)[1]:
+        try:
+            network.keep(key).load(kept)
+        except ValueError as e:
+            raise Mistake(f"{name}: made for another model, or damaged: {key} {e}") from e
 
 
 def told_by(tensors: Iterable[str]) -> Family:
@@ -291,11 +310,12 @@ def restore(network: Network, tensors: Mapping[str, Tensor], *, name: str = "the
         )
     for key, own in found.items():
         try:
-            network.adapters[key].load(own)
+            network.adapters[key].load(parted(own)[0])
         except ValueError as e:
             raise Mistake(
                 f"{name}: {key} {e}; set network.dim_from_weights, or network.dim and the like as they were"
             ) from e
+        _keep(network, key, own, name)
     if fresh := len(network.adapters) - len(found):
         log.info("%s: %d of %d layers are not in it and start afresh", name, fresh, len(network.adapters))
 

@@ -61,7 +61,7 @@ def biased(layer: Layer) -> bool:
 class Full(Altering):
     """The whole weight of each layer."""
 
-    algo, mark = "full", "diff"
+    algo, mark, linear = "full", "diff", True
 
     def make(self, layer: Layer) -> FullAdapter | None:
         scale = self.times(layer)

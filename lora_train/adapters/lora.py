@@ -100,6 +100,9 @@ class TuckerAdapter(LoraAdapter):
         up, down = self.up.flatten(1), self.down.flatten(1)
         return self.times * torch.einsum("nmkl,in,mj->ijkl", self.mid, up, down)
 
+    def thin(self) -> None:
+        return None
+
     def tensors(self) -> dict[str, Tensor]:
         return {**super().tensors(), MID: self.mid.detach()}
 

@@ -107,6 +107,9 @@ class RotationAdapter(Native):
         whole = whole.transpose(1, 2).reshape(high * size, wide * size)[:out, :count]
         return self.scale * whole.reshape(self.layer.shape)
 
+    def thin(self) -> None:
+        return None
+
     def norm(self) -> Tensor:
         return self.delta().detach().norm()
 
@@ -142,7 +145,7 @@ class Mora(NativeFamily):
         "saved as a LoRA of a higher rank; or by rotation, best at small ones, which is saved as whole "
         "differences.", group="network", choices=("sharing", "rotation"))  # fmt: skip
 
-    mark = "mora"
+    mark, linear = "mora", True
 
     def check(self) -> Iterable[str]:
         yield from super().check()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lora_train.adapters.family import Adapter, Family
+from lora_train.adapters.kept import Kept
 from lora_train.adapters.layer import Layer
 from lora_train.adapters.word import Word
 from lora_train.blocks import row_id
@@ -54,13 +55,14 @@ class Network(nn.Module):
             self.layers[layer.key] = layer
             self.adapters[layer.key] = adapter.to(layer.weight().device)
             adapter.join(others)
-            self.add_module(layer.key.replace(".", "_"), adapter)
+            self.add_module(_name(layer.key), adapter)
         if not self.adapters:
             raise Mistake(
                 "network: no layer is left to train; look at block_weights, block_dims, preset, "
                 "train_unet_only and train_text_encoder_only"
             )
         self.word: Word | None = None  # that is learned along with them
+        self.kept = nn.ModuleDict()  # what earlier adapters came to, by `_name`
         self._handles: list[RemovableHandle] = []
         self._ran: set[str] = set()
         self._on = True
@@ -110,13 +112,19 @@ class Network(nn.Module):
         self.layers = {key: there[key] for key in self.layers}
         for key, adapter in self.adapters.items():
             adapter.layer = there[key]
+            if (before := self.before(key)) is not None:
+                before.layer = there[key]
 
     def _hook(self, key: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
-        adapt, ran = self.adapters[key].forward, self._ran
+        adapter, ran = self.adapters[key], self._ran
+        adapt = adapter.forward
 
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             ran.add(key)
-            return adapt(inputs[0], output) if self._on else None
+            if not self._on:
+                return None
+            made, before = adapt(inputs[0], output), self.before(key) if self.kept else None
+            return made if before is None else before(inputs[0], made, adapter.strength)
 
         return hook
 
@@ -138,7 +146,7 @@ class Network(nn.Module):
         try:
             with torch.no_grad():
                 for key, adapter in self.adapters.items():
-                    kept[key] = _added(self.layers[key].weight(), adapter.strength * adapter.delta())
+                    kept[key] = _added(self.layers[key].weight(), adapter.strength * self.delta(key))
                     if (bias := adapter.bias()) is not None:
                         biases[key] = _added(self.layers[key].bias.detach(), adapter.strength * bias)
             with self.off():
@@ -189,7 +197,50 @@ class Network(nn.Module):
     @torch.no_grad()
     def norms(self) -> Tensor:
         """Of what each adapter adds, at strength 1; in the order of `adapters`."""
-        return torch.stack([adapter.norm() for adapter in self.adapters.values()])
+        return torch.stack(
+            [
+                adapter.norm() if self.before(key) is None else self.delta(key).norm()
+                for key, adapter in self.adapters.items()
+            ]
+        )
+
+    def delta(self, key: str) -> Tensor:
+        """What a layer's weight gains, of the adapter and of those before it."""
+        made, before = self.adapters[key].delta(), self.before(key)
+        return made if before is None else made + before.delta()
+
+    def before(self, key: str) -> Kept | None:
+        """What a layer's earlier adapters came to, where there were any."""
+        name = _name(key)
+        if name not in self.kept:
+            return None
+        return self.kept[name]
+
+    def keep(self, key: str) -> Kept:
+        """The same; to be filled where there were none."""
+        if _name(key) not in self.kept:
+            self.kept[_name(key)] = Kept(self.layers[key])
+        return self.kept[_name(key)]
+
+    @torch.no_grad()
+    def restart(self, fresh: Network) -> None:
+        """Keep what the adapters add, and let them be those of another network of this one's making."""
+        for key, adapter in self.adapters.items():
+            self.keep(key).add(adapter)
+        for key, adapter in self.adapters.items():
+            adapter.load_state_dict(fresh.adapters[key].state_dict())
+
+    def load_state_dict(
+        self, state: Mapping[str, Tensor], strict: bool = True, assign: bool = False
+    ) -> object:
+        """Also of a network that has kept more than this one, or less."""
+        self.kept = nn.ModuleDict()
+        for key in self.layers:
+            lead = f"kept.{_name(key)}."
+            found = {name[len(lead) :]: tensor for name, tensor in state.items() if name.startswith(lead)}
+            if found:
+                self.keep(key).load(found)
+        return super().load_state_dict(state, strict, assign)
 
     @torch.no_grad()
     def max_norm(self, limit: float) -> dict[str, Tensor]:
@@ -215,6 +266,11 @@ def _added(there: Tensor, more: Tensor) -> Tensor:
     before, wide = there.clone(), torch.promote_types(there.dtype, torch.float32)
     there.copy_(there.to(wide) + more.to(wide))
     return before
+
+
+def _name(key: str) -> str:
+    """As a module's, in which no dot may be."""
+    return key.replace(".", "_")
 
 
 def _learns(adapter: Adapter) -> bool:

@@ -91,6 +91,10 @@ class Thin(Adapter):
         return (self.times * (self.outer.flatten(1) @ self.inner.flatten(1))).view(self.layer.shape)
 
     @torch.no_grad()
+    def thin(self) -> tuple[Tensor, Tensor] | None:
+        return self.times * self.outer.flatten(1), self.inner.flatten(1)
+
+    @torch.no_grad()
     def norm(self) -> Tensor:
         """From the factors' small squares: |UD|^2 is the sum of (U'U) * (DD'); the product is never made."""
         up, down = self.outer.flatten(1), self.inner.flatten(1)

@@ -73,6 +73,21 @@ def test_layers_that_the_model_does_not_use_are_told_once(trained, caplog):
     assert "got no gradient" not in caplog.text
 
 
+@pytest.mark.parametrize("outputs", [False, True])
+def test_magnitudes_and_norms_go_on_from_a_state(trained, outputs):
+    how = {"network__dora_wd": True, "network__wd_on_output": outputs, "network__train_norm": True,
+           "network__module_dropout": 0.1}  # fmt: skip
+    whole = load_file(trained("whole", **how).file)
+    stopped = trained("halves", stop=4, output__save_state=True, **how)
+    again = load_file(trained("halves", place__resume=stopped.state, **how).file)
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    ends = {name.partition(".")[2] for name in whole}
+    assert {"w_norm", "b_norm"} <= ends
+    assert ("diff" if outputs else "dora_scale") in ends
+    assert any(bool(tensor.any()) for name, tensor in whole.items() if name.endswith("w_norm"))
+
+
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_every_family_goes_on_from_its_state_and_draws_from_its_file(trained, tmp_path, kind):
     """To the bit, with what is left out by chance; and the file alone gives what was trained."""

@@ -107,7 +107,7 @@ RULES: tuple[Rule, ...] = (
     (("data.token_warmup_min",), lambda j, o, p: not j.data.token_warmup_step,
      "there is no warm-up of tags; set data.token_warmup_step"),
     (("data.prior_loss_weight", "data.prior_loss_scale"),
-     lambda j, o, p: not j.data.reg_data_dir and not j.data.datasets,
+     lambda j, o, p: not (j.data.reg_data_dir or j.data.datasets or j.data.makes_class),
      "there are no regularisation pictures; set data.reg_data_dir"),
     (("data.prior_loss_target", "data.prior_loss_weight_min"), lambda j, o, p: not j.data.prior_loss_scale,
      "the weight stays what it is; set data.prior_loss_scale"),

@@ -174,6 +174,16 @@ def test_others_files_bring_words_along():
         bundled({"bundle_emb.a.clip_x": v})
 
 
+def test_sdxls_two_text_encoders_have_the_webuis_names():
+    """What the WebUI's loader looks for: `clip_l` and `clip_g`, each as wide as its text encoder."""
+    vectors = {"te1": torch.randn(2, 3), "te2": torch.randn(2, 5)}
+    word = Word(Embedding(token_string="a b"), vectors)
+    assert {key: v.shape[1] for key, v in word.tensors().items()} == {
+        "bundle_emb.a b.clip_l": 3, "bundle_emb.a b.clip_g": 5}  # fmt: skip
+    assert {key: v.shape[1] for key, v in word.alone().items()} == {"clip_l": 3, "clip_g": 5}
+    assert torch.equal(bundled(word.tensors())["a b"]["te2"], vectors["te2"])
+
+
 @pytest.mark.parametrize("word", ["a.b", " a", "(a)", "a,b"])
 def test_a_word_that_a_webui_would_not_find_is_refused(word):
     with pytest.raises(Mistake, match=r"embedding.token_string = .*: expected a word; leave out"):

@@ -271,6 +271,31 @@ def test_a_sample_is_the_picture_with_the_saved_file(model, train, tmp_path, kin
     assert ImageChops.difference(bare, later).getbbox()
 
 
+def test_a_learned_word_is_in_the_picture_with_the_saved_file(model, tmp_path, dataset):
+    """The Lora extension reads the word out of the file, and a prompt that holds it is what was trained."""
+    from modules import shared
+
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a zwx --w 64 --h 64 --s 3 --d 5 --l 7 --ss euler", encoding="utf-8")
+    folder = pathlib.Path(shared.cmd_opts.lora_dir)
+    made = assemble({
+        "data.train_data_dir": dataset, "data.resolution": 64, "training.max_train_steps": 4,
+        "data.trigger_word": "zwx", "output.output_dir": folder, "output.output_name": "live-word",
+        "output.sample_prompts": prompts, "output.sample_every_n_steps": 4, "lr.learning_rate": 1e-6,
+        "output.save_precision": "float", "training.seed": 1, "embedding.token_string": "zwx",
+        "embedding.init_word": "dog", "embedding.num_vectors_per_token": 3,
+        "embedding.embedding_learning_rate": 0.05})  # fmt: skip
+    host = WebuiHost()
+    with untouched(model):
+        file = run(*made, host).file
+    assert any(key.startswith("bundle_emb.zwx.") for key in load_file(file))
+    live = Image.open(next((folder / "sample").glob("live-word_*.png")))
+    assert host.announce(file, made[0], made[1]) == []
+    later, bare = (picture(f"a zwx{tag}", steps=3, cfg_scale=7) for tag in ("<lora:live-word:1>", ""))
+    assert max(high for _, high in ImageChops.difference(live, later).getextrema()) <= 1
+    assert ImageChops.difference(bare, later).getbbox()
+
+
 def test_a_file_saved_again_under_its_name_is_what_the_next_picture_has(model, train, tmp_path):
     from modules import shared
 

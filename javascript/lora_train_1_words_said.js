@@ -313,5 +313,15 @@
         ["a word is learned, so what the text encoder makes of captions changes", "単語も学習するので、キャプションのエンコード結果は変わります"],
         ["captions get no tokens; set data.instance_token", "キャプションにトークンは入りません。data.instance_token を設定してください"],
         ["no pictures of the class are drawn; set data.num_class_images", "クラス画像は描きません。data.num_class_images を設定してください"],
+        ["the weight stays what it is; set data.prior_loss_scale", "重みは変わりません。data.prior_loss_scale を設定してください"],
+        ["objective.loss_type is neither huber nor smooth_l1", "objective.loss_type が huber でも smooth_l1 でもありません"],
+        ["objective.huber_schedule = snr takes huber_c alone", "objective.huber_schedule = snr では huber_c だけを使います"],
+        ["there is none; set {path}", "まだ使われません。{path} を設定してください"],
+        ["objective.timestep_distribution has no such number", "この objective.timestep_distribution では使いません"],
+        ["divides by the signal that is left, and at the last step none is, as zero_terminal_snr has it; a model that predicts noise is trained without the one or the other", "残った信号で割りますが、zero_terminal_snr では最後のステップに信号がありません。ノイズを予測するモデルでは、どちらかを外してください"],
+        ["the model predicts noise; leave it out", "このモデルはノイズを予測します。外してください"],
+        ["the model predicts v already; leave it empty", "このモデルはもともとvを予測します。空にしてください"],
+        ["stands in place of the trigger word; expected data.trigger_word beside it", "トリガーワードの代わりになる単語です。data.trigger_word も設定してください"],
+        ["objective.kind = {kind} has no such thing; leave it out", "objective.kind = {kind} にはありません。外してください"],
     ];
 })();

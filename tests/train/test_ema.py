@@ -82,6 +82,8 @@ def test_the_mean_leaves_the_card_with_the_rest():
     net = nn.Linear(2, 2)
     average = Ema(decay=0.9).of(net)
     course = types.SimpleNamespace()
-    learner = Learner(net, course, torch.optim.SGD(net.parameters()), None, Progress(1, 1), average=average)
+    learner = Learner(
+        net, course, torch.optim.SGD(net.parameters(), lr=0.1), None, Progress(1, 1), average=average
+    )
     found = {id(tensor) for tensor in tensors(learner)}
     assert found >= {id(mean) for mean in average.mean.values()}

@@ -169,6 +169,7 @@
         "data.alpha_mask": "透明でない部分だけから学習します（半透明はその割合）。透明部分の下の色はファイルのまま見えます。",
         "data.conditioning_data_dir": "objective.masked_loss 用のマスク画像のフォルダ。名前は元の画像と同じ。白い部分を学習し、黒い部分は学習しません。中に 10_name のようなフォルダがあってもかまいません。",
         "data.mask_suffix": "マスクのファイル名で、元の画像の名前の後に付く部分（例: -masklabel）。マスクは画像の隣に置けます。",
+        "data.inpainting_masks": "inpainting用のモデルで、1枚の画像に使うマスクの種類の数。残りの部分はマスクごとに一度だけエンコードして保持します。空なら毎回別のマスク。",
         "data.validation_split": "各フォルダの画像のうち、学習せず検証に使う割合。0.1なら1割、1ならフォルダ全体。正則化画像は対象外です。",
         "data.validation_seed": "どの画像を検証に使うか。同じシードならsd-scriptsと同じ画像です。空なら0と同じ。",
         "objective.masked_loss": "data.conditioning_data_dir のマスク、または名前が data.mask_suffix で終わるマスクの、白い部分だけから学習します。",

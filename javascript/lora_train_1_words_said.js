@@ -71,7 +71,7 @@
         ["{kind} was made with the last but one layer, and the WebUI always takes it; leave it empty", "{kind} は最後から2番目の層で作られており、WebUIは常にその層を使います。空にしてください"],
         ["Stable Diffusion 1.x, 2.x and SDXL can be trained, and the loaded model is {kind}; choose another at the top of the page", "学習できるのは Stable Diffusion 1.x、2.x、SDXL です。読み込み中のモデルは {kind} なので、ページ上部で別のモデルを選んでください"],
         ["the loaded model is SDXL's refiner; choose its base model at the top of the page", "読み込み中のモデルはSDXLのrefinerです。ページ上部でbaseモデルを選んでください"],
-        ["the loaded model takes {n} channels, as those for inpainting and for edits do; choose a plain one at the top of the page", "読み込み中のモデルは {n} チャンネル入力（inpaintingや編集用）です。ページ上部で通常のモデルを選んでください"],
+        ["the loaded model takes {n} channels, as those for edits and with depth do; choose a plain one at the top of the page", "読み込み中のモデルは {n} チャンネル入力（編集用や深度つきなど）です。ページ上部で通常のモデルを選んでください"],
         ["training inside {name} is not supported yet, for it has a backend of its own; {instead}", "{name} は独自のバックエンドを持つため、この中での学習にはまだ対応していません。lora-train ui なら同じ画面を単独で開けます。できたLoRAはここで使えます"],
         ["training inside WebUI {said} is not supported; update it to {oldest} or later, or {instead}", "WebUI {said} の中での学習には対応していません。{oldest} 以降に更新してください。lora-train ui なら同じ画面を単独で開けます"],
         ["is not in the WebUI's folder of checkpoints; expected one of those at the top of the page, or leave it empty to train on the loaded one", "WebUIのチェックポイントフォルダにありません。ページ上部にあるものを選ぶか、空にして読み込み中のモデルで学習してください"],

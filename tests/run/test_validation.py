@@ -11,7 +11,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lora_train.adapters.file import network_of
+from lora_train.adapters.lora import Lora
+from lora_train.adapters.network import Network
 from lora_train.data import pictures as files
+from lora_train.data.batches import Batches
+from lora_train.data.cache import Fresh
 from lora_train.data.folder import Data
 from lora_train.data.memory import Memory
 from lora_train.data.plan import plan
@@ -19,8 +23,14 @@ from lora_train.draws import drawn, key
 from lora_train.errors import Mistake
 from lora_train.job import assemble
 from lora_train.knobs import build
+from lora_train.objectives.denoise import Denoise
 from lora_train.run.check import check
+from lora_train.run.validation import Validating
 from lora_train.train.events import Progress, Watcher
+from lora_train.train.learner import Learner
+from lora_train.train.lr import Constant
+from lora_train.train.optim import AdamW
+from lora_train.train.parallel import Team
 from lora_train.train.validation import Validation, timesteps
 from tests.tiny import Tiny
 
@@ -294,3 +304,34 @@ def test_the_check_tells_what_is_held_out_and_when_it_is_tried(pictures, tmp_pat
     assert report["folders"][0]["pictures"] == 6
     assert report["folders"][0]["captions"]["read"] == 6
     assert report["steps"]["pictures"] == 3
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_processes_share_the_work_and_find_the_same(pictures, order):
+    """Two, played one after the other: each does its part and hears the other's."""
+    lent, done = Tiny(), {}
+    planned = plan(
+        build(Data, {"resolution": 64, "train_data_dir": pictures, "validation_split": 0.5, "batch_size": 2})
+    )
+    network = Network(Lora(), lent.layers())
+    learner = Learner.new(
+        network, Denoise().begin(lent, network), optimizer=AdamW(), lr=Constant(learning_rate=1e-3),
+        progress=Progress(8, 4))  # fmt: skip
+    batches = Batches(planned, Fresh(lent.encode_images, 0), seed=0)
+
+    class Part(Team):
+        def __init__(self, rank):
+            self.rank, self.world = rank, 2
+
+        def all(self, mine):
+            done[self.rank] = mine
+            return [done.get(0, {0: [0.0] * 4}), done.get(1, {1: [0.0] * 4})]
+
+    def losses(crew):
+        watcher = Validating(Validation(), learner, lent, batches, "no", crew, best=lambda p: None)
+        with network.attached():
+            return watcher.losses(learner.progress)
+
+    whole = losses(Team())
+    assert [losses(Part(rank)) for rank in order][1] == whole
+    assert [len(part) for part in done.values()] == [1, 1]

@@ -383,6 +383,20 @@ def test_a_dataset_file_is_read_strictly(toml, text, complaint):
 
 
 @TOML
+def test_a_dataset_file_says_what_is_to_stay(toml):
+    text = "[[datasets]]\n" + "".join(
+        f"[[datasets.subsets]]\nimage_dir = '{name}'\ncustom_attributes = {value}\n"
+        for name, value in {"a": "{diff_output_preservation = true}", "b": "{}"}.items()
+    )
+    job, *_ = asked(["--dataset_config", toml("d.toml", text)])
+    assert [s.diff_output_preservation for s in job.data.datasets[0].subsets] == [True, False]
+    wrong = toml("e.toml", SUBSET + "custom_attributes = {other = 1}")
+    assert refused(["--dataset_config", wrong]) == (
+        f"{wrong}: custom_attributes.other: no such attribute; expected diff_output_preservation"
+    )
+
+
+@TOML
 def test_entries_of_a_dataset_file_that_change_nothing_are_taken(toml):
     usual = {"caption_separator": "','", "token_warmup_min": "1", "network_multiplier": "1.0"}
     lines = [f"{name} = {usual.get(name, 'false')}" for name in OF_DATASETS]

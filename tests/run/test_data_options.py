@@ -42,6 +42,8 @@ OPTIONS = {
     "random_crop": (True, {**CUT, "resolution": 32, "enable_bucket": False}, ("ss_random_crop", "True")),
     "rotate_aug": (30.0, CUT, None),
     "face_crop_aug_range": ("1.0,2.0", {**CUT, "resolution": 32}, ("ss_face_crop_aug_range", "(1.0, 2.0)")),
+    "diff_output_preservation": (True, {}, None),
+    "diff_output_preservation_class": ("thing", {"trigger_word": "sks"}, None),
     "transparent_color": ("#204060", {}, None),
     "resize_interpolation": ("nearest", {"resolution": 32}, ("ss_resize_interpolation", "nearest")),
 }

@@ -133,3 +133,17 @@ def test_what_cannot_be_is_refused(args, text):
     with pytest.raises(Mistake) as e:
         values(network_args=args)
     assert str(e.value).startswith(text)
+
+
+def test_ia3_has_layers_of_its_own_unless_a_preset_is_named():
+    words = {"network_module": "lycoris.kohya", "network_dim": 4}
+    assert network(**words, network_args=["algo=ia3"]).preset is None
+    assert network(**words, network_args=["algo=ia3", "preset=full"]).preset == "full"
+
+
+def test_sizes_that_a_family_has_not_are_said():
+    found, notes = values(
+        network_module="lycoris.kohya", network_dim=4, network_alpha=1, network_args=["algo=full"]
+    )
+    assert found == {"network.kind": "full", "network.preset": "full"}
+    assert [note.split()[0] for note in notes] == ["network.dim", "network.alpha"]

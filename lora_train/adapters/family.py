@@ -218,6 +218,8 @@ class Ranked(Scaled):
     @property
     def wide_dim(self) -> int:
         """Rank in 3x3 convolutions; 0 where they get no adapter."""
+        if self.layer_map is not None:  # about, for a layer may have its own
+            return (self.conv_dim or self.dim) if self.resnets and self.layer_map.said["enable_conv"] else 0
         if self.preset is None:
             return self.conv_dim or 0
         chosen = PRESETS[self.preset]

@@ -207,6 +207,8 @@ def finished(words: Mapping[str, object], values: Values) -> list[str]:
         values["network.constraint"] = values.pop("network.alpha", 1.0)
         notes.append("network_alpha: taken as network.constraint, as networks.oft means it")
     kind = str(values.get("network.kind", "lora"))
+    if kind == "ia3" and "preset" not in given(words.get("network_args") or True):
+        values.pop("network.preset", None)  # it has layers of its own, which LyCORIS too asks to be named
     own = {f"network.{s.path}" for s in settings(FAMILIES[kind])} if kind in FAMILIES else set()
     for path in [f"network.{name}" for name in SIZES if own and f"network.{name}" not in own]:
         if values.pop(path, None) is not None:
@@ -225,5 +227,8 @@ NETWORK: Rules = {
     "network_args": Translated(_network_args, _without),
     "network_module": Translated(module),
     "scale_weight_norms": unless_off("network.scale_weight_norms"),
-    "network_multiplier": Refused(off=("1", "1.0")),
+    "network_multiplier": Refused(
+        "an adapter is trained at the strength it is used at; objective.kind = slider trains at 1 and -1",
+        off=("1", "1.0"),
+    ),
 }

@@ -139,17 +139,17 @@ class Gui:
         given = [("algo", algo), *((name, words[name]) for name in names), *ratios.items()]
         self.arguments(module, {name: v for name, v in given if v is not None}, ("LoRA_type", kind))
 
-    def arguments(self, module: str, given: Mapping[str, object], said: tuple[str, str]) -> None:
+    def arguments(self, module: str, given: Mapping[str, object], asked: tuple[str, str]) -> None:
         """What a module of sd-scripts or LyCORIS means with these of its arguments.
 
         Args:
-            said: the name and the value that asked for it, for a refusal.
+            asked: the name and the value that ask for it, for a refusal.
         """
         try:
             paths = {**network.module(module)}
             paths |= network.argument("algo", given["algo"]) if "algo" in given else {}
         except Mistake as e:
-            self._unknown(*said, str(e).rpartition("expected ")[2])
+            self._unknown(*asked, str(e).rpartition("expected ")[2])
             return
         for name, value in given.items():
             try:
@@ -160,7 +160,8 @@ class Gui:
                 self.heard.notes.append(f"{name} has no effect here: {network.WITHOUT[name]}")
         sizes = {"network.dim": self.take("network_dim"), "network.alpha": self.take("network_alpha")}
         paths |= {path: value for path, value in sizes.items() if value is not None}
-        self.heard.notes += network.finished({"network_module": module}, paths)
+        said = [f"{name}={value}" for name, value in given.items()]
+        self.heard.notes += network.finished({"network_module": module, "network_args": said}, paths)
         self.heard.words |= paths
 
     def _unknown(self, name: str, value: str, there: str) -> None:

@@ -21,6 +21,7 @@ from lora_train.prompts import SAMPLERS
 from lora_train.train.loop import Training
 from lora_train.train.lr import SCHEDULERS, Constant
 from lora_train.train.optim import OPTIMIZERS, AdamW
+from lora_train.train.relora import Relora
 from lora_train.train.validation import Validation
 from lora_train.values import shown
 
@@ -43,6 +44,7 @@ class Job:
     lr: Constant = one_of(
         SCHEDULERS, "constant", "Course of the learning rate.", group="rates", aka="lr_scheduler"
     )
+    relora: Relora = Relora()
     embedding: Embedding = Embedding()
     validation: Validation = Validation()
 

@@ -119,7 +119,8 @@ def largest(planned: Planned) -> tuple[int, Size]:
 
 def parameters(job: Job, header: Mapping[str, object]) -> int:
     """About how many numbers a file will have."""
-    return job.network.numbers(*WIDTHS.get(str(header.get("family")), WIDTHS["sd1"]))
+    count = job.network.numbers(*WIDTHS.get(str(header.get("family")), WIDTHS["sd1"]))
+    return count * (1 + job.relora.restarts(job.training.max_train_steps))
 
 
 def dry(job: Job, place: Place, host: Host, planned: Planned) -> dict[str, float | None]:

@@ -13,6 +13,7 @@ from lora_train.run.metadata import thumbnail
 from lora_train.run.trackers import unready
 from lora_train.train.lr import OfAdafactor
 from lora_train.train.optim_adaptive import Adafactor
+from lora_train.train.relora import unfit
 from lora_train.values import shown
 
 
@@ -54,6 +55,14 @@ def beneath(job: Job) -> list[str]:
     what = f"network.kind = {kind}" if kind in WHOLE else "network.dora_wd"
     return [f"model.base_weights: {what} acts on whole weights, which these files are no part of; leave one "
             "out, or train on a checkpoint that they are merged into"]  # fmt: skip
+
+
+def uncut(job: Job, output: Output) -> list[str]:
+    """What is said of a rank to save at which no block of ranks ends."""
+    rank, unit = output.export_rank, flat(job.network).get("unit")
+    if rank is None or kind_of(FAMILIES, job.network) != "dylora" or rank % unit == 0:
+        return []
+    return [f"output.export_rank = {rank}: expected a multiple of network.unit, {unit}"]
 
 
 def validation(job: Job) -> list[str]:
@@ -148,4 +157,5 @@ def refusals(job: Job, output: Output, place: Place) -> list[str]:
         thumbnail(output.card)
     except Mistake as e:
         complaints.append(str(e))
+    complaints += [*unfit(job.relora, job.network, job.ema), *uncut(job, output)]
     return complaints + unready(output)

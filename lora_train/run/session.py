@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lora_train.adapters.file import begun, save, save_word
+from lora_train.adapters.mapped import maker
 from lora_train.adapters.network import Network
 from lora_train.data import summary
 from lora_train.data.batches import Batches, arithmetic, numbers
@@ -50,6 +51,7 @@ from lora_train.train.loop import train
 from lora_train.train.parallel import Team, team
 from lora_train.train.parked import parked
 from lora_train.train.recompute import recomputed
+from lora_train.train.relora import Jagged
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -166,6 +168,7 @@ class Session:
             if self.job.training.mixed_precision == "fp16":
                 self.learner.scaler = scaler()
             self.learner.averaged(self.job.ema)
+            self.learner.growing(self.job.relora, maker(self.job.network))
             yield self.learner
 
     def attach(self) -> None:
@@ -242,7 +245,7 @@ class Session:
             seen = [self.validating(batches, seen), *seen]
         self.guard = Guard(learner)
         train(
-            learner, self.lent, batches, training=job.training, lr=job.lr, watchers=seen,
+            learner, self.lent, batches, training=job.training, lr=Jagged(job.relora, job.lr), watchers=seen,
             control=self.control, between=self.between, team=crew, guard=self.guard)  # fmt: skip
 
     def batches(self) -> Batches:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 
+from lora_train.adapters.family import Adapter
+from lora_train.adapters.layer import Layer
 from lora_train.adapters.network import Network
+from lora_train.errors import Mistake
 from lora_train.train.events import Progress
+from lora_train.train.relora import Relora, restart, unable
 from lora_train.train.room import Pieces
 
 if TYPE_CHECKING:
@@ -25,6 +30,8 @@ class Learner:
     scaler: object | None
     progress: Progress
     pieces: Pieces = dataclasses.field(default_factory=Pieces)  # that a step's samples go through in
+    relora: Relora = Relora()  # when fresh adapters start
+    make: Callable[[Layer], Adapter | None] | None = None  # them, as Network's
 
     @classmethod
     def new(
@@ -44,6 +51,22 @@ class Learner:
                 {"params": learned, "name": "objective", "lr": lr.learning_rate, "base_lr": lr.learning_rate}
             )
         return cls(network, course, optimizer.make(groups), None, progress)
+
+    def growing(self, relora: Relora, make: Callable[[Layer], Adapter | None] | None) -> None:
+        """Have fresh adapters start every so often, where that is asked for.
+
+        Raises:
+            Mistake: the optimizer knows no fresh start.
+        """
+        if relora.steps is not None and (reason := unable(self.optimizer)):
+            raise Mistake(f"relora.steps = {relora.steps}: {reason}; choose another optimizer, or no restarts")
+        self.relora, self.make = relora, make
+
+    def restarted(self, seed: int) -> None:
+        """After a step: fresh adapters, where they are due."""
+        p = self.progress
+        if self.relora.due(p.step, p.steps):
+            restart(self.network, self.optimizer, self.relora.prune_ratio, seed, p.step, self.make)
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:

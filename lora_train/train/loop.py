@@ -197,6 +197,7 @@ class _Step:
         self.update(torch.stack([loss, norm.to(loss)]), factor)
         learner.optimizer.zero_grad(set_to_none=True)
         p.step, p.images = p.step + 1, p.images + self.group.images
+        learner.restarted(self.training.seed)
         self.after = dataclasses.replace(p)
         return self
 

@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 for name in ("ldm", "einops", "transformers"):
     pytest.importorskip(name, reason=f"the WebUI's own model classes need {name}")
 
+from lora_train.host import Model  # noqa: E402
 from lora_train.hosts.webui import loan  # noqa: E402
 from lora_train.hosts.webui.host import WebuiHost  # noqa: E402
 from lora_train.hosts.webui.proof import Proof  # noqa: E402
@@ -38,15 +39,25 @@ def test_a_card_with_broken_half_precision_trains_in_float32(tmp_path, train, mo
         assert learns(learned)
 
 
+@pytest.mark.parametrize("ends", [None, True])
+def test_the_last_step_is_noise_where_it_is_asked_for(tmp_path, ends):
+    with world(tmp_path / "webui"):
+        model = Model(zero_terminal_snr=ends)
+        with WebuiHost().borrow(model, device="auto", precision="no") as lent:
+            assert lent.schedule.last_is_noise == lent.origin.last_is_noise == bool(ends)
+
+
 def test_what_a_card_of_another_kind_cannot_do_is_refused(tmp_path, pictures):
     with world(tmp_path / "webui"):
         job, output, place = assemble(
             {
                 "data.train_data_dir": pictures, "training.mixed_precision": "fp16", "place.device": "cuda",
                 "model.clip_skip": 12, "model.v_parameterization": True, "lr.text_encoder_lr2": 1e-5,
+                "model.zero_terminal_snr": True, "objective.min_snr_gamma": 5,
             }
         )  # fmt: skip
         said = "\n".join(WebuiHost().refusals(job, output, place))
     for path in ("training.mixed_precision = fp16", "place.device = cuda",
-                 "model.v_parameterization = true", "lr.text_encoder_lr2 = 1e-05"):  # fmt: skip
+                 "model.v_parameterization = true", "lr.text_encoder_lr2 = 1e-05",
+                 "objective.min_snr_gamma: "):  # fmt: skip
         assert path in said

@@ -333,6 +333,40 @@ def test_a_file_that_asks_for_it_is_trained_and_drawn_so(write, caplog):
         assert "noise cannot be predicted" in caplog.text
 
 
+def test_a_persons_word_goes_before_the_files_here_too(write, small, caplog):
+    path = write("sdxl", {"ztsnr": torch.zeros(0)})
+    with borrowed(path, v_parameterization=True, zero_terminal_snr=False) as lent:
+        assert not lent.schedule.last_is_noise
+        assert not lent.origin.last_is_noise
+    with borrowed(small["sd2"], zero_terminal_snr=True) as lent:
+        assert lent.schedule.last_is_noise
+        assert lent.origin.last_is_noise
+    with caplog.at_level(logging.WARNING), borrowed(small["sdxl"], zero_terminal_snr=True) as lent:
+        assert lent.schedule.last_is_noise
+        assert np.asarray(lent.sample(Prompt("a cat", "", 64, 64, 5, 3, 5.0, "euler"))).std() > 5
+    assert "who predicts noise learns nothing" in caplog.text
+
+
+LIKE_NOISE = "scale_v_pred_loss_like_noise_pred"
+
+
+@pytest.mark.parametrize(
+    ("arch", "values", "names"),
+    [
+        ("sdxl", {"model.zero_terminal_snr": True, "objective.min_snr_gamma": 5}, ["min_snr_gamma"]),
+        ("sdxl", {"objective.min_snr_gamma": 5}, []),
+        ("sdxl", {f"objective.{LIKE_NOISE}": True}, [LIKE_NOISE]),
+        ("sd2", {"model.zero_terminal_snr": True, "objective.min_snr_gamma": 5}, []),
+        ("sd2", {"objective.v_pred_like_loss": 1}, ["v_pred_like_loss"]),
+        ("sd2", {"objective.v_pred_like_loss": 1, "model.v_parameterization": False}, []),
+    ],
+)
+def test_a_loss_that_is_undefined_for_the_model_is_refused_before_it_is_loaded(small, arch, values, names):
+    job = assemble({"model.pretrained_model_name_or_path": small[arch], "data.train_data_dir": "p", **values})
+    lines = StandaloneHost().refusals(*job)
+    assert [line.partition(":")[0] for line in lines] == [f"objective.{name}" for name in names]
+
+
 @pytest.mark.parametrize("sampler", ["euler", "ddim", "dpm++_2m"])
 def test_schedulers_of_such_a_model_are_diffusers_own(sampler):
     schedule = Schedule.scaled_linear(prediction="v").ending_in_noise()

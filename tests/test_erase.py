@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from lora_train.adapters import FAMILIES
+from lora_train.adapters.file import network_of
 from lora_train.adapters.lora import Lora
 from lora_train.adapters.network import Network
 from lora_train.data.batches import Batch
@@ -22,6 +23,7 @@ from lora_train.job import assemble
 from lora_train.knobs import build
 from lora_train.noise import Schedule
 from lora_train.objectives.erase import Erase
+from lora_train.objectives.slider import Slider
 from lora_train.run.control import Control
 from lora_train.run.session import run
 from lora_train.run.states import settled
@@ -64,7 +66,7 @@ def losses(lent, network, course, of, draws):
 def by_hand(lent: Tiny, network: Network, values: dict, rng: torch.Generator) -> float:
     """One sample's loss, in the words of the paper; steps 4, 3, … of five, 200 apart."""
     a = lent.schedule.alphas_cumprod.double()
-    done, x = int(torch.randint(1, 5, (), generator=rng)), torch.randn(1, 4, 8, 8, generator=rng)
+    done, x = 4 - int(torch.randint(800, (), generator=rng)) // 200, torch.randn(1, 4, 8, 8, generator=rng)
 
     def says(text: str, x, t: int):
         return lent.denoise(x, torch.tensor([t]), lent.encode([text])).double()
@@ -233,7 +235,8 @@ def test_a_resumed_run_is_the_run_that_never_stopped(erased):
 
 def test_recomputed_activations_give_the_same_file(erased):
     """At the strength that each prompt is learned at, in the backward pass too."""
-    assert same(erased("a", **LIVELY), erased("b", place__gradient_checkpointing=True, **LIVELY))
+    short = {**LIVELY, "training__max_train_steps": 3}
+    assert same(erased("a", **short), erased("b", place__gradient_checkpointing=True, **short))
 
 
 def test_a_batch_of_two_is_two_of_one_accumulated(erased):
@@ -251,12 +254,10 @@ def test_every_family_learns_from_prompts(erased, kind):
 
 def test_what_is_erased_is_drawn_as_the_goal_says(erased):
     """The adapter's prediction comes nearer to the goal, and what is anchored stays."""
-    told = {"objective__instant": True, "training__max_train_steps": 80, "data__batch_size": 4,
+    told = {"objective__instant": True, "training__max_train_steps": 30, "data__batch_size": 4,
             "network__train_unet_only": True, "objective__anchors": "zzz"}  # fmt: skip
     done = erased("a", **told)
     lent = Tiny()
-    from lora_train.adapters.file import network_of
-
     network, x, t = (
         network_of(load_file(done.file), lent.layers()),
         torch.randn(8, 4, 8, 8),
@@ -402,3 +403,129 @@ def test_what_is_wrong_in_a_file_is_said_with_its_place(tmp_path, text, said):
         erase(target="", prompts_file=tmp_path / "a.toml").survey(Data())
     with pytest.raises(Mistake, match="expected a .toml, .yaml or .txt file"):
         erase(prompts_file=tmp_path / "a.json").settled()
+
+
+# ── sliders ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+SLIDER = {"target": "a person", "positive": "an old person", "negative": "a young person", "instant": True}
+
+
+@pytest.mark.parametrize("even", [False, True])
+def test_a_slider_learns_one_end_at_its_strength_and_the_other_below_zero(even):
+    lent = Tiny()
+    torch.manual_seed(0)
+    network = stirred(Network(Lora(), lent.layers()), 0.05)
+    course = build(Slider, {**SLIDER, "guidance_strength": 2.0, "match_neutral": even}).begin(lent, network)
+    assert list(course.lines) == ["prompt 1 +", "prompt 1 -"]
+    for name, sign in (("prompt 1 +", 1.0), ("prompt 1 -", -1.0)):
+        of = dataclasses.replace(batch(2, "a person"), names=[name] * 2)
+        found = losses(lent, network, course, of, rngs(2))
+        assert network.strength == 1
+        for i, rng in enumerate(rngs(2)):
+            t, x = torch.randint(1000, (1,), generator=rng), torch.randn(1, 4, 8, 8, generator=rng)
+            neutral, old, young = (
+                lent.denoise(x, t, lent.encode([text]))
+                for text in ("a person", "an old person", "a young person")
+            )
+            goal = neutral + sign * 2 * (old - young)
+            if even:
+                goal = (goal - goal.mean()) / goal.std() * neutral.std() + neutral.mean()
+            network.strength = sign
+            with network.attached():
+                now = lent.denoise(x, t, lent.encode(["a person"]))
+            network.strength = 1.0
+            assert found[i].item() == pytest.approx((now - goal).square().mean().item(), rel=1e-3)
+
+
+def test_a_slider_moves_both_ways(erased):
+    told = {f"objective__{name}": value for name, value in SLIDER.items()}
+    done = erased("a", objective__kind="slider", training__max_train_steps=30, data__batch_size=4,
+                  network__train_unet_only=True, objective__match_neutral=False, **told)  # fmt: skip
+    lent = Tiny()
+    network, x, t = (
+        network_of(load_file(done.file), lent.layers()),
+        torch.randn(8, 4, 8, 8),
+        torch.full((8,), 500),
+    )
+
+    @torch.no_grad()
+    def says(text: str):
+        return lent.denoise(x, t, lent.encode([text] * 8))
+
+    way = (says("an old person") - says("a young person")).flatten()
+    plain, places = says("a person"), []
+    for strength in (-2, -1, 0, 1, 2):
+        network.strength = float(strength)
+        with network.attached():
+            places.append(float((says("a person") - plain).flatten() @ way / way.norm() ** 2))
+    assert places == sorted(places)
+    assert places[3] > 0.5
+    assert places[1] < -0.5
+
+
+def test_a_slider_is_resumed_and_recomputed_to_the_bit(erased):
+    told = {f"objective__{name}": value for name, value in SLIDER.items()}
+    told |= {"objective__kind": "slider", "training__gradient_accumulation_steps": 2}
+    whole = erased("a", **told)
+    stopped = erased("b", stop=3, output__save_state=True, **told)
+    assert same(whole, erased("b", place__resume=stopped.state, **told))
+    assert same(whole, erased("c", place__gradient_checkpointing=True, **told))
+
+
+TARGETS = """
+guidance_scale = 1.5
+resolution = 1024
+neutrals = ["", "photo of a person"]
+[[targets]]
+target_class = "person"
+positive = "smiling person"
+negative = "expressionless person"
+[[targets]]
+target_class = ""
+positive = "high detail"
+neutral = "photo"
+multiplier = 0.5
+"""
+
+
+def test_files_of_sliders_are_read(tmp_path):
+    (tmp_path / "a.toml").write_text(TARGETS, encoding="utf-8")
+    lines = build(Slider, {"prompts_file": tmp_path / "a.toml"}).settled().lines()
+    assert [(line.target, line.neutral, line.strength, line.scale) for line in lines[:4]] == [
+        ("person", " ", 1, 1.5), ("person", " ", -1, -1.5),
+        ("person", "photo of a person", 1, 1.5), ("person", "photo of a person", -1, -1.5),
+    ]  # fmt: skip
+    assert {line.strength for line in lines[4:]} == {0.5, -0.5}
+    assert str(lines[0].resolution) == "1024"
+    with pytest.raises(Mistake, match="set objective.kind = slider"):
+        erase(prompts_file=tmp_path / "a.toml").settled()
+
+
+def test_a_slider_without_two_ends_is_refused():
+    with pytest.raises(Mistake, match="negative: expected another prompt than positive"):
+        build(Slider, {"target": "a person"})
+
+
+# ── precision, steps and weights ────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_gradient_comes_through_in_half_precision(erased):
+    """torch keeps what it made of weights in half precision, and under no_grad that has no gradient."""
+    done = erased("a", training__mixed_precision="bf16")
+    assert any(bool(v.abs().sum()) for k, v in load_file(done.file).items() if "lora_up" in k and "unet" in k)
+
+
+def test_steps_are_drawn_from_the_range_and_weighed():
+    lent = Tiny()
+    _, course = begun(lent, max_denoising_steps=10, min_timestep=300, max_timestep=500)
+    drawn = {course.timesteps(lent, batch(1), rngs(1, i))[0] for i in range(60)}
+    assert drawn == {300, 400}
+    network, plain = begun(lent, instant=True)
+    _, heavy = begun(lent, instant=True, min_snr_gamma=1.0)
+    heavy.network = network
+    t = plain.timesteps(lent, batch(2), rngs(2))
+    ratio = losses(lent, network, heavy, batch(2), rngs(2)) / losses(lent, network, plain, batch(2), rngs(2))
+    snr = lent.schedule.snr(torch.tensor(t))
+    torch.testing.assert_close(ratio.detach(), snr.clamp(max=1) / snr)
+    with pytest.raises(Mistake, match="min_timestep = 990: expected less than 900, where the first of 10"):
+        erase(max_denoising_steps=10, min_timestep=990)

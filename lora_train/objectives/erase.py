@@ -52,6 +52,7 @@ class Erasing(Wording):
             scale=SIGNS[self.action] * self.guidance_scale,
             strength=self.multiplier,
             weight=self.weight,
+            even=False,
             resolution=own.get("resolution"),
             batch_size=own.get("batch_size"),
             dynamic_resolution=self.dynamic_resolution,
@@ -71,6 +72,10 @@ class Erase(Prompted, Erasing):
     form: ClassVar[str] = "prompts"
 
     prompts: tuple[ErasePrompt, ...] = many(ErasePrompt, "Prompts with settings of their own.", group="words")
+
+    def check(self) -> Iterable[str]:
+        yield from Erasing.check(self)
+        yield from Prompted.check(self)
 
     def lines(self) -> list[Line]:
         return given(row.line(f"prompt {i}") for i, row in enumerate(self.rows(), 1))

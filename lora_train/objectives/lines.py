@@ -16,6 +16,7 @@ RENAMED = {"target_class": "target"}
 SCALE = {"prompts": "guidance_scale", "targets": "guidance_strength"}
 OWN = {"prompts": "erase", "targets": "slider"}  # kind of objective that has such rows
 SEVERAL = {"neutrals": "neutral", "resolutions": "resolution"}  # each of them with each
+BLANK = " "  # no words, where an empty setting means something else
 FILES = ("neutral_prompt_file", "prompt_file")
 
 
@@ -72,6 +73,8 @@ def _each(row: Row, path: pathlib.Path, form: str) -> Iterator[Row]:
         plain[SCALE[form]] = plain.pop("guidance_scale")
     for chosen in itertools.product(*lists):
         made = {**plain, **dict(chosen)}
+        if form == "targets" and made.get("neutral") == "":
+            made["neutral"] = BLANK
         size = made.get("resolution")
         if isinstance(size, list) and len(size) == 2:  # height before width
             made["resolution"] = size[::-1]

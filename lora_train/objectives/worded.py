@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -14,6 +14,8 @@ from lora_train.host import Cond
 from lora_train.knobs import knob
 from lora_train.losses import averaged
 from lora_train.objectives.objective import Objective, Pass
+from lora_train.objectives.timed import Timed
+from lora_train.objectives.weighed import Weighed
 from lora_train.transfer import sent
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ LARGER = 3.0  # times that a picture's own size is at most what is shown of it, 
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked(Objective):
+class Asked(Timed, Weighed, Objective):
     """How the model is asked for what is to be learned."""
 
     pictures: ClassVar[bool] = False
@@ -46,6 +48,35 @@ class Asked(Objective):
         group="words")  # fmt: skip
     anchor_strength: float = knob(1.0, "Weight of the anchors in the loss.", group="words", low=0, high=100)
 
+    def check(self) -> Iterable[str]:
+        yield from Timed.check(self)
+        yield from Weighed.check(self)
+        if not self.instant and self.min_timestep >= (top := self.top(1000)):
+            yield (
+                f"min_timestep = {self.min_timestep}: expected less than {top}, where the first of "
+                f"{self.max_denoising_steps} steps ends; or set instant"
+            )
+
+    @property
+    def window(self) -> tuple[int, int]:
+        return self.min_timestep, self.max_timestep
+
+    def record(self) -> dict[str, object]:
+        return {
+            "ss_min_snr_gamma": self.min_snr_gamma,
+            "ss_debiased_estimation": self.debiased_estimation_loss,
+            "ss_loss_type": self.loss_type,
+            "ss_huber_schedule": self.huber_schedule,
+            "ss_huber_scale": self.huber_scale,
+            "ss_huber_c": self.huber_c,
+        }
+
+    def top(self, steps: int) -> int:
+        """Before which of so many timesteps something is drawn: at least one step towards a picture is made,
+        unless there are none."""
+        most = self.max_denoising_steps
+        return steps if self.instant else (most - 1) * (steps // most)
+
     def apart(self) -> list[str]:
         """The anchors."""
         return [text.strip() for text in (self.anchors or "").split("|")] if self.anchors else []
@@ -63,6 +94,7 @@ class Line:
     scale: float
     strength: float  # of the adapter while it is learned
     weight: float
+    even: bool  # whether the goal gets the mean and the spread of neutral
     resolution: Resolution | None
     batch_size: int | None
     dynamic_resolution: bool
@@ -78,7 +110,7 @@ class Drawn:
     """What is random of samples."""
 
     noise: Tensor  # [B, C, h, w]
-    steps: Tensor  # [B] long: done of max_denoising_steps; where nothing is drawn, the timestep
+    steps: Tensor  # [B] long: done of max_denoising_steps; with `instant` the timestep
     anchors: list[int]
     sizes: Tensor  # [B, 6]
 
@@ -88,10 +120,19 @@ class Worded(Pass):
 
     Args:
         conds: of every text, as the model without adapters reads it.
+        steps: of the model's schedule.
     """
 
-    def __init__(self, settings: Asked, lines: Sequence[Line], network: Network, conds: Mapping[str, Cond]):
+    def __init__(
+        self,
+        settings: Asked,
+        lines: Sequence[Line],
+        network: Network,
+        conds: Mapping[str, Cond],
+        steps: int = 1000,
+    ):
         self.settings, self.network, self.conds = settings, network, dict(conds)
+        self.shares = settings.shares(settings.top(steps))
         self.lines = {line.name: line for line in lines}
 
     @contextlib.contextmanager
@@ -119,17 +160,23 @@ class Worded(Pass):
     def drawn(self, lent: Lent, batch: Batch, rngs: Sequence[torch.Generator]) -> Drawn:
         """Of each sample step and noise, then its anchor, then its crop."""
         settings, apart, shape = self.settings, self.settings.apart(), batch.latents.shape[1:]
-        least, most = (0, len(lent.schedule)) if settings.instant else (1, settings.max_denoising_steps)
+        top = settings.top(len(lent.schedule))
         height, width = 8 * shape[1], 8 * shape[2]
         steps, noise, anchors, sizes = [], [], [], []
         for rng in rngs:
-            steps.append(torch.randint(least, most, (), generator=rng))
+            steps.append(settings.step(top, self.shares, rng))
             noise.append(torch.randn(shape, generator=rng))
             if apart:
                 anchors.append(int(torch.randint(len(apart), (), generator=rng)))
             crops = self.line(batch).dynamic_crops
             sizes.append(_crop(height, width, rng) if crops else (height, width, 0, 0, height, width))
-        return Drawn(torch.stack(noise), torch.stack(steps), anchors, torch.tensor(sizes).float())
+        found = torch.stack(steps)
+        if settings.fixed_timesteps_in_batch and batch.lots is not None:
+            found = settings.steps_at(top, self.shares, batch.lots)
+        if not settings.instant:
+            most = settings.max_denoising_steps
+            found = most - 1 - found // (len(lent.schedule) // most)
+        return Drawn(torch.stack(noise), found, anchors, torch.tensor(sizes).float())
 
     def at(self, lent: Lent, steps: Tensor) -> Tensor:
         """The timesteps [B] after so many steps; between them is the same distance, and the last is 0."""
@@ -153,12 +200,18 @@ class Worded(Pass):
         anchors = [apart[i] for i in drawn.anchors]
         goal, stay = self.goals(lent, line, x_t, t, cond.sizes, anchors)
         guess = lent.denoise(x_t, t, cond)
-        losses = line.weight * averaged((guess.float() - goal).square())
+        losses = line.weight * self.counted(lent, guess.float() - goal, t)
         if not anchors:
             return losses
         texts = lent.encode(anchors) if live else self.stacked(anchors)
         guess = lent.denoise(x_t, t, dataclasses.replace(texts, sizes=cond.sizes))
-        return losses + self.settings.anchor_strength * averaged((guess.float() - stay).square())
+        return losses + self.settings.anchor_strength * self.counted(lent, guess.float() - stay, t)
+
+    def counted(self, lent: Lent, error: Tensor, t: Tensor) -> Tensor:
+        """[B]: what an error in a prediction costs."""
+        losses = averaged(self.settings.elements(error, lent.schedule, t))
+        weights = self.settings.weights(lent.schedule, t)
+        return losses if weights is None else losses * sent(weights, losses.device).to(losses)
 
     @torch.no_grad()
     def partial(self, lent: Lent, line: Line, drawn: Drawn, cond: Cond, live: bool) -> Tensor:
@@ -181,6 +234,7 @@ class Worded(Pass):
                 x_t = x_t.index_copy(0, here, lent.schedule.step(x_t[here], guess, now, then))
         finally:
             self.network.train(training)
+        torch.clear_autocast_cache()  # which keeps adapters' weights in half precision, without a gradient
         return x_t
 
     @torch.no_grad()
@@ -202,10 +256,18 @@ class Worded(Pass):
             if anchors:
                 cond = dataclasses.replace(self.stacked(anchors), sizes=sizes)
                 stay = lent.denoise(x_t, t, cond).float()
-        return seen[line.neutral] + line.scale * (seen[line.positive] - seen[line.unconditional]), stay
+        goal = seen[line.neutral] + line.scale * (seen[line.positive] - seen[line.unconditional])
+        return like(goal, seen[line.neutral]) if line.even else goal, stay
 
     def stacked(self, texts: Sequence[str]) -> Cond:
         return Cond.stack([self.conds[text] for text in texts])
+
+
+def like(values: Tensor, model: Tensor) -> Tensor:
+    """The same with the model's mean and spread, each sample for itself; [B, ...]."""
+    over = tuple(range(1, values.ndim))
+    mean, spread = values.mean(over, keepdim=True), values.std(over, keepdim=True)
+    return (values - mean) / (spread + 1e-6) * model.std(over, keepdim=True) + model.mean(over, keepdim=True)
 
 
 def _times(cond: Cond, count: int) -> Cond:

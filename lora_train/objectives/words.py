@@ -36,7 +36,8 @@ class Wording:
         None, "Prompt that has what it is about. Empty: the target; with replace: no words.", group="words",
         basic=True)  # fmt: skip
     neutral: str | None = knob(
-        None, "Prompt from which the change is counted. Empty: unconditional; of a slider the target.",
+        None, "Prompt from which the change is counted. Empty: unconditional; of a slider the target, and a blank is "
+        "no words.",
         group="words")  # fmt: skip
     weight: float = knob(1.0, "Weight of the prompt in the loss.", group="words", low=0, high=100)
     multiplier: float = knob(
@@ -120,14 +121,18 @@ class Prompted(Asked):
         ), []
 
     def record(self) -> dict[str, object]:
-        return {"ss_leco_prompt_count": len(self.rows())}
+        return {**super().record(), "ss_leco_prompt_count": len(self.rows())}
 
     def begin(self, lent: Lent, network: Network) -> Worded:
+        """Raises Mistake: undefined for what the model predicts."""
+        schedule = lent.schedule
+        if said := self.refusals(schedule.prediction, schedule.last_is_noise):
+            raise Mistake("\n".join(f"objective.{line}" for line in said))
         lines = self.lines()
         texts = [text for line in lines for text in line.texts]
         with torch.no_grad(), network.off():
             conds = {text: lent.encode([text]) for text in dict.fromkeys([*texts, *self.apart()])}
-        return Worded(self, lines, network, conds)
+        return Worded(self, lines, network, conds, len(schedule))
 
 
 def given(lines: Iterable[Line]) -> list[Line]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import sys
@@ -125,7 +126,7 @@ def ours(lent: Lent, case: Case) -> Iterator[Step]:
         def step() -> None:
             torch.set_float32_matmul_precision(fast)
             taken = _Step(learner, lent, next(groups), training, Team())
-            numbers.take(taken.run(lr.factor(progress.step, 10**6)))
+            numbers.take(taken.run(functools.partial(lr.at, progress.step, 10**6)))
             torch.set_float32_matmul_precision(before)
 
         yield step

@@ -18,9 +18,10 @@ from lora_train.knobs import Setting, build, flat, knob, one_of, settings
 from lora_train.objectives import OBJECTIVES
 from lora_train.objectives.objective import Objective
 from lora_train.prompts import SAMPLERS
+from lora_train.train.ema import Ema
 from lora_train.train.loop import Training
 from lora_train.train.lr import SCHEDULERS, Constant
-from lora_train.train.optim import OPTIMIZERS, AdamW
+from lora_train.train.optim import OPTIMIZERS, Optimizer
 from lora_train.train.relora import Relora
 from lora_train.train.validation import Validation
 from lora_train.values import shown
@@ -38,7 +39,7 @@ class Job:
     training: Training
     network: Family = one_of(FAMILIES, "lora", "Family of adapter.", group="network")
     objective: Objective = one_of(OBJECTIVES, "denoise", "What the adapter learns.", group="loss")
-    optimizer: AdamW = one_of(
+    optimizer: Optimizer = one_of(
         OPTIMIZERS, "adamw", "What turns gradients into steps.", group="optimizer",
         aka="optimizer_type")  # fmt: skip
     lr: Constant = one_of(
@@ -46,6 +47,12 @@ class Job:
     )
     relora: Relora = Relora()
     embedding: Embedding = Embedding()
+    ema: Ema = Ema()
+
+    def usual(self) -> Job:
+        """With the numbers that are used where the rate, or a setting of the optimizer, is empty."""
+        lr = self.lr.filled(self.optimizer.RATE)
+        return dataclasses.replace(self, optimizer=self.optimizer.filled(), lr=lr)
     validation: Validation = Validation()
 
 
@@ -201,10 +208,27 @@ class Place:
     gradient_checkpointing: bool = knob(
         False, "Keep less for the backward pass and compute it again: less memory, about a quarter slower.",
         group="memory")  # fmt: skip
+    cpu_offload_checkpointing: bool = knob(
+        False, "Move what gradient_checkpointing keeps between blocks into the computer's memory until the "
+        "backward pass. On a GPU alone, and slower.", group="memory")  # fmt: skip
+    fit_memory: bool = knob(
+        False, "Before the start, see what a step will need, and where that is more than is free, set "
+        "gradient_checkpointing and let fewer pictures through the model at a time: slower, with the same "
+        "result.", group="memory")  # fmt: skip
+    torch_compile: bool = knob(
+        False, "Let torch compile the denoiser: minutes at first and for each new size of picture, faster "
+        "steps after. Not in the WebUI.", group="memory")  # fmt: skip
+    dynamo_backend: str = knob(
+        "inductor", "What torch_compile compiles with.", group="memory",
+        choices=("inductor", "cudagraphs", "aot_eager", "eager"))  # fmt: skip
     park_on_pause: bool = knob(
         True, "Move adapters, optimizer and cached captions into the computer's memory for a pause, so that "
         "all of the card is free for pictures.", group="memory")  # fmt: skip
     resume: pathlib.Path | None = knob(None, "State folder to go on from.", group="time", place=True)
+
+    def check(self) -> Iterable[str]:
+        if self.cpu_offload_checkpointing and not (self.gradient_checkpointing or self.fit_memory):
+            yield "cpu_offload_checkpointing = True: expected gradient_checkpointing beside it"
 
     def caches(self, data: Data) -> bool:
         """Whether latents are made once, for all of the run."""

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from lora_train.compat.rules import Refused, Rules, Translated, Values, ignored, named, pairs
+from lora_train.compat.rules import Ignored, Rules, Translated, Values, off, pairs
 from lora_train.errors import Mistake
+from lora_train.knobs import settings
+from lora_train.train.optim import OPTIMIZERS, named
 from lora_train.values import shown
+
+OWN = {s.path: s for kind in OPTIMIZERS.values() for s in settings(kind, "optimizer.")}
 
 
 def _optimizer_args(value: object) -> Values:
-    return {f"optimizer.{name}": text for name, text in pairs(value).items()}
+    """What is a setting of its own goes there; the rest to the class as it stands. `eps` is both: two numbers
+    are of Adafactor and its like."""
+    found: Values = {}
+    more = []
+    for name, text in pairs(value).items():
+        setting = OWN.get(f"optimizer.{name}")
+        if setting is None or (name == "eps" and "," in text):
+            more.append(f"{name}={text}")
+        else:
+            found[setting.path] = text
+    return {**found, "optimizer.optimizer_args": more} if more else found
+
+
+def _flagged(kind: str) -> Translated:
+    return Translated(lambda value: {} if off(value) else {"optimizer.kind": kind})
 
 
 MOST = 2  # text encoders of a model
@@ -26,16 +44,9 @@ def _text_encoder_lr(value: object) -> Values:
 
 RATES: Rules = {
     "optimizer_args": Translated(_optimizer_args),
-    "optimizer_type": named("optimizer.kind"),
+    "optimizer_type": Translated(lambda value: dict(named(str(value))) if value else {}),
+    "use_8bit_adam": _flagged("adamw8bit"),
+    "use_lion_optimizer": _flagged("lion"),
     "text_encoder_lr": Translated(_text_encoder_lr),
-    **ignored(
-        "no schedule here has it", "lr_scheduler_num_cycles", "lr_scheduler_power", "lr_decay_steps",
-        "lr_scheduler_timescale", "lr_scheduler_min_lr_ratio", off=("1", "1.0")),
-    **dict.fromkeys(
-        (
-            "lr_scheduler_type", "lr_scheduler_args", "use_8bit_adam", "use_lion_optimizer",
-            "fused_backward_pass",
-        ),
-        Refused(),
-    ),
+    "fused_backward_pass": Ignored("it saves the memory of gradients, of which adapters have few"),
 }  # fmt: skip

@@ -7,7 +7,10 @@ from collections.abc import Iterator, Mapping
 
 from lora_train.adapters.family import Scaled
 from lora_train.job import Job
+from lora_train.knobs import kind_of
 from lora_train.run.applies import loaded
+from lora_train.train.lr import SCHEDULERS
+from lora_train.train.optimizer import ONE, Optimizer
 from lora_train.values import numeral
 
 USUAL = 1e-4  # learning rate of AdamW for LoRA
@@ -42,7 +45,7 @@ def _demo(job: Job, header: Mapping[str, object]) -> bool:
 
 
 def _rates(job: Job) -> Iterator[str]:
-    net, lr, high = job.network, job.lr, {}
+    net, lr, optimizer = job.network, job.usual().lr, job.optimizer.on("cpu")
     own_rates = {
         "unet": ("lr.unet_lr", lr.unet_lr),
         "te1": ("lr.text_encoder_lr", lr.text_encoder_lr),
@@ -50,20 +53,35 @@ def _rates(job: Job) -> Iterator[str]:
     }
     if lr.text_encoder_lr2 is None:  # that of the first
         del own_rates["te2"]
+    asked: dict[str, float] = {}
     for part, (path, own) in own_rates.items():
         rate = lr.rate(part)
-        if net.trains(part) and rate > FAR * USUAL:
-            high.setdefault("lr.learning_rate" if own is None else path, rate)
-    for path, rate in high.items():
+        if net.trains(part) and rate is not None and not optimizer.chooses:
+            asked.setdefault("lr.learning_rate" if own is None else path, rate)
+    yield from _speeds(asked, optimizer)
+    if optimizer.FREE and not lr.steady:
         yield (
-            f"{path} = {numeral(rate)}: {rate / USUAL:,.0f} times the usual {numeral(USUAL)} of AdamW; the "
-            "result is likely noise."
+            f"lr.kind = {kind_of(SCHEDULERS, lr)}: {type(optimizer).__name__} averages weights in place of "
+            "a schedule; constant or constant_with_warmup is usual."
         )
     if isinstance(net, Scaled) and net.alpha and net.alpha / net.dim < SCALE:
         yield (
             f"network.alpha = {numeral(net.alpha)}: what the adapter learns is multiplied by alpha/dim, here "
             f"{net.alpha / net.dim:.3g}; half of dim is usual."
         )
+
+
+def _speeds(asked: Mapping[str, float], optimizer: Optimizer) -> Iterator[str]:
+    """Rates that are far from usual. `asked`: by their path."""
+    usual, name = optimizer.RATE or USUAL, type(optimizer).__name__
+    for path, rate in asked.items():
+        if rate > FAR * usual:
+            yield (
+                f"{path} = {numeral(rate)}: {rate / usual:,.0f} times the usual {numeral(usual)} of {name}; "
+                "the result is likely noise."
+            )
+        elif optimizer.ADAPTS and rate <= ONE:
+            yield f"{path} = {numeral(rate)}: {name} finds a rate, and multiplies it with this; 1 is usual."
 
 
 def _length(job: Job, plan: Mapping[str, object]) -> Iterator[str]:

@@ -168,7 +168,7 @@ def room(job: Job, place: Place, batch: tuple[int, Size]) -> str:
 
 
 def _dry(job: Job, place: Place, host: Host, planned: Planned) -> dict[str, float | None]:
-    job = dataclasses.replace(job, training=dataclasses.replace(job.training, seed=0))
+    job = dataclasses.replace(job.usual(), training=dataclasses.replace(job.training, seed=0))
     count, bucket = largest(planned)
     training, progress = job.training, Progress(WARM + STEPS, WARM + STEPS)
     with (
@@ -192,6 +192,7 @@ def _dry(job: Job, place: Place, host: Host, planned: Planned) -> dict[str, floa
             learner = Learner.new(network, course, optimizer=job.optimizer, lr=job.lr, progress=progress)
             if training.mixed_precision == "fp16":
                 learner.scaler = scaler()
+            learner.averaged(job.ema)
             clock = _Clock(lent.device)
             with _peak(lent.device) as peak:
                 train(learner, lent, batches, training=training, lr=job.lr, watchers=[clock])

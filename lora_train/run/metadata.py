@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from PIL import Image
 
 from lora_train import __version__
+from lora_train.adapters.mapped import record
 from lora_train.errors import Mistake
 from lora_train.host import Origin
 from lora_train.job import Card, Job, Output, Place
@@ -89,7 +90,7 @@ def metadata(job: Job, output: Output, place: Place, facts: Facts) -> dict[str, 
         **UNUSED,
         **_run(job, output, place, facts),
         **_settings(job),
-        **job.network.record(),
+        **record(job.network),
         **job.objective.record(),
         **_model(facts.origin),
         **facts.data,

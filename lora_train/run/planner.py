@@ -78,6 +78,7 @@ def look(values: Values, host: Host) -> dict[str, object]:
         "remarks": [
             *({"text": text, "files": [*files]} for text, files in seen.remarks),
             *({"text": text, "files": []} for text in (advice(job, plan, header) if plan else ())),
+            *({"text": text, "files": []} for text in [job.optimizer.instead(place.device)] if text),
         ],
         "disabled": disabled(*parts, header),
         "plan": plan,

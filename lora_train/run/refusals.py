@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lora_train.adapters import FAMILIES
+from lora_train.adapters import FAMILIES, mapped
 from lora_train.errors import Mistake
 from lora_train.job import Job, Output, Place
 from lora_train.knobs import flat, kind_of
@@ -150,7 +150,7 @@ def refusals(job: Job, output: Output, place: Place) -> list[str]:
             f"time; set place.cache_latents = false, or leave {name} out"
             for name in job.data.changing()
         ]
-    complaints += rates(job, place) + beneath(job)
+    complaints += rates(job, place) + beneath(job) + mapped.complaints(job.network)
     complaints += masks(job) + validation(job) + wordless(job, output) + stays(job)
     thumbnail.cache_clear()  # it is that of now, and then of the whole run
     try:

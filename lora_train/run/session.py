@@ -34,6 +34,7 @@ from lora_train.run.classes import drawn, heeding, home
 from lora_train.run.control import Control, Ended
 from lora_train.run.draw import Wardrobe, noted
 from lora_train.run.embeddings import checked, spoken, unspoken, word
+from lora_train.run.fit import fitted
 from lora_train.run.measure import enough
 from lora_train.run.metadata import Facts, metadata
 from lora_train.run.refusals import refusals
@@ -44,6 +45,7 @@ from lora_train.run.trackers import trackers
 from lora_train.run.validation import Validating
 from lora_train.run.watchers import Metrics, Saves
 from lora_train.train.arithmetic import quick
+from lora_train.train.compiled import compiled
 from lora_train.train.events import Progress, Watcher
 from lora_train.train.finite import Guard
 from lora_train.train.learner import Learner, scaler
@@ -96,7 +98,7 @@ def run(
         if crew.first:
             store.writable()
         kept = place.caches(job.data)
-        job = dataclasses.replace(job, data=placed(job.data, home(host.folders, store)))
+        job = dataclasses.replace(job, data=placed(job.data, home(store, host.folders)))
         look = functools.partial(plan, job.data, decode=not kept, look=job.objective.survey)
         planned = look(memory=Memory(usual()))
         together = job.training.gradient_accumulation_steps * crew.world
@@ -105,6 +107,7 @@ def run(
         steps = job.training.steps(count.steps)
         prompts = wanted(job, output, planned)
         log.info(arithmetic(planned, steps, together))
+        place, most = fitted(job, place, host, planned)
         tell(watchers, WAITING)
         precision = job.training.mixed_precision
         with host.borrow(job.model, device=place.device, precision=precision, waiting=control.heed) as lent:
@@ -119,6 +122,7 @@ def run(
             session = Session(job, output, place, store, lent, planned, Progress(steps, count.steps), crew)
             session.control, session.others = control, watchers
             with enough(job, place, planned), session.attached() as learner:
+                learner.pieces.most = most
                 session.train(learner, prompts, resumed)
             return session.outcome()
 
@@ -173,10 +177,14 @@ class Session:
 
     def attach(self) -> None:
         """All that a run changes of the model and of torch; `self.on.close()` takes it back."""
-        blocks = self.lent.checkpoint_blocks() if self.place.gradient_checkpointing else []
+        place = self.place
+        blocks = self.lent.checkpoint_blocks() if place.gradient_checkpointing else []
+        again = recomputed(blocks, away=place.cpu_offload_checkpointing)
+        roots = self.lent.denoisers() if place.torch_compile else []
+        fast = compiled(roots, place.dynamo_backend)
         read = spoken(self.lent, self.network.word)
         beneath = self.base.attached()
-        for change in (quick(self.lent.device), beneath, self.network.attached(), recomputed(blocks), read):
+        for change in (quick(self.lent.device), beneath, self.network.attached(), again, fast, read):
             self.on.enter_context(change)
 
     def between(self, progress: Progress) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from lora_train.host import Origin
     from lora_train.train.learner import Learner
 
-KEPT = ("step", "images", "average", "best", "stale")  # of the progress
 log = logging.getLogger(__name__)
 
 WIDE = {"bf16": "bfloat16", "no": "full precision"}
 PRECISE = "mixed_precision = fp16: {kind} learns from small differences, which float16 loses; {wide} is used"
+KEPT = ("step", "images", "average", "best", "stale")  # of the progress
 LONGER = ("training.max_train_steps", "training.max_train_epochs")  # may differ from those of a resumed state
 
 
@@ -39,7 +39,7 @@ def settled(job: Job, resumed: State | None) -> Job:
     if job.training.seed is None:
         before = resumed.plain["job"]["training.seed"] if resumed else random.SystemRandom().randrange(2**32)
         job = dataclasses.replace(job, training=dataclasses.replace(job.training, seed=before))
-    job = _precise(dataclasses.replace(job, objective=job.objective.settled()))
+    job = _precise(dataclasses.replace(job.usual(), objective=job.objective.settled()))
     if resumed:
         # settings that came later are missing in an older state: they were as they are by default
         now, then = flat(job, places=False), {s.path: plain(s.default) for s in settings(Job)}
@@ -76,6 +76,7 @@ class States:
     samples: int  # an epoch
     together: int  # batches to a step, of all processes
     world: int  # processes
+    base: Sequence[Mapping[str, object]] = ()  # what `Base.said` says of LoRAs that are on the model
 
     def of(self, learner: Learner, values: Mapping[str, object]) -> State:
         """All that is needed to go on from here.
@@ -87,11 +88,14 @@ class States:
         tensors, optimizer = optimizer_state(learner.optimizer)
         tensors.update({f"network.{k}": v for k, v in learner.network.state_dict().items()})
         tensors.update({f"objective.{k}": v for k, v in learner.course.state_dict().items()})
+        if learner.average:
+            tensors.update({f"ema.{k}": v for k, v in learner.average.state_dict().items()})
         plain = {
             "progress": {name: vars(progress)[name] for name in KEPT},
             "model": {"name": self.origin.name, "hash": self.origin.new_hash},
             "samples_per_epoch": self.samples,
             "batches_per_step": self.together,
+            "base_weights": [*self.base],
             "job": flat(self.job, places=False),
             "values": dict(values),
             "optimizer": optimizer,
@@ -103,6 +107,12 @@ class States:
         """Raises Mistake: the state is not of this run."""
         if other := state.refusal(self.origin.name, self.origin.new_hash):
             raise Mistake(f"place.resume = {self.place.resume}: {other}")
+        before, now = ([f["hash"] for f in said] for said in (state.plain.get("base_weights", []), self.base))
+        if before != now:
+            raise Mistake(
+                f"place.resume = {self.place.resume}: the state was saved with other files in "
+                "model.base_weights; give those, or start anew with network_weights"
+            )
         before, now = state.plain.get("batches_per_step", self.together), self.together
         if before != now:
             raise Mistake(
@@ -136,6 +146,8 @@ class States:
 
         learner.network.load_state_dict(part("network."))
         learner.course.load_state_dict(part("objective."))
+        if learner.average:
+            learner.average.load_state_dict(part("ema."))
         restore_optimizer(learner.optimizer, state.tensors, state.plain["optimizer"])
         if learner.scaler:
             learner.scaler.load_state_dict(state.plain["scaler"])

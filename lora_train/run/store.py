@@ -235,30 +235,55 @@ def _damage(plain: object, tensors: Mapping[str, torch.Tensor]) -> str:
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
     """An optimizer's state_dict as tensors by name, and the rest as plain values; see `restore_optimizer`."""
     kept = optimizer.state_dict()
-    tensors, plain = {}, {}
+    tensors, plain, groups = {}, {}, []
+    for i, group in enumerate(kept["param_groups"]):
+        found = {name for name, value in group.items() if isinstance(value, torch.Tensor)}
+        tensors.update({f"optimizer.group.{i}.{name}": group[name] for name in found})
+        groups.append({name: value for name, value in group.items() if name not in found})
     for i, values in kept["state"].items():
         for name, value in values.items():
             if isinstance(value, torch.Tensor):
                 tensors[f"optimizer.{i}.{name}"] = value
             else:
                 plain[f"{i}.{name}"] = value
-    return tensors, {"values": plain, "groups": kept["param_groups"]}
+    return tensors, {"values": plain, "groups": groups}
 
 
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], plain: Mapping[str, object]
 ) -> None:
     state: dict[int, dict[str, object]] = {}
+    groups = [dict(group) for group in plain["groups"]]
     for name, value in tensors.items():
-        if name.startswith("optimizer."):
+        if name.startswith("optimizer.group."):
+            _, _, i, rest = name.split(".", 3)
+            groups[int(i)][rest] = value
+        elif name.startswith("optimizer."):
             _, i, rest = name.split(".", 2)
             state.setdefault(int(i), {})[rest] = value
     for name, value in plain["values"].items():
         i, rest = name.split(".", 1)
         state.setdefault(int(i), {})[rest] = value
-    optimizer.load_state_dict({"state": state, "param_groups": plain["groups"]})
-    for weights, kept in optimizer.state.items():
-        sizes = [value.numel() for value in kept.values() if isinstance(value, torch.Tensor)]
-        first = next(iter(optimizer.state.values()))
-        if kept.keys() != first.keys() or max(sizes, default=0) > weights.numel():
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    _checked(optimizer, state)
+
+
+def _checked(optimizer: torch.optim.Optimizer, state: Mapping[int, Mapping[str, object]]) -> None:
+    """Values in the type they were saved in, which torch has changed to that of the weights.
+
+    Raises:
+        ValueError: they are of other weights.
+    """
+    every = [p for group in optimizer.param_groups for p in group["params"]]
+    first: dict[int, set[str]] = {}  # what weights of so many dimensions have
+    for i, weights in enumerate(every):
+        kept, saved = optimizer.state.get(weights, {}), state.get(i, {})
+        for name, value in kept.items():
+            if not isinstance(value, torch.Tensor) or not isinstance(saved.get(name), torch.Tensor):
+                continue
+            if value.dtype != saved[name].dtype:
+                kept[name] = value = saved[name].to(value.device, copy=True)
+            if value.ndim == weights.ndim > 1 and value.shape != weights.shape:
+                raise ValueError("the optimizer's values are not those of the adapters")
+        if kept and set(kept) != first.setdefault(weights.ndim, set(kept)):
             raise ValueError("the optimizer's values are not those of the adapters")

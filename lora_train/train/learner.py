@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+import logging
+import math
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +20,11 @@ from lora_train.train.relora import Relora, restart, unable
 from lora_train.train.room import Pieces
 
 if TYPE_CHECKING:
-    from lora_train.train.lr import Constant
+    from lora_train.train.ema import Average, Ema
+    from lora_train.train.optimizer import Optimizer
+    from lora_train.train.rates import Constant
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
@@ -32,12 +39,18 @@ class Learner:
     pieces: Pieces = dataclasses.field(default_factory=Pieces)  # that a step's samples go through in
     relora: Relora = Relora()  # when fresh adapters start
     make: Callable[[Layer], Adapter | None] | None = None  # them, as Network's
+    average: Average | None = None  # of the adapters, to be saved and looked at in their place
 
     @classmethod
     def new(
-        cls, network: Network, course: object, *, optimizer: object, lr: Constant, progress: Progress
+        cls, network: Network, course: object, *, optimizer: Optimizer, lr: Constant, progress: Progress
     ) -> Learner:
-        """Adapters in float32; one group of parameters for each part, or block, with its own rate."""
+        """Adapters in float32; one group of parameters for each part, or block, with its own rate.
+
+        Raises:
+            Mistake: the optimizer or the schedule cannot be made for these.
+        """
+        lr = lr.filled(optimizer.RATE)
         groups = [
             {"params": pace.parameters, "name": pace.name, "lr": rate, "base_lr": rate}
             for pace in network.paces()
@@ -47,10 +60,60 @@ class Learner:
             groups.append(network.word.group())
         learned = list(course.parameters())
         if learned:
-            groups.append(
-                {"params": learned, "name": "objective", "lr": lr.learning_rate, "base_lr": lr.learning_rate}
-            )
-        return cls(network, course, optimizer.make(groups), None, progress)
+            rate = lr.learning_rate if course.rate is None else course.rate
+            groups.append({"params": learned, "name": "objective", "lr": rate, "base_lr": rate})
+        return cls(network, course, _made(optimizer, groups, lr, progress), None, progress)
+
+    def averaged(self, ema: Ema) -> None:
+        """Have a running mean of the adapters, where one is asked for.
+
+        Raises:
+            Mistake: the optimizer has one of its own.
+        """
+        if ema.decay is not None and self.free:
+            name = type(self.optimizer).__name__
+            raise Mistake(f"ema.decay = {ema.decay}: expected nothing; {name} averages weights by itself")
+        self.average = ema.of(self.network)
+
+    @property
+    def free(self) -> bool:
+        """Whether the optimizer averages weights in place of a schedule, and steps on others than those."""
+        return all(callable(getattr(self.optimizer, name, None)) for name in ("train", "eval"))
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        """Inside `with` the weights as they are saved and looked at; after it those that training goes on
+        with, to the bit, for the optimizer's own way back only comes near them."""
+        if self.average is not None:
+            with self.average.shown():
+                yield
+            return
+        if not self.free:
+            yield
+            return
+        kept = [p.detach().clone() for p in self.parameters]
+        self.optimizer.eval()
+        try:
+            yield
+        finally:
+            self.optimizer.train()
+            with torch.no_grad():
+                for p, before in zip(self.parameters, kept, strict=True):
+                    p.copy_(before)
+
+    def rates(self) -> dict[str, float]:
+        """Of each group the rate of the step that was made, and where the optimizer finds one, what that came
+        to, under sd-scripts' name."""
+        found = {}
+        for group in self.optimizer.param_groups:
+            name, rate = group["name"], group["lr"]
+            if group.get("relative_step"):  # Adafactor's own, arXiv:1804.04235, section 8
+                step = self.progress.step + 1
+                rate = min(1e-6 * step if group["warmup_init"] else 1e-2, 1 / math.sqrt(step))
+            found[name] = rate
+            if "d" in group:
+                found[f"d*lr/{name}"] = float(group["d"]) * rate
+        return found
 
     def growing(self, relora: Relora, make: Callable[[Layer], Adapter | None] | None) -> None:
         """Have fresh adapters start every so often, where that is asked for.
@@ -71,6 +134,23 @@ class Learner:
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+
+def _made(
+    optimizer: Optimizer, groups: list[dict], lr: Constant, progress: Progress
+) -> torch.optim.Optimizer:
+    device = groups[0]["params"][0].device.type
+    if said := optimizer.instead(device):
+        log.info("%s", said)
+    used = optimizer.on(device)
+    if complaints := used.refusals({group["name"]: group["lr"] for group in groups}):
+        raise Mistake("\n".join(complaints))
+    for group in groups:
+        lr.at(progress.steps - 1, progress.steps, group["lr"])
+    made = used.make(groups)
+    if callable(getattr(made, "train", None)):
+        made.train()
+    return made
 
 
 def scaler() -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -51,6 +52,9 @@ class Training:
     max_grad_norm: float = knob(
         1.0, "Length to which a longer gradient is cut; 0: never.", group="optimizer", low=0, high=1e6
     )
+    l1_penalty: float = knob(
+        0.0, "Pull of every number of an adapter to 0, the same for large and small ones; 1e-6 to 1e-4.",
+        group="optimizer", low=0, high=1)  # fmt: skip
     seed: int | None = knob(
         None, "Equal seeds and settings give equal files. Empty: one is drawn and written down.",
         group="time", low=0, high=2**63 - 1)  # fmt: skip
@@ -101,7 +105,7 @@ def train(  # noqa: PLR0913 (where all of a run meets)
             epoch, done = divmod(p.step, p.steps_per_epoch)
             for group in batches.steps(epoch, skip=done):
                 step = _Step(learner, lent, group, training, team)
-                numbers.take(step.run(lr.factor(p.step, p.steps)))
+                numbers.take(step.run(functools.partial(lr.at, p.step, p.steps)))
                 last = p.step >= p.steps
                 asked = control.asked and not last and team.world == 1  # others would give up waiting
                 due = sum([w.due(p) for w in watchers]) > 0  # all of them are asked: they remember the answer
@@ -183,21 +187,28 @@ class _Step:
     numbers: Arriving | None = None
     after: Progress | None = None  # how things stood
 
-    def run(self, factor: float) -> _Step:
-        """Nothing in here waits for a GPU, with an optimizer that can leave a step out by itself."""
+    def run(self, at: Callable[[float], float]) -> _Step:
+        """Nothing in here waits for a GPU, with an optimizer that can leave a step out by itself.
+
+        Args:
+            at: the rate of this step for parameters whose own rate is given.
+        """
         learner, p = self.learner, self.learner.progress
         loss = self.team.add(learner.parameters, self.backward())
         if p.step == p.first:
             _tell(learner.network)
         if learner.scaler is not None:
             learner.scaler.unscale_(learner.optimizer)
+        self.penalized()
         # a length that nothing reaches: clip_grad_norm_ is also what measures the gradient
         limit = self.training.max_grad_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(learner.parameters, limit)
-        self.update(torch.stack([loss, norm.to(loss)]), factor)
+        self.update(torch.stack([loss, norm.to(loss)]), at)
         learner.optimizer.zero_grad(set_to_none=True)
         p.step, p.images = p.step + 1, p.images + self.group.images
         learner.restarted(self.training.seed)
+        if learner.average is not None:
+            learner.average.update(p.step)
         self.after = dataclasses.replace(p)
         return self
 
@@ -238,13 +249,20 @@ class _Step:
                 losses = self.learner.course.losses(self.lent, batch, rngs)
         return losses if batch.weights is None else losses * sent(batch.weights, losses.device).to(losses)
 
-    def update(self, values: torch.Tensor, factor: float) -> None:
+    @torch.no_grad()
+    def penalized(self) -> None:
+        """The gradient of l1_penalty times the sum of adapters' absolute numbers, beside that of the loss."""
+        pull = self.training.l1_penalty
+        for p in (p for part in self.learner.network.parts().values() for p in part) if pull else ():
+            if p.grad is not None:
+                p.grad.add_(p.sign(), alpha=pull)
+
+    def update(self, values: torch.Tensor, at: Callable[[float], float]) -> None:
         """values: loss and norm of the gradient; where they are not finite, nothing changes."""
         learner, optimizer = self.learner, self.learner.optimizer
         for rates in optimizer.param_groups:
             learns = learner.progress.step < rates.get("share", 1) * learner.progress.steps
-            rates["lr"] = rates["base_lr"] * factor * learns
-        learner.progress.rates = {rates["name"]: rates["lr"] for rates in optimizer.param_groups}
+            rates["lr"] = at(rates["base_lr"]) * learns
         if learner.scaler is not None:
             learner.scaler.step(optimizer)
             learner.scaler.update()
@@ -254,6 +272,7 @@ class _Step:
             del optimizer.found_inf
         elif values.isfinite().all():
             optimizer.step()
+        learner.progress.rates = learner.rates()
         limit = learner.network.family.scale_weight_norms
         norms = {} if limit is None else learner.network.max_norm(limit)
         self.names = list(norms)

@@ -40,9 +40,7 @@ def fused(monkeypatch):
         pytest.skip("torch has a fused AdamW on CPUs since 2.4")
 
     def make(self, groups):
-        return torch.optim.AdamW(
-            groups, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=True
-        )
+        return torch.optim.AdamW(groups, **self.arguments(), fused=True)
 
     monkeypatch.setattr(AdamW, "make", make)
 
@@ -160,11 +158,11 @@ def test_nothing_is_asked_of_a_tensor_within_a_step(fused, options):
             training = loop.Training(seed=0)
             return loop._Step(learner, lent, Group([batch], 2), training, Team())
 
-        step().run(1.0)
+        step().run(float)
         before = [p.detach().clone() for p in learner.parameters]
         made = step()
         with Asked() as asked:
-            made.run(1.0)
+            made.run(float)
         assert asked.found == []
         assert made.judged() is None
     assert any(not torch.equal(p, b) for p, b in zip(learner.parameters, before, strict=True))

@@ -203,6 +203,10 @@ class Lent(Protocol):
         """The blocks whose activations may be computed again in the backward pass."""
         ...
 
+    def denoisers(self) -> list[nn.Module]:
+        """What `denoise` calls, for torch.compile."""
+        ...
+
     def park(self, part: str) -> None:
         """Move `vae` or `text`, all text encoders, out of the device's memory until it is used again."""
         ...
@@ -232,8 +236,8 @@ class Sketch(Protocol):
 
     def checkpoint_blocks(self) -> list[nn.Module]: ...
 
-    def megabytes(self, parts: Collection[str]) -> float:
-        """Of the weights of these parts."""
+    def weights(self, parts: Collection[str]) -> list[Tensor]:
+        """All that these parts consist of."""
         ...
 
 

@@ -264,6 +264,9 @@ class Tiny:
         kinds = (Resnet, Transformer, TextLayer)
         return [m for net in self.parts.values() for m in net.modules() if isinstance(m, kinds)]
 
+    def denoisers(self) -> list[nn.Module]:
+        return [self.parts["unet"]]
+
     def park(self, part: str) -> None:
         self.parked.append(part)
 

@@ -29,7 +29,6 @@ RUNNING: Rules = {
     **ignored("the log is on stderr", "console_log_level", "console_log_file", "console_log_simple"),
     **ignored(
         "gradients are added up in one go", "ddp_timeout", "ddp_gradient_as_bucket_view", "ddp_static_graph"),
-    **ignored("blocks are not compiled", "dynamo_backend", off=("no", "inductor")),
     "wandb_api_key": Translated(_key),
     **ignored(
         "there is no deepspeed", "zero_stage", "offload_optimizer_device", "offload_optimizer_nvme_path",
@@ -44,8 +43,7 @@ RUNNING: Rules = {
     "full_bf16": Refused("adapters train in float32; use mixed_precision"),
     **dict.fromkeys(
         (
-            "torch_compile", "deepspeed", "blocks_to_swap",
-            "cpu_offload_checkpointing", "initial_epoch", "initial_step", "skip_until_initial_step",
+            "deepspeed", "blocks_to_swap", "initial_epoch", "initial_step", "skip_until_initial_step",
             "output_config",
         ),
         Refused(),

@@ -75,14 +75,16 @@ def _seen(job: Job, lent: Sketch, count: int, bucket: Size) -> Footprint:
     fresh = dataclasses.replace(job.network, weights=None, dim_from_weights=False)
     network = begun(fresh, lent.layers())
     trained = {part for part, parameters in network.parts().items() if parameters}
-    kept = _Kept(network, lent.checkpoint_blocks())
+    weights = lent.weights({"unet", *trained})
+    kept = _Kept([*weights, *network.parameters()], lent.checkpoint_blocks())
     size = (count, 4, bucket[1] // GRAIN, bucket[0] // GRAIN)
     x = torch.empty(size, dtype=lent.dtype, device="meta")
     with network.attached(), kept.watched():
         with torch.set_grad_enabled(trained != {"unet"}):
             cond = lent.encode([TEXT] * count)
         lent.denoise(x, torch.zeros(count, dtype=torch.long, device="meta"), cond).float().square().sum()
-    return Footprint(lent.megabytes({"unet", *trained}), _learned(job, network), *kept.found())
+    held = sum(tensor.numel() * tensor.element_size() for tensor in weights) / MB
+    return Footprint(held, _learned(job, network), *kept.found())
 
 
 def _learned(job: Job, network: Network) -> float:
@@ -102,13 +104,14 @@ def _learned(job: Job, network: Network) -> float:
 
 
 class _Kept:
-    """What is saved for the backward pass, each tensor once, and within which block."""
+    """What is saved for the backward pass, each tensor once, and within which block.
 
-    def __init__(self, network: Network, blocks: Iterable[nn.Module]):
-        self.own = {p.untyped_storage()._cdata for p in network.parameters()}
-        self.own |= {
-            p.untyped_storage()._cdata for layer in network.layers.values() for p in layer.module.parameters()
-        }
+    Args:
+        own: what is there in any case.
+    """
+
+    def __init__(self, own: Iterable[Tensor], blocks: Iterable[nn.Module]):
+        self.own = {tensor.untyped_storage()._cdata for tensor in own}
         self.blocks, self.inside = list(blocks), -1
         self.saved: dict[int, tuple[Tensor, int]] = {}  # storage -> a tensor in it, and the block it is of
         self.inputs: dict[int, Tensor] = {}

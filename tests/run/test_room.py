@@ -41,8 +41,15 @@ class Small(TinyHost):
 MANY = {"data__batch_size": 4, "training__max_train_steps": 4, "training__gradient_accumulation_steps": 2}
 
 
-@pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("more", [{}, {"network__train_unet_only": True}, {"network__dropout": 0.0}], ids=str)
+@pytest.mark.parametrize(
+    ("error", "more"),
+    [
+        (FULL[0], {}),
+        (FULL[1], {"network__train_unet_only": True}),
+        (FULL[2], {"place__cache_latents": False}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
 def test_a_step_that_does_not_fit_is_taken_in_pieces_with_the_same_result(trained, error, more, caplog):
     host = Small(1, error)
     with caplog.at_level("WARNING"):
@@ -102,3 +109,25 @@ def test_a_batch_falls_into_its_samples():
     for name in ("latents", "weights", "sizes", "masks"):
         assert torch.equal(torch.cat([vars(p)[name] for p in pieces]), vars(whole)[name])
     assert torch.equal(Cond.stack([p.conds for p in pieces]).context, whole.conds.context)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"place__cpu_offload_checkpointing": True},
+        {"place__torch_compile": True, "place__dynamo_backend": "eager"},
+    ],
+    ids=["offload", "compile"],
+)
+def test_what_is_traded_for_memory_or_time_changes_nothing(trained, more):
+    usual = {"training__max_train_steps": 2, "place__gradient_checkpointing": True}
+    one, other = trained("a", **usual), trained("b", **usual, **more)
+    wanted, found = load_file(one.file), load_file(other.file)
+    for key, value in wanted.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-6)
+
+
+def test_a_host_that_knows_no_shapes_says_so_and_trains(trained, caplog):
+    with caplog.at_level("INFO"):
+        trained("a", training__max_train_steps=1, place__fit_memory=True)
+    assert [r for r in caplog.records if "not known before it is tried" in r.message]

@@ -343,6 +343,9 @@ class Loan:
             blocks += [*stage.resnets, *attentions]
         return blocks
 
+    def denoisers(self) -> list[nn.Module]:
+        return [self.slots["unet"].module]
+
     def park(self, part: str) -> None:
         for slot in self.texts.slots.values() if part == "text" else [self.slots[part]]:
             slot.park()

@@ -27,6 +27,6 @@ class Sketched(Loan):
         """There is none of this device; what runs under it has the weights' dtype."""
         return contextlib.nullcontext()
 
-    def megabytes(self, parts: Collection[str]) -> float:
-        held = [[*self.slots[part].module.parameters(), *self.slots[part].module.buffers()] for part in parts]
-        return sum(t.numel() * t.element_size() for tensors in held for t in tensors) / 2**20
+    def weights(self, parts: Collection[str]) -> list[torch.Tensor]:
+        modules = [self.slots[part].module for part in parts]
+        return [t for module in modules for t in (*module.parameters(), *module.buffers())]

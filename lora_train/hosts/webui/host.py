@@ -114,6 +114,10 @@ class WebuiHost:
         if asked not in ("auto", here):
             said.append(f"place.device = {asked}: the WebUI has its model on {here}; expected auto")
         said += _precision(job.training.mixed_precision, here)
+        if place.torch_compile:
+            said.append(
+                "place.torch_compile = True: the WebUI's own code on its model cannot be compiled; leave it off"
+            )
         if job.model.quantized_base:
             said.append(
                 f"model.quantized_base = {job.model.quantized_base}: the model is trained on as the WebUI holds "

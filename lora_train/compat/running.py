@@ -39,6 +39,7 @@ RUNNING: Rules = {
         lambda v: {} if off(v) else {"model.quantized_base": "fp8", "model.quantized_text_encoder": True}
     ),
     "fp8_base_unet": Translated(lambda v: {} if off(v) else {"model.quantized_base": "fp8"}),
+    "dynamo_backend": Translated(lambda v: {} if off(v) or v == "no" else {"place.dynamo_backend": v}),
     "full_fp16": Refused("adapters train in float32; use mixed_precision"),
     "full_bf16": Refused("adapters train in float32; use mixed_precision"),
     **dict.fromkeys(

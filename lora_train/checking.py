@@ -85,7 +85,7 @@ def reported(words: Sequence[str], every: Sequence[Setting]) -> Report:
     report = check(
         *parts, memory=Memory(usual()), tokens=tokens, complaints=complaints, models=_models
     )  # fmt: skip
-    return {**report, "notes": [*notes, *instead, *missing]}
+    return {**report, "notes": [*notes, *instead, *missing, *report.get("notes", ())]}
 
 
 def _models(job: Job) -> None:

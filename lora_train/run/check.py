@@ -7,6 +7,7 @@ two forms of it.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import itertools
 import math
 import os
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lora_train.adapters.file import load
 from lora_train.data.batches import arithmetic, numbers
+from lora_train.data.classes import placed
 from lora_train.data.folder import Item, Planned, Source, Subset
 from lora_train.data.health import REMARKS as SEEN
 from lora_train.data.health import Found, Tokens, cut_at, health, lost, scale, tags
@@ -24,6 +26,8 @@ from lora_train.emphasis import loras
 from lora_train.errors import Mistake
 from lora_train.job import Job, Output, Place
 from lora_train.prompts import read_prompts
+from lora_train.run.classes import due, home
+from lora_train.run.embeddings import unread
 from lora_train.run.refusals import refusals
 from lora_train.run.session import settled
 from lora_train.run.store import RunStore, State
@@ -63,6 +67,8 @@ def check(  # noqa: PLR0913 (what a run is made of, and what to look at it with)
     tried(complaints, lambda: settled(job, resumed))
     tried(complaints, lambda: writable(output.output_dir))
     limit = job.model.max_token_length
+    classes = home(RunStore(output.output_dir, output.output_name, output.run_dir))
+    job = dataclasses.replace(job, data=placed(job.data, classes))
     report = {
         "schema": SCHEMA, "prompts": _prompts(complaints, output, tokens and tokens(True), limit)
     }  # fmt: skip
@@ -86,6 +92,8 @@ def check(  # noqa: PLR0913 (what a run is made of, and what to look at it with)
             report["findings"] += [_found(found) for found in health(planned, memory, words, limit)]
             report |= _pictures(planned, findings)
         report |= course(planned, job, output, place)
+        complaints += unread(job, planned)
+        report["notes"] = due(planned)
     every = list(dict.fromkeys(complaints))
     return {**report, "ready": not every, "complaints": every, "tokens_counted": tokens is not None}
 

@@ -28,9 +28,16 @@ log = logging.getLogger(__name__)
 DRAWING = "drawing pictures of the class"
 
 
-def home(folders: Folders, store: RunStore) -> pathlib.Path:
+def home(store: RunStore, folders: Folders | None = None) -> pathlib.Path:
     """Where a run's pictures of the class are where nobody says."""
-    return folders.classes / store.name / "class" if folders.classes else store.records / "class"
+    above = folders and folders.classes
+    return above / store.name / "class" if above else store.records / "class"
+
+
+def due(planned: Planned) -> list[str]:
+    """What is said of those that a run will draw first; nothing where none lack."""
+    count = len(lacking(planned))
+    return [f"{count} pictures of the class lack, and are drawn before the run"] if count else []
 
 
 def drawn(

@@ -192,5 +192,6 @@ def _paths() -> dict[str, Setting]:
 
 
 def _written(setting: Setting) -> bool:
-    """Whether a run makes files there: it does in the folders among its output."""
-    return setting.path.startswith("output.") and setting.name.endswith("_dir")
+    """Whether a run makes files there: it does in the folders among its output, and draws the class."""
+    own = setting.path.startswith("output.") and setting.name.endswith("_dir")
+    return own or setting.name == "class_data_dir"

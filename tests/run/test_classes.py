@@ -7,10 +7,12 @@ import dataclasses
 import pytest
 from PIL import Image
 
+from lora_train.data.memory import Memory
 from lora_train.data.plan import plan
 from lora_train.job import assemble
 from lora_train.knobs import build
 from lora_train.prompts import Prompt
+from lora_train.run.check import check
 from lora_train.run.control import Control, Ended
 from lora_train.run.samples import wanted
 from lora_train.run.store import State
@@ -129,6 +131,17 @@ def test_progress_is_told(trained):
     trained("a", watchers=[Onlooker()], **CLASS)
     assert [row for row in seen if "class" in row[0]] == [
         ("drawing pictures of the class", done, 4) for done in range(4)]  # fmt: skip
+
+
+def test_the_check_says_what_lacks_and_which_word_is_nowhere(tmp_path, pictures):
+    values = {"data.train_data_dir": pictures, "data.resolution": 64, "output.output_dir": tmp_path / "a",
+              "data.class_prompt": "a dog", "data.num_class_images_per": 2,
+              "embedding.token_string": "zwx"}  # fmt: skip
+    report = check(*assemble(values), memory=Memory())
+    assert report["notes"] == ["6 pictures of the class lack, and are drawn before the run"]
+    assert [line.partition(":")[0] for line in report["complaints"]] == ["embedding.token_string = zwx"]
+    fine = check(*assemble({**values, "data.trigger_word": "zwx"}), memory=Memory())
+    assert fine["complaints"] == []
 
 
 def test_sample_prompts_take_in_captions_and_tokens(tmp_path, pictures):

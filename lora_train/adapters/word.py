@@ -14,6 +14,7 @@ from lora_train.values import shown
 BUNDLED = "bundle_emb"  # what keys of embeddings in a LoRA file begin with
 WHOLE = ("string_to_param.*", "emb_params")  # names of a single text encoder's vectors; the first is written
 PARTS = {"te1": "clip_l", "te2": "clip_g"}  # of two text encoders
+USUAL = 5e-4  # learning rate
 UNFIT = '.()[]{}<>:|\\/,"\n\r\t'  # a dot ends the name in a key, and others are read as something else
 
 
@@ -33,8 +34,9 @@ class Embedding:
         None, "Words whose vectors the learned ones begin with, such as the class: dog. Too few are "
         "repeated, too many left out. Empty: what the text encoders read in the word itself.",
         group="embedding")  # fmt: skip
-    embedding_learning_rate: float = knob(
-        5e-4, "Learning rate of the word's vectors.", group="embedding", low=0, high=100)  # fmt: skip
+    embedding_learning_rate: float | None = knob(
+        None, "Learning rate of the word's vectors. Empty: 5e-4, or where an optimizer takes one rate for "
+        "all parameters, that one.", group="embedding", low=0, high=100)  # fmt: skip
     train_text_encoder_ti_frac: float = knob(
         1.0, "Share of the run's steps in which the word learns; then it stays as it is, and the adapters go "
         "on.", group="embedding", low=0, high=1)  # fmt: skip
@@ -53,6 +55,12 @@ class Embedding:
         for name in ("embedding_learning_rate", "train_text_encoder_ti_frac"):
             if vars(self)[name] == 0:
                 yield f"{name} = 0: expected more than 0; to learn no word, leave token_string out"
+
+
+    def rate(self, common: float | None = None) -> float:
+        """common: the one rate that an optimizer takes for all parameters, where it does."""
+        own = self.embedding_learning_rate
+        return USUAL if (found := common if own is None else own) is None else found
 
 
 class Word(nn.Module):
@@ -81,9 +89,9 @@ class Word(nn.Module):
             part: v / v.norm(dim=1, keepdim=True) * lengths[f"length_{part}"] for part, v in found.items()
         }
 
-    def group(self) -> dict[str, object]:
-        """Of parameters, for an optimizer. `share`: of the run's steps, in which they learn."""
-        rate, share = self.settings.embedding_learning_rate, self.settings.train_text_encoder_ti_frac
+    def group(self, common: float | None = None) -> dict[str, object]:
+        """Of parameters, for an optimizer; see `Embedding.rate`. `share`: of the steps, those they learn in."""
+        rate, share = self.settings.rate(common), self.settings.train_text_encoder_ti_frac
         own = [*self.vectors.values()]
         return {"params": own, "name": "embedding", "lr": rate, "base_lr": rate, "share": share}
 

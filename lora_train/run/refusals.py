@@ -107,6 +107,8 @@ def rates(job: Job, place: Place) -> list[str]:
     parts = [part for part in ("unet", "te1") if job.network.trains(part)]
     parts += ["te2"] * bool(lr.text_encoder_lr2 is not None and job.network.trains("te2"))
     found = {part: lr.rate(part) for part in parts}
+    if job.embedding.token_string is not None:
+        found["embedding"] = job.embedding.rate(lr.learning_rate if optimizer.ALONE else None)
     said = optimizer.unready()
     if None in found.values() or (lr.learning_rate is None and not found):
         said.append(f"lr.learning_rate: expected a rate; nothing is usual with {optimizer.path()}")

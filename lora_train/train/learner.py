@@ -57,7 +57,7 @@ class Learner:
             for rate in [lr.rate(pace.part) * pace.times]
         ]
         if network.word is not None:
-            groups.append(network.word.group())
+            groups.append(network.word.group(lr.learning_rate if optimizer.ALONE else None))
         learned = list(course.parameters())
         if learned:
             rate = lr.learning_rate if course.rate is None else course.rate

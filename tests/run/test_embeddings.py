@@ -102,6 +102,16 @@ def test_after_its_share_of_the_run_the_word_stays_as_it_is(trained, tmp_path):
     assert rates == [0.05] * 4 + [0.0] * 4
 
 
+def test_an_optimizer_of_one_rate_has_it_for_the_word_too(trained):
+    pytest.importorskip("prodigyopt")
+    how = {**WORD, "optimizer__kind": "prodigy", "lr__learning_rate": 1.0}
+    with pytest.raises(Mistake, match=r"takes one learning rate for all parameters; got .*embedding 0\.05"):
+        trained("a", **how)
+    out = trained("b", **{k: v for k, v in how.items() if "embedding_learning_rate" not in k})
+    assert not torch.equal(load_file(out.file)[KEY], read("zw"))
+    assert Embedding().rate() == 5e-4
+
+
 def test_samples_have_the_word_and_those_without_the_adapters_have_not(trained, tmp_path):
     drawn = []
 

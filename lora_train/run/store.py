@@ -253,7 +253,10 @@ def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], plain: Mapping[str, object]
 ) -> None:
     state: dict[int, dict[str, object]] = {}
-    groups = [dict(group) for group in plain["groups"]]
+    groups = [
+        {name: _as(fresh.get(name), value) for name, value in group.items()}
+        for fresh, group in zip(optimizer.param_groups, plain["groups"], strict=True)
+    ]
     for name, value in tensors.items():
         if name.startswith("optimizer.group."):
             _, _, i, rest = name.split(".", 3)
@@ -266,6 +269,14 @@ def restore_optimizer(
         state.setdefault(int(i), {})[rest] = value
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     _checked(optimizer, state)
+
+
+def _as(fresh: object, value: object) -> object:
+    """A value from JSON, which has no tuples."""
+    if isinstance(fresh, tuple | list) and isinstance(value, list):
+        kinds = fresh if len(fresh) == len(value) else (None,) * len(value)
+        return type(fresh)(_as(kind, part) for kind, part in zip(kinds, value, strict=True))
+    return value
 
 
 def _checked(optimizer: torch.optim.Optimizer, state: Mapping[int, Mapping[str, object]]) -> None:

@@ -157,13 +157,16 @@ def played(path: str, words: tuple[str, ...], base: float, steps: int) -> tuple[
     if issubclass(cls, torch.optim.lr_scheduler.ReduceLROnPlateau):
         raise Mistake(f"{lead}: it follows the loss, and rates here follow the step alone; choose another")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=base)
-    rates = []
+    group, rates = optimizer.param_groups[0], []
+    before = {name: value for name, value in group.items() if name not in ("lr", "params")}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             schedule = cls(optimizer, **told(words))
             for _ in range(steps):
-                rates.append(float(optimizer.param_groups[0]["lr"]))
+                rates.append(float(group["lr"]))
+                if any(group[name] != value for name, value in before.items()):
+                    raise ValueError("it sets momentum too, and only rates follow a schedule here")
                 optimizer.step()
                 if len(rates) < steps:
                     schedule.step()

@@ -56,7 +56,6 @@ class Embedding:
             if vars(self)[name] == 0:
                 yield f"{name} = 0: expected more than 0; to learn no word, leave token_string out"
 
-
     def rate(self, common: float | None = None) -> float:
         """common: the one rate that an optimizer takes for all parameters, where it does."""
         own = self.embedding_learning_rate
@@ -90,7 +89,7 @@ class Word(nn.Module):
         }
 
     def group(self, common: float | None = None) -> dict[str, object]:
-        """Of parameters, for an optimizer; see `Embedding.rate`. `share`: of the steps, those they learn in."""
+        """Of parameters, for an optimizer; see `Embedding.rate`. `share`: of the steps, with learning."""
         rate, share = self.settings.rate(common), self.settings.train_text_encoder_ti_frac
         own = [*self.vectors.values()]
         return {"params": own, "name": "embedding", "lr": rate, "base_lr": rate, "share": share}

@@ -34,7 +34,8 @@ def webui(tmp_path, monkeypatch):
     opts = types.SimpleNamespace(data={}, add_option=added.__setitem__)
     holds = {
         "shared": {"cmd_opts": flags, "opts": opts, "OptionInfo": OptionInfo},
-        "paths": {"data_path": str(tmp_path)}, "sd_models": {"model_path": ""}, "sd_vae": {"vae_path": ""},
+        "paths": {"data_path": str(tmp_path), "models_path": str(tmp_path)},
+        "sd_models": {"model_path": ""}, "sd_vae": {"vae_path": ""},
     }  # fmt: skip
     package = types.ModuleType("modules")
     monkeypatch.setitem(sys.modules, "modules", package)

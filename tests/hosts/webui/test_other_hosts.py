@@ -46,7 +46,7 @@ def stands_in(tmp_path, monkeypatch):
                 name: lambda f, name=name: registered.update({name: f}) for name in CALLBACKS
             },
             "shared": {"cmd_opts": flags, "opts": opts, "sd_model": object()},
-            "paths": {"script_path": str(webui), "data_path": str(webui)},
+            "paths": {name: str(webui) for name in ("script_path", "data_path", "models_path")},
             "sd_models": {"model_path": str(webui / "models")},
             "sd_vae": {"vae_path": str(webui / "models" / "VAE")},
         }

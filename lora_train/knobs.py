@@ -118,6 +118,11 @@ def many(cls: type, help: str, *, group: str) -> typing.Any:
 
 def settings(cls: type, lead: str = "") -> list[Setting]:
     """Every setting of a component and of what it is made of; items of a `many` stand under `….N.…`."""
+    return [*_settings(cls, lead)]
+
+
+@functools.cache  # there are hundreds, and every job that is built asks for them
+def _settings(cls: type, lead: str) -> tuple[Setting, ...]:
     found: dict[str, Setting] = {}
     for name, hint, mark, default in _fields(cls):
         path = lead + name
@@ -133,7 +138,7 @@ def settings(cls: type, lead: str = "") -> list[Setting]:
                     found[s.path] = dataclasses.replace(found.get(s.path, s), kinds=kinds)
         else:
             found[path] = Setting.of(path, hint, default, mark)
-    return list(found.values())
+    return tuple(found.values())
 
 
 def build(cls: type, values: Mapping[str, object], *, tolerant: bool = False) -> typing.Any:

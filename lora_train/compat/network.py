@@ -17,11 +17,11 @@ from lora_train.values import either, shown
 # All that sd-scripts' modules (48d368f) and LyCORIS' (3.4) read of --network_args is in one of these tables.
 ARGUMENTS = (  # those that are settings of ours by the same name
     "algo", "block_alphas", "block_dims", "block_lr_zero_threshold", "constraint", "conv_alpha",
-    "conv_block_alphas", "conv_block_dims", "conv_dim", "decompose_both", "dora_wd", "down_lr_weight",
-    "dropout", "exclude_patterns", "factor", "full_matrix", "include_patterns", "loraplus_lr_ratio",
-    "loraplus_text_encoder_lr_ratio", "loraplus_unet_lr_ratio", "mid_lr_weight", "module_dropout", "preset",
-    "rank_dropout", "rescaled", "rs_lora", "train_norm", "train_on_input", "unit", "up_lr_weight",
-    "use_scalar", "use_tucker", "wd_on_output",
+    "conv_block_alphas", "conv_block_dims", "conv_dim", "decompose_both", "dim_is_count", "dora_wd",
+    "down_lr_weight", "dropout", "exclude_patterns", "factor", "full_matrix", "include_patterns",
+    "loraplus_lr_ratio", "loraplus_text_encoder_lr_ratio", "loraplus_unet_lr_ratio", "mid_lr_weight",
+    "module_dropout", "preset", "rank_dropout", "rescaled", "rs_lora", "train_norm", "train_on_input",
+    "unit", "up_lr_weight", "use_scalar", "use_tucker", "wd_on_output",
 )  # fmt: skip
 UNSET = (  # arguments whose 0 is their modules' way to leave them unset
     "block_lr_zero_threshold", "conv_dim", "constraint", "loraplus_lr_ratio", "loraplus_unet_lr_ratio",
@@ -123,6 +123,7 @@ def _preset(text: str) -> Values:
     return {"network.preset": None, "network.layer_map": text}
 
 
+@functools.cache
 def _switches() -> set[str]:
     """Arguments that are off where they are not given, so that "off" says nothing."""
     found = {s.path for cls in FAMILIES.values() for s in settings(cls) if s.default is False}

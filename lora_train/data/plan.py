@@ -42,6 +42,8 @@ def plan(
     planned, findings = (look or survey)(data, decode=decode, memory=memory)
     pictures.complain([f.text for f in findings if f.fatal])
     tell(findings, len(planned.items))
+    if out := sum(len(source.items) for source in planned.held):
+        log.info("%d pictures are held out, to try what is learned on", out)
     return planned
 
 

@@ -15,7 +15,7 @@
         "Half the steps and half the rank: to see whether pictures and captions are right.": "ステップ数とランクが半分。画像とキャプションの確認に。",
         "What works for most sets of 10 to 50 pictures.": "10〜50枚の画像ならたいていうまくいく設定。",
         "Twice the steps and the rank, more files to choose from.": "ステップ数とランクが2倍。選べるファイルも増えます。",
-        "Data": "データ", "Captions": "キャプション", "Sizes and buckets": "サイズとバケット", "Prompts to learn from": "学習に使うプロンプト", "Augmentation": "データ拡張",
+        "Data": "データ", "Captions": "キャプション", "Sizes and buckets": "サイズとバケット", "Prompts to learn from": "学習に使うプロンプト", "Pairs of pictures": "画像のペア", "Augmentation": "データ拡張",
         "Embedding": "埋め込み", "Dreambooth": "Dreambooth",
         "Masks": "マスク", "Validation": "検証", "validation": "検証",
         "Regularisation": "正則化", "Network": "ネットワーク", "Network by block": "ブロック別ネットワーク", "Noise and loss": "ノイズと損失",

@@ -44,6 +44,8 @@ class Batch:
     lots: Tensor | None = None  # [B] float64 in 0..1, the same for all that were drawn as one batch
     inpaint: Tensor | None = None  # [B, 5, h, w] float32, as in Cond
     masks: Tensor | None = None  # [B, 1, h, w] float32 in 0..1: how much a place counts; None: all counts
+    twins: Batch | None = None  # the other pictures of their pairs, as they are seen here
+    strengths: Tensor | None = None  # [B] of the adapter while they are learned from, all the same; None: 1
 
     def pieces(self, most: int) -> list[Batch]:
         """Its samples in batches of at most so many; itself where it has no more."""
@@ -55,8 +57,9 @@ class Batch:
         some = {
             name: value.part(which) if isinstance(value, Cond) else None if value is None else value[which]
             for name, value in every.items()
+            if name != "twins"
         }
-        return type(self)(**some)
+        return type(self)(**some, twins=self.twins and self.twins._of(which))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Fetched:
     latents: Tensor
     masks: Tensor | None
     holes: list[tuple[Tensor, Tensor] | None] | None
+    twins: Fetched | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +148,8 @@ def every_caption(planned: Planned) -> list[str] | None:
         return None
     unused = random.Random(0)
     out = [caption(item) for source in planned.held for item in source.items]
-    said = [(item.subset.apply(item.caption, unused), item.subset) for item in planned.items]
+    every = [*planned.items, *(item.twin for item in planned.items if item.twin is not None)]
+    said = [(item.subset.apply(item.caption, unused), item.subset) for item in every]
     classes = [subset.classed(text, subset.call) for text, subset in said]
     return list(dict.fromkeys([*(text for text, _ in said), *(c for c in classes if c is not None), *out]))
 
@@ -257,7 +262,8 @@ class Batches:
 
     def _fetched(self, samples: Sequence[Sample]) -> Fetched:
         masks, holes = self.latents.masks(samples), self.holes and self.holes.fetch(samples)
-        return Fetched(self.latents.fetch(samples), masks, holes)
+        twins = [dataclasses.replace(s, picture=s.picture.twin) for s in samples if s.picture.twin]
+        return Fetched(self.latents.fetch(samples), masks, holes, self._fetched(twins) if twins else None)
 
     def _batch(self, entries: Sequence[tuple[int, Item]], fetched: Fetched, moment: Moment) -> Batch:
         samples, captions = zip(*(self._sample(*entry, moment) for entry in entries), strict=True)
@@ -279,6 +285,8 @@ class Batches:
             lots=torch.full([len(items)], lot, dtype=torch.float64),
             inpaint=self.holes and self.holes.finish(fetched.holes, samples),
             masks=fetched.masks,
+            twins=fetched.twins and self._batch([(o, i.twin) for o, i in entries], fetched.twins, moment),
+            strengths=torch.tensor([item.strength for item in items]),
         )
 
     def _classes(

@@ -170,6 +170,8 @@ class Item(Picture):
     caption: str  # before the rules
     own: str = ""  # as found, before instance_prompt and the like
     subset: Subset
+    twin: Item | None = None  # the other of its pair, of the same size
+    strength: float = 1.0  # of the adapter while it is learned from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,9 +225,11 @@ class Planned:
         if not self.pictures:
             return []
         return [
-            (source.items[i], flip)
+            (item, flip)
             for source in self.sources
             for share in source.shares
             for i in share.items
-            for flip in (False, True)[: 1 + source.items[i].subset.flip_aug]
+            for item in (source.items[i], source.items[i].twin)
+            if item is not None
+            for flip in (False, True)[: 1 + item.subset.flip_aug]
         ] + [(item, False) for source in self.held for item in source.items]

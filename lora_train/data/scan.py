@@ -88,6 +88,19 @@ class Scan:
                 yield item
         of.leftovers()
 
+    def one(self, dataset: Dataset, subset: Subset, path: pathlib.Path) -> Item | None:
+        """A single picture with its caption; None: there was a complaint."""
+        if not path.is_file():
+            self.found("folder", path, f"{path}: no such picture")
+            return None
+        every = self.tried("folder", path, functools.partial(listing, path.parent)) or {}
+        own = {name: e for name, e in every.items() if pathlib.Path(name).stem == path.stem}
+        of = _Of(self, dataset, dataclasses.replace(subset, image_dir=path.parent), own)
+        if path.name not in of.pictures:
+            self.found("folder", path, f"{path}: expected a picture, {' '.join(pictures.ENDINGS)}")
+            return None
+        return of.item(path.name)
+
     def found(self, kind: str, path: pathlib.Path, text: str = "") -> None:
         """Once for each file, however many datasets look at it."""
         if kind in LOOSE and self.skip:

@@ -16,6 +16,7 @@ from lora_train.data.plan import survey
 if TYPE_CHECKING:
     from lora_train.adapters.network import Network
     from lora_train.data.batches import Batch
+    from lora_train.data.cache import Latents
     from lora_train.data.folder import Data, Planned
     from lora_train.data.memory import Memory
     from lora_train.data.scan import Finding
@@ -42,8 +43,12 @@ class Pass:
 
     def during(self, batch: Batch) -> contextlib.AbstractContextManager[object]:
         """Around a batch's losses and their gradients: gradient checkpointing runs the forward again in the
-        backward pass, and what was set for the first has to be set then."""
+        backward pass, and what was set for the first has to be set then. May be entered twice."""
         return contextlib.nullcontext()
+
+    def networks(self) -> list[Network]:
+        """Other adapters that it puts on the model at times."""
+        return []
 
     def tried(self, lent: Lent) -> list[int]:
         """Timesteps at which `losses_of` is asked for, of an objective that `validates`."""
@@ -69,10 +74,15 @@ class Pass:
 class Objective:
     """What an adapter learns."""
 
-    pictures: ClassVar[bool] = True  # whether it learns from the folders of `data`
+    pictures: ClassVar[bool] = True  # whether it learns from pictures
     validates: ClassVar[bool] = False  # whether its loss on pictures that are held out says something
     precise: ClassVar[bool] = False  # whether float16 is too coarse for it
     keeps: ClassVar[bool] = False  # whether it knows pictures that are to stay as the model has them
+
+    @property
+    def folders(self) -> bool:
+        """Whether it learns from the folders of `data`, and not from files or words of its own."""
+        return self.pictures
 
     def settled(self) -> Objective:
         """The same with what it names files for.
@@ -87,6 +97,10 @@ class Objective:
     ) -> tuple[Planned, list[Finding]]:
         """What there is to learn from; see `data.plan.survey`."""
         return survey(data, decode=decode, memory=memory)
+
+    def seen(self, latents: Latents) -> Latents:
+        """Where its batches get their latents, and with them masks of its own."""
+        return latents
 
     def files(self) -> list[pathlib.Path]:
         """Files and folders of its own that it learns from."""

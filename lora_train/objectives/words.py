@@ -36,8 +36,8 @@ class Wording:
         None, "Prompt that has what it is about. Empty: the target; with replace: no words.", group="words",
         basic=True)  # fmt: skip
     neutral: str | None = knob(
-        None, "Prompt from which the change is counted. Empty: unconditional; of a slider the target, and a blank is "
-        "no words.",
+        None, "Prompt from which the change is counted. Empty: unconditional; of a slider the target, and a "
+        "blank is no words.",
         group="words")  # fmt: skip
     weight: float = knob(1.0, "Weight of the prompt in the loss.", group="words", low=0, high=100)
     multiplier: float = knob(

@@ -42,6 +42,9 @@ class Caches:
     made: dict[str, Cond] = dataclasses.field(default_factory=dict)  # on the device, one for each caption
 
     def latents(self) -> Latents:
+        return self.job.objective.seen(self._latents())
+
+    def _latents(self) -> Latents:
         place = self.place
         if not self.planned.pictures:
             self.lent.park("vae")
@@ -108,8 +111,11 @@ class Caches:
     def _key(self, caption: str) -> str:
         """All that a cond depends on."""
         origin = self.lent.origin
-        paths = ("pretrained_model_name_or_path", "vae")
+        paths = ("pretrained_model_name_or_path", "vae", "base_weights", "base_weights_multiplier")
         how = {k: v for k, v in vars(self.job.model).items() if k not in paths}
+        if self.job.model.base_weights:
+            files = [(path.stat().st_size, path.stat().st_mtime_ns) for path, _ in self.job.model.beneath()]
+            how["base_weights"] = (files, self.job.model.beneath())
         words = (VERSION, origin.name, origin.new_hash, sorted(how.items()), self.precision, caption)
         return hashlib.sha256(repr(words).encode()).hexdigest()[:40]
 

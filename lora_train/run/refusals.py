@@ -83,12 +83,15 @@ def validation(job: Job) -> list[str]:
 
 def wordless(job: Job, output: Output) -> list[str]:
     """What is said of folders and epochs where prompts are learned from."""
-    if job.objective.pictures:
+    if job.objective.folders:
         return []
-    of = f"objective.kind = {kind_of(OBJECTIVES, job.objective)} learns from prompts"
+    which = "files of its own" if job.objective.pictures else "prompts"
+    of = f"objective.kind = {kind_of(OBJECTIVES, job.objective)} learns from {which}"
     folders = {f"data.{name}": vars(job.data)[name] for name in ("train_data_dir", "reg_data_dir", "in_json")}
     said = [f"{path} = {shown(value)}: {of}; leave it empty" for path, value in folders.items() if value]
     said += [f"data.datasets: {of}; leave them out"] * bool(job.data.datasets)
+    if job.objective.pictures:
+        return said
     for path, value, instead in (
         ("training.max_train_epochs", job.training.max_train_epochs, "training.max_train_steps"),
         ("output.save_every_n_epochs", output.save_every_n_epochs, "output.save_every_n_steps"),

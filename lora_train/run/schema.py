@@ -12,7 +12,7 @@ from lora_train.values import plain, unwrapped
 TITLES = {  # in the order in which a form shows them
     "model": "Model", "data": "Data", "captions": "Captions", "buckets": "Sizes and buckets",
     "augmentation": "Augmentation", "masks": "Masks", "regularisation": "Regularisation",
-    "words": "Prompts to learn from",
+    "words": "Prompts to learn from", "pairs": "Pairs of pictures",
     "network": "Network",
     "blocks": "Network by block", "loss": "Noise and loss", "time": "Length", "rates": "Learning rates",
     "validation": "Validation",

@@ -32,6 +32,7 @@ from lora_train.run.base import Base
 from lora_train.run.caches import Caches
 from lora_train.run.classes import drawn, heeding, home
 from lora_train.run.control import Control, Ended
+from lora_train.run.copier import Copier
 from lora_train.run.draw import Wardrobe, noted
 from lora_train.run.embeddings import checked, spoken, unspoken, word
 from lora_train.run.fit import fitted
@@ -119,6 +120,8 @@ def run(
                 count = numbers(planned, together)
                 steps = job.training.steps(count.steps)
                 log.info(arithmetic(planned, steps, together))
+            copier = Copier(job, place, store, lent, crew, control, functools.partial(tell, watchers))
+            job = copier.made(planned, resumed is not None)
             session = Session(job, output, place, store, lent, planned, Progress(steps, count.steps), crew)
             session.control, session.others = control, watchers
             with enough(job, place, planned), session.attached() as learner:
@@ -213,7 +216,8 @@ class Session:
             return  # what there is to save needs no model
         tell(self.others, "")
         layers = self.lent.layers()
-        for network in (self.network, *self.base.networks, *self.wardrobe.networks.values()):
+        own = self.learner.course.networks()
+        for network in (self.network, *own, *self.base.networks, *self.wardrobe.networks.values()):
             network.move(layers)
         self.attach()
 

@@ -74,8 +74,14 @@ class Altering(Normed):
 
     def record(self) -> dict[str, object]:
         known = flat(self)
-        told = {name: known[name] for name in ("preset", "module_dropout", *ROWS) if known[name] is not None}
-        args = {"algo": self.algo, **told, "train_norm": self.train_norm or None, **self.arguments()}
+        told = {name: known[name] for name in ("module_dropout", *ROWS)}
+        args = {
+            "algo": self.algo,
+            "preset": self.choice,
+            **told,
+            "train_norm": self.train_norm or None,
+            **self.arguments(),
+        }
         texts = {
             name: ",".join(map(str, value)) if isinstance(value, list) else str(value)
             for name, value in args.items()

@@ -124,6 +124,11 @@ class Chosen:
         return any(others in self._groups() for others, _ in NORMS)
 
     @property
+    def choice(self) -> str | None:
+        """LyCORIS' name for it, whose own is "full"; None where it has none."""
+        return self.preset or (None if self.convolutions else "attn-mlp")
+
+    @property
     def resnets(self) -> bool:
         """Whether resnets, down- and upsamplers are in it."""
         return CONVOLUTION in self._groups()

@@ -147,4 +147,5 @@ class Decomposable(Normed, Ranked):
 
     def record(self) -> dict[str, object]:
         found = super().record()
-        return noted(found, {"dora_wd": True, "wd_on_output": self.wd_on_output}) if self.dora_wd else found
+        own = {"dora_wd": True, "wd_on_output": self.wd_on_output, "preset": self.choice}
+        return noted(found, own) if self.dora_wd else found

@@ -84,7 +84,11 @@ class Ia3(Altering):
         return super(Ia3, chosen)._preset(layer)
 
     def _groups(self) -> tuple[re.Pattern[str], ...]:
-        return PRESETS[self.preset or "ia3"].unet
+        return PRESETS[self.choice].unet
+
+    @property
+    def choice(self) -> str:
+        return self.preset or "ia3"
 
     def make(self, layer: Layer) -> Ia3Adapter | None:
         if not (scale := self.times(layer)):

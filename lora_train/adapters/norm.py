@@ -97,11 +97,13 @@ class Normed(Family):
 
     def record(self) -> dict[str, object]:
         found = super().record()
-        return noted(found, {"train_norm": self.train_norm}) if self.train_norm else found
+        return noted(found, {"train_norm": True, "preset": self.choice}) if self.train_norm else found
 
 
 def noted(found: Mapping[str, object], arguments: Mapping[str, object]) -> dict[str, object]:
     """A file's metadata, with more among its `ss_network_args`; such as only LyCORIS has."""
     known = json.loads(str(found.get("ss_network_args", "{}")))
-    args = json.dumps({**known, **{name: str(value) for name, value in arguments.items()}})
+    args = json.dumps(
+        {**known, **{name: str(value) for name, value in arguments.items() if value is not None}}
+    )
     return {**found, "ss_network_module": "lycoris.kohya", "ss_network_args": args}

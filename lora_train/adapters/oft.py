@@ -195,6 +195,9 @@ class Oft(Turning):
 
     algo = "diag-oft"
 
+    def arguments(self) -> dict[str, object]:
+        return {**super().arguments(), "dim_is_count": self.dim_is_count or None}
+
     def shape(self, layer: Layer) -> tuple[int, ...] | None:
         """As `Turning.shape`.
 

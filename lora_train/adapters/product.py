@@ -123,5 +123,5 @@ class LycorisFamily(Ranked):
     def arguments(self, before: object) -> str:
         """`ss_network_args`, with what LyCORIS calls the family."""
         kept = json.loads(str(before)) if before else {}
-        own = {"algo": self.algo, "preset": self.preset}
+        own = {"algo": self.algo, "preset": self.choice}
         return json.dumps({**{k: str(v) for k, v in own.items() if v is not None}, **kept})

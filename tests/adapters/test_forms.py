@@ -13,8 +13,11 @@ from lora_train.adapters.glora import GloraAdapter
 from lora_train.adapters.layer import Layer
 from lora_train.adapters.network import Network
 from lora_train.adapters.oft import OftAdapter, butterfly
+from lora_train.compat import translate
 from lora_train.errors import Mistake
-from lora_train.knobs import build
+from lora_train.job import Job
+from lora_train.knobs import build, settings
+from lora_train.run.inside import told
 from tests.test_laws import inputs, made, seen, stirred
 from tests.test_readable import TEXTS, check, layers
 from tests.tiny import Tiny
@@ -264,3 +267,29 @@ def test_another_shape_is_refused_with_it(kind):
         FAMILIES[kind]().like(other, tensors)
     with pytest.raises(ValueError, match=r"has .*; expected|has no oft_blocks"):
         FAMILIES[kind]().like(first, {"some": torch.zeros(3)})
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        ("ia3", {"train_on_input": True}),
+        ("ia3", {"preset": "attn-mlp"}),
+        ("oft", {"constraint": 1e-3, "rescaled": True, "dim": 8}),
+        ("oft", {"dim": 8, "dim_is_count": True}),
+        ("boft", {"dim": 16}),
+        ("glora", {"alpha": 2.0, "rank_dropout": 0.1}),
+        ("full", {"preset": "full", "train_norm": True, "module_dropout": 0.1}),
+        ("lora", {"dora_wd": True}),
+        ("loha", {"dora_wd": True, "wd_on_output": True, "train_norm": True}),
+    ],
+)
+def test_a_files_metadata_says_how_it_was_trained(kind, how):
+    """As settings that are read from a file of LyCORIS; what chooses the same layers may be written out."""
+    family = build(FAMILIES[kind], how)
+    heard = told({name: str(value) for name, value in family.record().items()})
+    values = translate(heard.words, settings(Job)).values
+    net = {name.removeprefix("network."): v for name, v in values.items() if name.startswith("network.")}
+    again = build(FAMILIES[net.pop("kind", "lora")], {**net, "preset": family.preset or ""})
+    assert again == family
+    assert heard.refused == []
+    assert net["preset"] == family.choice

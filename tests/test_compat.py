@@ -9,6 +9,7 @@ import pathlib
 import pytest
 
 from lora_train.adapters import FAMILIES
+from lora_train.adapters.loha import Loha
 from lora_train.adapters.lokr import Lokr
 from lora_train.adapters.lora import Lora
 from lora_train.compat import FOREIGN, OF_DATASETS, Ignored, Refused, Translated, translate
@@ -145,7 +146,8 @@ def test_lycoris_arguments():
     assert refused([*words, "algo=ia3"]).startswith(
         "network_args algo=ia3: not in this version; expected lora"
     )
-    assert refused([*words, "algo=loha", "dora_wd=True"]).startswith("network_args dora_wd=True: not in this")
+    job, *_ = asked([*words, "algo=loha", "dora_wd=True", "wd_on_output=True", "train_norm=True"])
+    assert job.network == Loha(preset="full", dora_wd=True, wd_on_output=True, train_norm=True)
     assert "preset" in refused([*words, "algo=loha", "preset=all"])
 
 

@@ -155,8 +155,8 @@ class Sized(Family):
     """Families whose adapters have a size to be chosen."""
 
     dim: int = knob(
-        4, "Rank: how much an adapter can learn, and how large the file gets.", group="network", low=1,
-        high=512, aka="network_dim", basic=True)  # fmt: skip
+        4, "Rank: how much an adapter can learn, and how large the file gets. Of OFT and BOFT the size of a "
+        "block.", group="network", low=1, high=512, aka="network_dim", basic=True)  # fmt: skip
 
     @property
     def said(self) -> str:

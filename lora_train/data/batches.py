@@ -126,7 +126,15 @@ def arithmetic(planned: Planned, steps: int, accumulation: int = 1) -> str:
         f"{_counted(n.pictures, 'picture')}{shown} = {_counted(n.samples, 'sample')}"
         f" in {_counted(n.buckets, 'bucket')} -> {_counted(n.batches, 'batch')}{of}{grouped}"
         f" -> {_counted(n.steps, 'step')} an epoch; {_counted(steps, 'step')} = {' and '.join(ends)}"
+        f"{_cut(planned)}"
     )
+
+
+def _cut(planned: Planned) -> str:
+    """Of datasets without buckets whose resolution no latents have, what pictures are cut to."""
+    odd = {s.dataset.whole: s.dataset.resolution for s in planned.sources if not s.dataset.enable_bucket}
+    said = [f"{w}x{h} for {r}" for (w, h), r in odd.items() if (w, h) != (r.width, r.height)]
+    return f"; pictures are cut to {', '.join(said)}, multiples of 8" if said else ""
 
 
 def _told(planned: Planned, steps: int, accumulation: int) -> str:

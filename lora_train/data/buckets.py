@@ -97,8 +97,6 @@ class Buckets:
     def check(self) -> Iterable[str]:
         width, height, step = self.resolution.width, self.resolution.height, self.bucket_reso_steps
         if not self.enable_bucket:
-            if width % GRAIN or height % GRAIN:
-                yield f"resolution = {self.resolution}: expected multiples of {GRAIN} without buckets"
             return
         if step % GRAIN:
             yield f"bucket_reso_steps = {step}: expected a multiple of {GRAIN}, such as 64"
@@ -117,15 +115,22 @@ class Buckets:
                 f"{max(width, height)}"
             )
 
+    @property
+    def whole(self) -> Size:
+        """What pictures are cut to without buckets: the autoencoder makes latents of whole squares, and
+        leaves out what is over."""
+        width, height = self.resolution.width, self.resolution.height
+        return width - width % GRAIN, height - height % GRAIN
+
     def fit(self, size: Size) -> Fit:
         """The bucket for a picture of `size`.
 
         Raises:
             Mistake: without enlarging, the picture fills not even the smallest bucket.
         """
-        full = self.resolution.width, self.resolution.height
         if not self.enable_bucket:
-            return choose(size, (full,))
+            return choose(size, (self.whole,))
+        full = self.resolution.width, self.resolution.height
         step = self.bucket_reso_steps
         if self.bucket_no_upscale:
             return shrink(size, full[0] * full[1], step)

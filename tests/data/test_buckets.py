@@ -80,6 +80,7 @@ def test_without_enlarging_a_picture_below_a_step_is_refused(size):
 
 def test_without_buckets_all_pictures_have_one_size():
     assert Buckets(resolution=Resolution(512, 384)).fit((1000, 400)) == Fit((512, 384), (960, 384))
+    assert Buckets(resolution=Resolution(600, 900)).fit((600, 900)) == Fit((600, 896), (600, 900))
 
 
 def test_bounds_that_are_no_multiples_of_the_step_are_widened():
@@ -117,7 +118,6 @@ def test_other_resolutions_are_refused(value):
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"resolution": "500,512", "enable_bucket": False}, "resolution = 500,512: expected multiples of 8"),
         ({"bucket_reso_steps": 60}, "bucket_reso_steps = 60: expected a multiple of 8"),
         ({"resolution": "128,512"}, "min_bucket_reso = 256: expected at most the shorter side of resolution"),
         (

@@ -5,16 +5,24 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
-
-if TYPE_CHECKING:
-    from lora_train.data.batches import Batch
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+class Samples(Protocol):
+    """Those of a batch; see `data.batches.Batch`."""
+
+    ordinals: list[int]
+
+    def pieces(self, most: int) -> list[Samples]: ...
+
+
+B = TypeVar("B", bound=Samples)
 
 
 def full(error: BaseException) -> bool:
@@ -35,11 +43,11 @@ class Pieces:
     def __init__(self) -> None:
         self.most: int | None = None
 
-    def of(self, batches: Sequence[Batch]) -> list[Batch]:
+    def of(self, batches: Sequence[B]) -> list[B]:
         return [piece for batch in batches for piece in batch.pieces(self.most or len(batch.ordinals))]
 
     def tried(
-        self, batches: Sequence[Batch], run: Callable[[Sequence[Batch]], T], undo: Callable[[], None]
+        self, batches: Sequence[B], run: Callable[[Sequence[B]], T], undo: Callable[[], None]
     ) -> T:
         """`run` over the batches in pieces.
 

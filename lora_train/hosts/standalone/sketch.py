@@ -9,7 +9,7 @@ import torch
 
 from lora_train.host import Model
 from lora_train.hosts.standalone.files import Found
-from lora_train.hosts.standalone.host import Loan
+from lora_train.hosts.standalone.loan import Loan
 from lora_train.noise import Schedule
 
 

@@ -17,7 +17,7 @@ from lora_train.run.draw import Worn
 from tests.hosts import tiny_loras
 
 pytest.importorskip("diffusers")
-from lora_train.hosts.standalone.host import Loan  # noqa: E402
+from lora_train.hosts.standalone.loan import Loan  # noqa: E402
 from tests.hosts.standalone.families import ARCHS, borrowed, pipeline  # noqa: E402
 from tests.hosts.standalone.test_standalone_families import PREDICTIONS, drawn, from_diffusers  # noqa: E402
 from tests.hosts.standalone.test_standalone_sample import THEIRS  # noqa: E402

@@ -2,6 +2,7 @@
 
 import json
 
+from lora_train.adapters import FAMILIES
 from lora_train.job import assemble, declared
 from lora_train.run.schema import TITLES, schema
 
@@ -12,10 +13,11 @@ def test_every_setting_is_there_with_all_that_a_form_needs():
     assert rows.keys() == {s.path for s in declared() if ".N." not in s.path}
     assert {row["group"] for row in rows.values()} <= {group["name"] for group in found["groups"]}
     assert all(row["help"] and row["type"] for row in rows.values())
+    sized = [kind for kind in FAMILIES if kind not in ("ia3", "full")]
     assert rows["network.dim"] == {
         "path": "network.dim", "name": "dim", "group": "network", "type": "int", "choices": None, "low": 1,
         "high": 512, "unit": None, "default": 4, "optional": False, "help": rows["network.dim"]["help"],
-        "basic": True, "kinds": None, "source": "sd-scripts: --network_dim",
+        "basic": True, "kinds": {"of": "network.kind", "are": sized}, "source": "sd-scripts: --network_dim",
     }  # fmt: skip
     assert rows["optimizer.kind"]["type"] == "choice"
     assert rows["data.caption_extension"]["type"] == "list"

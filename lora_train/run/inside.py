@@ -50,6 +50,9 @@ def told(texts: Mapping[str, str]) -> Heard:
     """What a file that sd-scripts trained says of how it was made: as much as it wrote down."""
     gui = Gui({name: texts[key] for key, name in SAID.items() if key in texts})
     _dataset(gui, texts)
+    name, _, _ = str(gui.left.get("lr_scheduler") or "").partition(":")  # adafactor:1e-4
+    if name:
+        gui.left["lr_scheduler"] = name
     if gui.left.get("lr_scheduler") == "constant":
         gui.left.pop("lr_warmup_steps", None)
     for name in ("learning_rate", "unet_lr"):
@@ -78,8 +81,7 @@ def _rates(text: object) -> list[float]:
 def _optimizer(gui: Gui, text: str) -> None:
     """`torch.optim.adamw.AdamW(weight_decay=0.1,betas=(0.9, 0.99))`."""
     if found := re.fullmatch(r"([\w.]+?)(?:\((.*)\))?", text, re.DOTALL):
-        name = found[1].rpartition(".")[2]
-        gui.left["optimizer"] = name
+        gui.left["optimizer"] = found[1]
         gui.left["optimizer_args"] = re.sub(r",\s*(?=\w+=)", " ", found[2] or "").replace(", ", ",")
         gui.optimizer()
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from lora_train.compat import LATER, Heard, network
 from lora_train.errors import Mistake
-from lora_train.train.optim import OPTIMIZERS
+from lora_train.train.optim import OPTIMIZERS, named
 from lora_train.values import either, shown
 
 OFF = ("", "None", "none", "0", "0.0", None, False, 0)  # what kohya_ss leaves out of what it passes on
@@ -62,7 +62,6 @@ TYPES = {  # LoRA_type -> network_module, LyCORIS' algorithm, what of the form g
 }  # fmt: skip
 EVERY = (*dict.fromkeys((*NATIVE, *SCALED, "unit", "factor", "use_cp", "decompose_both", "train_on_input",
                          "constrain", "rescaled")),)  # fmt: skip
-SAME_STEPS = ("adamw8bit", "pagedadamw8bit", "pagedadamw", "pagedadamw32bit", "bitsandbytes.optim.adamw8bit")
 RATES = ("learning_rate", "unet_lr", "text_encoder_lr")
 
 
@@ -195,24 +194,21 @@ class Gui:
         """Epochs hold over steps; where neither is said, the epochs of its first page."""
         steps, epochs = int(self.number("max_train_steps")), int(self.number("max_train_epochs"))
         own = int(self.number("epoch"))
+        if cycles := int(self.number("lr_scheduler_num_cycles")) or own:  # empty: as many as epochs
+            self.heard.words["lr_scheduler_num_cycles"] = cycles
         if epochs or (own and not steps):
             self.heard.words["max_train_epochs"] = epochs or own
         elif steps:
             self.heard.words["max_train_steps"] = steps
 
     def optimizer(self) -> None:
-        """One that is not here has rates of its own, which are too high or low for another."""
+        """Its name, and what its class is given; one that there is not is refused with what there is."""
         eight = self.take("use_8bit_adam")
         name = str(self.take("optimizer") or ("AdamW8bit" if eight else "AdamW"))
         args = self.take("optimizer_args")
-        if name.lower() in OPTIMIZERS:
+        if named(name)["optimizer.kind"] in OPTIMIZERS:
             self.heard.words["optimizer_type"] = name
-        elif name.lower() in SAME_STEPS:
-            self.heard.notes.append(
-                f"optimizer = {name}: taken as AdamW, whose steps are the same; it needs more memory"
-            )
-            self.heard.words["optimizer_type"] = "AdamW"
-        else:
+        else:  # it has rates of its own, which are too high or low for another
             lost = [rate for rate in RATES if self.heard.words.pop(rate, None) is not None]
             more = f", and with it {', '.join(lost)}" if lost else ""
             self.refuse("optimizer", name, f"{LATER}{more}")
@@ -221,7 +217,8 @@ class Gui:
             texts = args if isinstance(args, list) else str(args).replace('"', "").replace("'", "").split()
             self.heard.words["optimizer_args"] = texts
         if schedule := self.take("lr_scheduler_args"):
-            self.heard.words["lr_scheduler_args"] = schedule
+            words = schedule if isinstance(schedule, list) else str(schedule).split()
+            self.heard.words["lr_scheduler_args"] = words
 
     def noise(self) -> None:
         kind = str(self.take("noise_offset_type") or "Original").lower()

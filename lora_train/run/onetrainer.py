@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from lora_train.compat import LATER, Heard, Ignored, Refused, Rule, Translated, Values
 from lora_train.errors import Mistake
-from lora_train.run.kohya import SAME_STEPS
+from lora_train.knobs import settings
 from lora_train.train.optim import OPTIMIZERS
+from lora_train.train.optimizer import Moments
 from lora_train.values import shown
 
 DEFAULTS = {  # of those that a run depends on; ours are others
@@ -18,6 +19,13 @@ DEFAULTS = {  # of those that a run depends on; ours are others
     "unet": {}, "optimizer": {},
 }  # fmt: skip
 FORM = Ignored("")
+SCHEDULES = {
+    "constant": "constant", "linear": "linear", "cosine": "cosine", "rex": "rex", "adafactor": "adafactor",
+    "cosine_with_hard_restarts": "cosine_with_restarts",
+}  # fmt: skip
+NAMES = {  # of optimizers, without their underscores
+    "schedulefreeadamw": "adamwschedulefree", "schedulefreesgd": "sgdschedulefree",
+}  # fmt: skip
 TYPES = ("STABLE_DIFFUSION_15", "STABLE_DIFFUSION_20", "STABLE_DIFFUSION_20_BASE", "STABLE_DIFFUSION_21",
          "STABLE_DIFFUSION_21_BASE", "STABLE_DIFFUSION_XL_10_BASE")  # fmt: skip
 PRECISIONS = {"FLOAT_32": "no", "TFLOAT_32": "no", "FLOAT_16": "fp16", "BFLOAT_16": "bf16"}
@@ -82,11 +90,15 @@ def _parts(left: dict[str, object], out: Heard) -> None:
 def _schedule(left: dict[str, object], out: Heard) -> None:
     name = str(left.pop("learning_rate_scheduler")).lower()
     warm = left.pop("learning_rate_warmup_steps") or 0
-    if name not in ("constant", "linear", "cosine"):
-        out.refused.append(
-            f"learning_rate_scheduler = {name.upper()}: {LATER}; expected CONSTANT, LINEAR or COSINE"
-        )
+    cycles = left.pop("learning_rate_cycles", None) or 1
+    if name not in SCHEDULES:
+        some = "CONSTANT, LINEAR, COSINE, COSINE_WITH_HARD_RESTARTS, REX or ADAFACTOR"
+        out.refused.append(f"learning_rate_scheduler = {name.upper()}: {LATER}; expected {some}")
         return
+    name = SCHEDULES[name]
+    if name == "cosine_with_restarts":
+        out.words["lr.lr_scheduler_num_cycles"] = cycles
+    warm = 0 if name == "adafactor" else warm
     out.words["lr.kind"] = "constant_with_warmup" if name == "constant" and warm else name
     if warm:
         out.words["lr.lr_warmup_steps"] = warm
@@ -95,21 +107,21 @@ def _schedule(left: dict[str, object], out: Heard) -> None:
 def _optimizer(left: dict[str, object], out: Heard) -> None:
     found = _table(left.pop("optimizer", {}))
     name = str(found.get("optimizer") or "ADAMW").lower().replace("_", "")
-    if name in SAME_STEPS:
-        out.notes.append(
-            "optimizer = ADAMW_8BIT: taken as AdamW, whose steps are the same; it needs more memory"
-        )
-    elif name not in OPTIMIZERS:
+    name = NAMES.get(name, name)
+    if name not in OPTIMIZERS:
         out.refused.append(f"optimizer = {found.get('optimizer')}: {LATER}, and with it the learning rates")
         left.pop("learning_rate", None)
         for rate in ("lr.unet_lr", "lr.text_encoder_lr", "lr.text_encoder_lr2"):
             out.words.pop(rate, None)
         return
-    for key in ("eps", "weight_decay"):
-        if found.get(key) is not None:
-            out.words[f"optimizer.{key}"] = found[key]
-    if found.get("beta1") is not None and found.get("beta2") is not None:
-        out.words["optimizer.betas"] = [found["beta1"], found["beta2"]]
+    out.words["optimizer.kind"] = name
+    own = {s.name for s in settings(OPTIMIZERS[name])} - {"optimizer_args", "betas"}
+    betas = [
+        found[f"beta{i}"] for i in (1, 2, 3)[: OPTIMIZERS[name].BETAS] if found.get(f"beta{i}") is not None
+    ]
+    out.words |= {f"optimizer.{key}": found[key] for key in sorted(own) if found.get(key) is not None}
+    if len(betas) == OPTIMIZERS[name].BETAS and issubclass(OPTIMIZERS[name], Moments):
+        out.words["optimizer.betas"] = betas
 
 
 def _loss(left: dict[str, object], out: Heard) -> None:
@@ -250,7 +262,6 @@ RULES: dict[str, Rule] = {
     "output_model_destination": Translated(_saved),
     "clip_grad_norm": Translated(lambda value: {"training.max_grad_norm": value or 0.0}),
     "learning_rate_scaler": _only(["none"]), "learning_rate_min_factor": Refused(),
-    "learning_rate_cycles": Ignored("no schedule here has it", off=("1", "1.0")),
     "ema": _only(["off"]),
     "mae_strength": Refused(MIXED),
     "log_cosh_strength": Refused(MIXED),

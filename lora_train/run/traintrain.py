@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from lora_train.compat import LATER, Heard, Ignored, Refused, Rule, Translated, Values
 from lora_train.errors import Mistake
-from lora_train.run.kohya import SAME_STEPS
-from lora_train.train.optim import OPTIMIZERS
+from lora_train.run import edits
+from lora_train.train.lr import SCHEDULERS
+from lora_train.train.optim import OPTIMIZERS, named
 from lora_train.values import shown
 
 BLOCKS = ["BASE", *(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12))]
@@ -20,6 +21,10 @@ PRECISIONS = {
     "bfloat16": "bf16",
 }
 SCHEDULES = {"cosine_annealing": "cosine"}
+CLASSES = {  # of torch
+    "cosine_annealing_with_restarts": "CosineAnnealingWarmRestarts", "exponential": "ExponentialLR",
+    "step": "StepLR", "multi_step": "MultiStepLR", "cyclic": "CyclicLR",
+}  # fmt: skip
 FORM = Ignored("")  # of its form or of another mode, and no word worth
 
 
@@ -31,13 +36,10 @@ def heard(found: Mapping[str, object]) -> Heard:
     """What such a file trains.
 
     Raises:
-        Mistake: it is for another mode than LoRA.
+        Mistake: it is for a mode that there is not.
     """
-    mode = found.get("mode", "LoRA")
-    if mode != "LoRA":
-        raise Mistake(f"mode = {shown(mode)}: {LATER}; of TrainTrain's modes LoRA is read")
-    left = {name.partition("(")[0].strip(): value for name, value in found.items()}
     out = Heard()
+    left = edits.traintrain({name.partition("(")[0].strip(): value for name, value in found.items()}, out)
     kind = str(left.pop("network_type", "lierla") or "lierla")
     if kind == "c3lier":  # its convolutions have a rank of their own where that is not 0
         for name in ("rank", "alpha"):
@@ -59,13 +61,9 @@ def heard(found: Mapping[str, object]) -> Heard:
 def _optimizer(left: dict[str, object], out: Heard) -> None:
     """One that is not here has rates of its own, and they go with it."""
     name = str(left.pop("train_optimizer", "") or "adamw")
-    if name.lower() in OPTIMIZERS:
-        out.words["optimizer.kind"] = name.lower()
-        return
-    if name.lower() in SAME_STEPS:
-        out.notes.append(
-            f"train_optimizer = {name}: taken as AdamW, whose steps are the same; it needs more memory"
-        )
+    found = named(name)
+    if found["optimizer.kind"] in OPTIMIZERS:
+        out.words |= found
         return
     out.refused.append(f"train_optimizer = {name}: {LATER}, and with it the learning rates")
     for rate in ("train_learning_rate", "train_textencoder_learning_rate", "train_optimizer_settings"):
@@ -126,6 +124,19 @@ def _kind(value: object) -> Values:
     return kinds[word]
 
 
+def _course(name: str) -> Values:
+    if name in CLASSES:
+        return {"lr.lr_scheduler_type": CLASSES[name]}
+    if name not in (*SCHEDULES, *SCHEDULERS):
+        raise Mistake(f"train_lr_scheduler = {name}: {LATER}; expected one such as cosine")
+    return {"lr.kind": SCHEDULES.get(name, name)}
+
+
+def _settings(value: object) -> Values:
+    text = str(value or "").strip()
+    return {"lr.lr_scheduler_args": [part.strip() for part in text.split(",")]} if text else {}
+
+
 def _arguments(value: object) -> Values:
     text = str(value or "").strip()
     return {"optimizer_args": [part.strip() for part in text.split(",")]} if text else {}
@@ -158,13 +169,15 @@ RULES: dict[str, Rule] = {
     _above("lr.text_encoder_lr"),
     "train_optimizer_settings": Translated(_arguments),
     "train_lr_scheduler": Translated(
-        lambda value: {"lr.kind": SCHEDULES.get(str(value), str(value))} if value else {}
+        lambda value: _course(str(value)) if value else {}
     ),
-    "train_lr_scheduler_settings": Ignored("the rate ends at 0"),
+    "train_lr_scheduler_settings": Translated(_settings),
     "train_lr_warmup_steps": _above("lr.lr_warmup_steps"),
-    "train_lr_step_rules": Refused(),
-    "train_lr_scheduler_num_cycles": Ignored("no schedule here has it", off=("1", "1.0")),
-    "train_lr_scheduler_power": Ignored("no schedule here has it", off=("1", "1.0")),
+    "train_lr_step_rules": Translated(
+        lambda value: {"lr.lr_scheduler_args": [f"step_rules={value}"]} if value else {}
+    ),
+    "train_lr_scheduler_num_cycles": _above("lr.lr_scheduler_num_cycles"),
+    "train_lr_scheduler_power": _above("lr.lr_scheduler_power"),
     "train_seed": _above("training.seed", -1),
     "train_min_timesteps": "objective.min_timestep", "train_max_timesteps": "objective.max_timestep",
     "train_snr_gamma": _above("objective.min_snr_gamma"),

@@ -8,9 +8,12 @@ import pytest
 
 from lora_train.errors import Mistake
 from lora_train.job import assemble, declared
+from lora_train.knobs import kind_of
 from lora_train.options import train_values
 from lora_train.run import kohya, onetrainer, traintrain
 from lora_train.run.foreign import imported
+from lora_train.train.lr import SCHEDULERS
+from lora_train.train.optim import OPTIMIZERS
 from lora_train.values import plain
 
 KOHYA = {
@@ -86,7 +89,7 @@ def test_kohya_ss_is_trained_as_it_would_train():
         "lr.kind": "cosine", "lr.lr_warmup_steps": 0.1, "lr.learning_rate": 1e-4, "lr.unet_lr": 2e-4,
         "lr.text_encoder_lr": 5e-5, "network.dim": 16, "network.alpha": 8.0,
         "network.scale_weight_norms": 1.0,
-        "network.dropout": 0.1, "optimizer.kind": "adamw", "optimizer.weight_decay": 0.1,
+        "network.dropout": 0.1, "optimizer.kind": "adamw8bit", "optimizer.weight_decay": 0.1,
         "objective.min_snr_gamma": 5.0, "objective.noise_offset": 0.05, "training.mixed_precision": "bf16",
         "training.seed": 42, "model.clip_skip": 2, "model.max_token_length": 150,
         "data.shuffle_caption": True,
@@ -97,19 +100,18 @@ def test_kohya_ss_is_trained_as_it_would_train():
     assert list(values["optimizer.betas"]) == [0.9, 0.99]
     assert "network.conv_dim" not in values, "Standard has none, whatever is left in the form"
     assert not [note for note in notes if note.startswith("not taken")], notes
-    assert any("AdamW8bit: taken as AdamW" in note for note in notes)
     assert any("sample_prompts" in note for note in notes)
 
 
 def test_kohya_ss_says_no_to_what_would_train_something_else():
     values, notes = of(
         "a.json",
-        KOHYA | {"LoRA_type": "Flux1", "optimizer": "Prodigy", "learning_rate": 1,
+        KOHYA | {"LoRA_type": "Flux1", "optimizer": "Nobodys", "learning_rate": 1,
                  "flux1_checkbox": True, "additional_parameters": "--deepspeed",
                  "huggingface_token": "hf_secret", "no_such": 3},
     )  # fmt: skip
     text = "\n".join(notes)
-    for word in ("LoRA_type = Flux1", "optimizer = Prodigy", "flux1_checkbox",
+    for word in ("LoRA_type = Flux1", "optimizer = Nobodys", "flux1_checkbox",
                  "deepspeed", "huggingface_token", "no_such"):  # fmt: skip
         assert f"not taken: {word}" in text, word
     assert "hf_secret" not in text
@@ -162,10 +164,8 @@ def test_traintrain_is_trained_as_it_would_train():
     assert "training.seed" not in values
     assert str(values["network.block_weights"]).count("0") >= 1
     assert not [note for note in notes if note.startswith("not taken")], notes
-    with pytest.raises(
-        Mistake, match="mode = iLECO: not in this version; of TrainTrain's modes LoRA is read"
-    ):
-        of("a.json", TRAINTRAIN | {"mode": "iLECO"})
+    with pytest.raises(Mistake, match="mode = Weigh: expected LoRA, iLECO, Difference, ADDifT, Multi-ADDifT"):
+        of("a.json", TRAINTRAIN | {"mode": "Weigh"})
 
 
 def test_onetrainer_is_trained_as_it_would_train():
@@ -342,8 +342,8 @@ def test_the_command_line_reads_kohya_ss_too(tmp_path):
     values, _ = train_values(["--config_file", str(file), "--network_dim", "32"], declared())
     job, output, _ = assemble(values)
     assert (job.network.dim, job.network.alpha, output.output_name) == (32, 8.0, "okara")
-    file.write_text(json.dumps(KOHYA | {"optimizer": "Prodigy"}), encoding="utf-8")
-    with pytest.raises(Mistake, match="okara.json: optimizer = Prodigy: not in this version"):
+    file.write_text(json.dumps(KOHYA | {"optimizer": "Nobodys"}), encoding="utf-8")
+    with pytest.raises(Mistake, match="okara.json: optimizer = Nobodys: not in this version"):
         train_values(["--config_file", str(file)], declared())
 
 
@@ -359,3 +359,38 @@ def test_tables_name_settings_that_there_are():
     for rules in (traintrain.RULES, onetrainer.RULES):
         assert not [rule for rule in rules.values() if isinstance(rule, str) and rule not in every]
     assert not {*kohya.FORM} & {*kohya.ELSEWHERE}
+
+
+KOHYA_ADAFACTOR = KOHYA | {
+    "optimizer": "Adafactor", "optimizer_args": "", "lr_scheduler": "adafactor", "lr_warmup": 0,
+    "lr_scheduler_num_cycles": "", "unet_lr": 1e-4, "text_encoder_lr": 1e-4,
+}  # fmt: skip
+
+
+def test_kohya_ss_optimizers_and_schedules_are_taken():
+    values, _ = of("okara.json", KOHYA_ADAFACTOR)
+    job = assemble(values)[0]
+    assert (kind_of(OPTIMIZERS, job.optimizer), kind_of(SCHEDULERS, job.lr)) == ("adafactor", "adafactor")
+    assert job.optimizer.chooses
+    words = {"optimizer": "Prodigy", "optimizer_args": "d_coef=1.5 slice_p=11", "lr_scheduler_num_cycles": "",
+             "lr_scheduler": "cosine_with_restarts"}  # fmt: skip
+    job = assemble(of("okara.json", KOHYA | words)[0])[0]
+    assert (job.optimizer.d_coef, job.optimizer.optimizer_args) == (1.5, ("slice_p=11",))
+    assert job.lr.lr_scheduler_num_cycles == KOHYA["epoch"]
+
+
+def test_traintrains_optimizers_and_schedules_are_taken():
+    words = {"train_optimizer": "DAdaptAdam", "train_lr_scheduler": "exponential",
+             "train_lr_warmup_steps": "0", "train_lr_scheduler_settings": "gamma=0.9"}  # fmt: skip
+    job = assemble(of("t.json", TRAINTRAIN | words)[0])[0]
+    assert kind_of(OPTIMIZERS, job.optimizer) == "dadaptadam"
+    assert (job.lr.lr_scheduler_type, job.lr.lr_scheduler_args) == ("ExponentialLR", ("gamma=0.9",))
+
+
+def test_onetrainers_optimizers_and_schedules_are_taken():
+    words = {"optimizer": {"optimizer": "SCHEDULE_FREE_ADAMW", "beta1": 0.9, "beta2": 0.98, "r": 0.0},
+             "learning_rate_scheduler": "REX"}  # fmt: skip
+    job = assemble(of("o.json", ONETRAINER | words)[0])[0]
+    assert kind_of(OPTIMIZERS, job.optimizer) == "adamwschedulefree"
+    assert kind_of(SCHEDULERS, job.lr) == "rex"
+    assert job.optimizer.betas == (0.9, 0.98)

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 
 from lora_train.compat import Heard
 from lora_train.errors import Mistake
-from lora_train.run import dreambooth, kohya, onetrainer, traintrain
+from lora_train.run import dreambooth, edits, kohya, onetrainer, traintrain
 
-PROGRAMS = ((kohya.is_gui, kohya.heard), (traintrain.is_config, traintrain.heard),
-            (onetrainer.is_config, onetrainer.heard), (dreambooth.is_config, dreambooth.heard))  # fmt: skip
+PROGRAMS = ((edits.is_leco, edits.leco), (kohya.is_gui, kohya.heard),
+            (traintrain.is_config, traintrain.heard), (onetrainer.is_config, onetrainer.heard),
+            (dreambooth.is_config, dreambooth.heard))  # fmt: skip
 
 
 def heard(found: Mapping[str, object], path: pathlib.Path) -> Heard:

@@ -96,6 +96,8 @@
         "Nothing of the WebUI's own packages is changed, and each can be taken out again.": "WebUI本体のパッケージは変わりません。それぞれ後で取り外せます。",
         "pip is at work; this can take some minutes …": "pipを実行しています。数分かかることがあります…",
 
+        "Relora": "再スタート（ReLoRA）",
+
         // the page
         "One moment …": "少々お待ちください…", "Try again": "もう一度", "The server answered {status}.": "サーバーの応答: {status}",
         "The server does not answer. Look at its window; this page goes on by itself when it is back.": "サーバーが応答しません。コンソールを確認してください。復帰すればこのページは自動で続きます。",

@@ -323,5 +323,7 @@
         ["the model predicts v already; leave it empty", "このモデルはもともとvを予測します。空にしてください"],
         ["stands in place of the trigger word; expected data.trigger_word beside it", "トリガーワードの代わりになる単語です。data.trigger_word も設定してください"],
         ["objective.kind = {kind} has no such thing; leave it out", "objective.kind = {kind} にはありません。外してください"],
+        ["the WebUI reads adapters of this kind as they are", "この種類のアダプターはWebUIがそのまま読めます"],
+        ["no fresh adapters start; set relora.steps", "新しいアダプターは始まりません。relora.steps を設定してください"],
     ];
 })();

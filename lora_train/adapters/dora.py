@@ -129,6 +129,10 @@ class Decomposable(Normed, Ranked):
                 "which shrinking an adapter's factors does not change; expected none beside dora_wd"
             )
 
+    @property
+    def own_form(self) -> bool:
+        return self.dora_wd and self.wd_on_output
+
     def put(self, layer: Layer) -> Adapter | None:
         adapter = super().put(layer)
         if adapter is None or layer.norm or not self.dora_wd:

@@ -172,6 +172,10 @@ RULES: tuple[Rule, ...] = (
       "data.class_infer_steps", "data.class_seed"),
      lambda j, o, p: not j.data.datasets and not j.data.makes_class,
      "no pictures of the class are drawn; set data.num_class_images"),
+    (("output.export_rank",), lambda j, o, p: not (j.network.own_form or j.relora.steps),
+     "the WebUI reads adapters of this kind as they are"),
+    (("relora.warmup_steps", "relora.prune_ratio"), lambda j, o, p: j.relora.steps is None,
+     "no fresh adapters start; set relora.steps"),
     (("place.vae_batch_size",), lambda j, o, p: not p.caches(j.data),
      "latents are made anew for each batch; set place.cache_latents"),
 )  # fmt: skip

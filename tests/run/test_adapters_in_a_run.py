@@ -101,7 +101,7 @@ def test_every_family_goes_on_from_its_state_and_draws_from_its_file(trained, tm
     assert whole.keys() == again.keys()
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     layers = Tiny().layers()
-    assert entries(network_of(whole, layers)).keys() == whole.keys()
+    assert entries(network_of(whole, layers)).keys() >= whole.keys()  # of a `diff` alone also the bias
     assert any(adapter.norm() > 0 for adapter in network_of(whole, layers).adapters.values())
     if "network__scale_weight_norms" in how:
         assert all(adapter.norm() < 0.5 * 1.0001 for adapter in network_of(whole, layers).adapters.values())

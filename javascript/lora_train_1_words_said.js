@@ -325,5 +325,16 @@
         ["objective.kind = {kind} has no such thing; leave it out", "objective.kind = {kind} にはありません。外してください"],
         ["the WebUI reads adapters of this kind as they are", "この種類のアダプターはWebUIがそのまま読めます"],
         ["no fresh adapters start; set relora.steps", "新しいアダプターは始まりません。relora.steps を設定してください"],
+        ["Adafactor chooses the rate, as optimizer.relative_step says", "optimizer.relative_step のとおり、Adafactorが学習率を決めます"],
+        ["is of cosine_with_restarts, cosine_with_min_lr and warmup_stable_decay", "cosine_with_restarts、cosine_with_min_lr、warmup_stable_decay の設定です"],
+        ["is of cosine_with_min_lr and warmup_stable_decay", "cosine_with_min_lr と warmup_stable_decay の設定です"],
+        ["is of {schedule}", "{schedule} の設定です"],
+        ["{optimizer} makes the same steps in its place and needs more memory, for {why}", "代わりに同じ計算の {optimizer} を使います。メモリは多く使います（{why}）"],
+        ["{optimizer} finds a rate, and multiplies it with this; 1 is usual.", "{optimizer} が見つけた学習率に掛けられます。普通は1です。"],
+        ["{optimizer} averages weights in place of a schedule; constant or constant_with_warmup is usual.", "{optimizer} はスケジュールの代わりに重みを平均します。普通は constant か constant_with_warmup です。"],
+        ["takes one learning rate for all parameters; got {rates}", "学習率は全体で1つだけです（今は {rates}）"],
+        ["needs the package {package}; pip install {package2}", "パッケージ {package} が必要です。pip install {package2}"],
+        ["is what Adafactor chooses by itself; set optimizer.kind = adafactor, with relative_step, or choose another", "Adafactorが自分で決める学習率です。optimizer.kind を adafactor（relative_step）にするか、別のものを選んでください"],
+        ["expected a rate; nothing is usual with {optimizer}", "学習率を入れてください。{optimizer} には決まった値がありません"],
     ];
 })();

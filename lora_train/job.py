@@ -48,12 +48,15 @@ class Job:
     relora: Relora = Relora()
     embedding: Embedding = Embedding()
     ema: Ema = Ema()
-
-    def usual(self) -> Job:
-        """With the numbers that are used where the rate, or a setting of the optimizer, is empty."""
-        lr = self.lr.filled(self.optimizer.RATE)
-        return dataclasses.replace(self, optimizer=self.optimizer.filled(), lr=lr)
     validation: Validation = Validation()
+
+    def usual(self, processes: int = 1) -> Job:
+        """With the numbers that are used where the rate, or a setting of the optimizer, is empty, or where
+        rates follow from others."""
+        batch = max(dataset.batch_size for dataset in self.data.datasets or (self.data,))
+        times = batch * self.training.gradient_accumulation_steps * processes
+        lr = self.lr.filled(self.optimizer.RATE).scaled(times)
+        return dataclasses.replace(self, optimizer=self.optimizer.filled(), lr=lr)
 
 
 def _said(help: str, name: str, *, place: bool = False) -> typing.Any:

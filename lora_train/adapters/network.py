@@ -274,4 +274,5 @@ def _name(key: str) -> str:
 
 
 def _learns(adapter: Adapter) -> bool:
-    return any(p.grad is not None for p in adapter.parameters())
+    rests = not any(p.requires_grad for p in adapter.parameters())  # a person has it stay as it is
+    return rests or any(p.grad is not None for p in adapter.parameters())

@@ -94,6 +94,7 @@ def wordless(job: Job, output: Output) -> list[str]:
         return said
     for path, value, instead in (
         ("training.max_train_epochs", job.training.max_train_epochs, "training.max_train_steps"),
+        ("training.initial_epoch", job.training.initial_epoch, "training.initial_step"),
         ("output.save_every_n_epochs", output.save_every_n_epochs, "output.save_every_n_steps"),
         ("output.save_n_epoch_ratio", output.save_n_epoch_ratio, "output.save_every_n_steps"),
         ("output.save_last_n_epochs", output.save_last_n_epochs, "output.save_last_n_steps"),
@@ -122,6 +123,27 @@ def rates(job: Job, place: Place) -> list[str]:
             "lr.kind = adafactor: is what Adafactor chooses by itself; set optimizer.kind = adafactor, "
             "with relative_step, or choose another"
         )
+    return said
+
+
+def paces(job: Job) -> list[str]:
+    """What is said of rates that follow the batch, and of an end to what text encoders learn."""
+    said, sizes = [], {dataset.batch_size for dataset in job.data.datasets}
+    if job.lr.scale_lr and job.optimizer.ADAPTS:
+        said.append("lr.scale_lr: this optimizer finds its rate by itself; leave it out")
+    elif job.lr.scale_lr and len(sizes) > 1:
+        said.append(
+            f"lr.scale_lr: the datasets have batches of {', '.join(map(str, sorted(sizes)))}; give the rate "
+            "itself, or one batch_size to all of them"
+        )
+    stop = job.training.stop_text_encoder_training
+    lead = f"training.stop_text_encoder_training = {shown(stop)}"
+    if stop == 0:
+        said.append(f"{lead}: expected more than 0; so that it never learns set network.train_unet_only")
+    elif stop is not None and not job.network.trains("te1"):
+        said.append(f"{lead}: the text encoder does not train; leave it empty")
+    elif stop is not None and not job.network.trains("unet"):
+        said.append(f"{lead}: nothing else trains; set training.max_train_steps")
     return said
 
 
@@ -155,7 +177,7 @@ def refusals(job: Job, output: Output, place: Place) -> list[str]:
             f"time; set place.cache_latents = false, or leave {name} out"
             for name in job.data.changing()
         ]
-    complaints += rates(job, place) + beneath(job) + mapped.complaints(job.network)
+    complaints += rates(job, place) + paces(job) + beneath(job) + mapped.complaints(job.network)
     complaints += masks(job) + validation(job) + wordless(job, output) + stays(job)
     thumbnail.cache_clear()  # it is that of now, and then of the whole run
     try:

@@ -94,7 +94,7 @@ def run(
         raise Mistake("\n".join(complaints))
     resumed = State.read(place.resume) if place.resume else None
     with team(place.device) as crew:
-        job = crew.all(settled(job, resumed))[0]  # a seed that was drawn is the first process's
+        job = crew.all(settled(job, resumed, crew.world))[0]  # a seed that was drawn is the first process's
         store = RunStore(output.output_dir, output.output_name, output.run_dir)
         if crew.first:
             store.writable()
@@ -122,7 +122,9 @@ def run(
                 log.info(arithmetic(planned, steps, together))
             copier = Copier(job, place, store, lent, crew, control, functools.partial(tell, watchers))
             job = copier.made(planned, resumed is not None)
-            session = Session(job, output, place, store, lent, planned, Progress(steps, count.steps), crew)
+            begin = job.training.begin(count.steps)
+            progress = Progress(steps, count.steps, step=begin, origin=begin)
+            session = Session(job, output, place, store, lent, planned, progress, crew)
             session.control, session.others = control, watchers
             with enough(job, place, planned), session.attached() as learner:
                 learner.pieces.most = most

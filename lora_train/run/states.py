@@ -29,7 +29,7 @@ KEPT = ("step", "images", "average", "best", "stale")  # of the progress
 LONGER = ("training.max_train_steps", "training.max_train_epochs")  # may differ from those of a resumed state
 
 
-def settled(job: Job, resumed: State | None) -> Job:
+def settled(job: Job, resumed: State | None, processes: int = 1) -> Job:
     """The job with the seed it will have, and with what its files say; a resumed one has its own seed, and
     has to be the same otherwise.
 
@@ -39,7 +39,7 @@ def settled(job: Job, resumed: State | None) -> Job:
     if job.training.seed is None:
         before = resumed.plain["job"]["training.seed"] if resumed else random.SystemRandom().randrange(2**32)
         job = dataclasses.replace(job, training=dataclasses.replace(job.training, seed=before))
-    job = _precise(dataclasses.replace(job.usual(), objective=job.objective.settled()))
+    job = _precise(dataclasses.replace(job.usual(processes), objective=job.objective.settled()))
     if resumed:
         # settings that came later are missing in an older state: they were as they are by default
         now, then = flat(job, places=False), {s.path: plain(s.default) for s in settings(Job)}

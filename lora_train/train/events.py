@@ -38,6 +38,7 @@ class Progress:
     stale: int = 0  # validations since then
     enough: bool = False  # nothing more is learned: the run ends here as at its last step
     first: int = 0  # step at which this process began: 0, or where it resumed
+    origin: int = 0  # step at which the run itself began
     stopped: bool = False  # asked to stop before the last step
     keep: bool = True  # False: stopped, and nothing is to be saved
 
@@ -66,7 +67,7 @@ class Progress:
         return self.seconds / done * (self.steps - self.step) if done else float("nan")
 
     def saw(self, step: int, loss: float, norm: float) -> None:
-        share = max(1 / step, 2 / (self.steps_per_epoch + 1))
+        share = max(1 / (step - self.origin), 2 / (self.steps_per_epoch + 1))
         self.loss, self.norm = loss, norm
         self.average += min(1.0, share) * (loss - self.average)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lora_train.draws import draws, key
+from lora_train.errors import Mistake
 from lora_train.knobs import knob
 from lora_train.run.control import Control
 from lora_train.train.events import Progress, Watcher
@@ -43,6 +44,17 @@ class Training:
     max_train_epochs: int | None = knob(
         None, "Times that every picture is gone through; overrides max_train_steps.", group="time", low=1,
         high=1_000_000, unit="epochs", basic=True)  # fmt: skip
+    initial_step: int | None = knob(
+        None, "Begin as if so many steps had been made: with the pictures, random numbers and rates of the "
+        "next one. max_train_steps counts them. Overrides initial_epoch; a state knows its own step.",
+        group="time", low=0, high=10_000_000, unit="steps")  # fmt: skip
+    initial_epoch: int | None = knob(
+        None, "Begin with this epoch, as if those before it had been gone through; 1 is the first.",
+        group="time", low=1, high=1_000_000)  # fmt: skip
+    stop_text_encoder_training: float | None = knob(
+        None, "Steps after which the text encoder's adapters stay as they are, while the UNet's go on; below "
+        "1 it is a share of the run's steps. Empty: they learn to the end.", group="time", low=0,
+        high=10_000_000)  # fmt: skip
     gradient_accumulation_steps: int = knob(
         1, "Batches whose gradients are averaged before an optimizer step; saves memory, costs time.",
         group="time", low=1, high=4096)  # fmt: skip
@@ -64,6 +76,28 @@ class Training:
         return (
             self.max_train_steps if self.max_train_epochs is None else self.max_train_epochs * steps_per_epoch
         )
+
+    def begin(self, steps_per_epoch: int) -> int:
+        """Steps that count as made when the run begins.
+
+        Raises:
+            Mistake: they are all there are.
+        """
+        found = self.initial_step
+        if found is None:
+            found = ((self.initial_epoch or 1) - 1) * steps_per_epoch
+        if found and found >= (steps := self.steps(steps_per_epoch)):
+            said = f"step = {found}" if self.initial_step is not None else f"epoch = {self.initial_epoch}"
+            raise Mistake(
+                f"training.initial_{said}: expected to begin before the run ends, at step {steps}; set "
+                "training.max_train_steps above it"
+            )
+        return found
+
+    def text_learns(self, step: int, steps: int) -> bool:
+        """Whether text encoders' adapters learn in the step after `step` others, of a run of `steps`."""
+        stop = self.stop_text_encoder_training
+        return stop is None or step < (stop if stop >= 1 else stop * steps)
 
 
 @contextlib.contextmanager
@@ -194,6 +228,7 @@ class _Step:
             at: the rate of this step for parameters whose own rate is given.
         """
         learner, p = self.learner, self.learner.progress
+        self.rested()
         loss = self.team.add(learner.parameters, self.backward())
         if p.step == p.first:
             _tell(learner.network)
@@ -211,6 +246,17 @@ class _Step:
             learner.average.update(p.step)
         self.after = dataclasses.replace(p)
         return self
+
+    def rested(self) -> None:
+        """Adapters that learn no more have no gradient, so every optimizer leaves them alone, and nothing is
+        computed back to them."""
+        if self.training.stop_text_encoder_training is None:
+            return
+        learner, p = self.learner, self.learner.progress
+        learns = self.training.text_learns(p.step, p.steps)
+        for part, parameters in learner.network.parts().items():
+            for parameter in parameters if part != "unet" else ():
+                parameter.requires_grad_(learns)
 
     def judged(self) -> str | None:
         """Wait for the numbers, and write down those of a good step; what was wrong with it otherwise."""
@@ -262,6 +308,7 @@ class _Step:
         learner, optimizer = self.learner, self.learner.optimizer
         for rates in optimizer.param_groups:
             learns = learner.progress.step < rates.get("share", 1) * learner.progress.steps
+            learns = learns and any(p.requires_grad for p in rates["params"])
             rates["lr"] = at(rates["base_lr"]) * learns
         if learner.scaler is not None:
             learner.scaler.step(optimizer)

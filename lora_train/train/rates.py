@@ -33,6 +33,9 @@ class Constant:
     text_encoder_lr2: float | None = knob(
         None, "Learning rate of the second text encoder's adapters (SDXL). Empty: as text_encoder_lr.",
         group="rates", low=0, high=100)  # fmt: skip
+    scale_lr: bool = knob(
+        False, "Multiply the rates with how many pictures a step has: batch size, gradient accumulation and "
+        "processes together. The file names the rates that came of it.", group="rates")  # fmt: skip
     lr_warmup_steps: float = knob(
         0.0, "Steps in which the rate rises from 0; below 1 it is a share of the run's steps.",
         group="rates", low=0, high=1e6)  # fmt: skip
@@ -117,6 +120,18 @@ class Constant:
             usual: the optimizer's.
         """
         return self if self.learning_rate is not None else dataclasses.replace(self, learning_rate=usual)
+
+    def scaled(self, times: int) -> Constant:
+        """With the rates that `scale_lr` comes to, where it is asked for.
+
+        Args:
+            times: pictures to a step.
+        """
+        if not self.scale_lr:
+            return self
+        names = ("learning_rate", "unet_lr", "text_encoder_lr", "text_encoder_lr2")
+        found = {name: vars(self)[name] * times for name in names if vars(self)[name] is not None}
+        return dataclasses.replace(self, **found, scale_lr=False)
 
     def rate(self, part: str) -> float:
         """The rate that `factor` is multiplied with, of part "unet", "te1" or "te2"; `filled` comes first."""

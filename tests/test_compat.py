@@ -277,8 +277,8 @@ def test_what_cannot_be_done_is_refused_with_the_reason(words, text):
 
 
 def test_all_refusals_are_told_at_once():
-    lines = refused(["--fp8_base", "--torch_compile", "--deepspeed", "--network_dim", "4"]).splitlines()
-    assert [line.partition(" ")[0] for line in lines] == ["fp8_base", "torch_compile", "deepspeed"]
+    lines = refused(["--blocks_to_swap", "2", "--deepspeed", "--network_dim", "4"]).splitlines()
+    assert [line.partition(" ")[0] for line in lines] == ["blocks_to_swap", "deepspeed"]
     lines = refused(["--network_dimm", "4", "--colour_aug"]).splitlines()
     assert lines == [
         "network_dimm: no such setting; did you mean network_dim?",
@@ -289,6 +289,9 @@ def test_all_refusals_are_told_at_once():
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
+        ("--fp8_base", {"model.quantized_base": "fp8", "model.quantized_text_encoder": True}),
+        ("--fp8_base_unet", {"model.quantized_base": "fp8"}),
+        ("--dynamo_backend no", {}),
         ("--use_8bit_adam", {"optimizer.kind": "adamw8bit"}),
         ("--use_lion_optimizer", {"optimizer.kind": "lion"}),
         ("--optimizer_type AdamW8bit --optimizer_args weight_decay=0.1 betas=0.9,0.99",
@@ -316,6 +319,13 @@ def test_sd_scripts_words_for_optimizers_and_schedules(words, wanted):
     found = flat(job)
     assert {path: found[path] for path in wanted} == {path: plain(value) for path, value in wanted.items()}
     assert not notes
+
+
+def test_sd_scripts_words_for_memory():
+    _, _, place, notes = asked("--torch_compile --dynamo_backend eager".split())
+    assert (place.torch_compile, place.dynamo_backend, notes) == (True, "eager", ())
+    _, _, place, _ = asked("--gradient_checkpointing --cpu_offload_checkpointing".split())
+    assert place.cpu_offload_checkpointing
 
 
 DATASETS = """
@@ -525,7 +535,7 @@ def test_a_config_file_may_name_the_dataset_file(toml):
         ("[[data.datasets]]\nbatch = 4", "{}: data.datasets.0.batch: no such setting; did you mean "
          "data.datasets.0.batch_size?"),
         (SUBSET, "{}: describes datasets; give it as --dataset_config"),
-        ("fp8_base = true", "{}: fp8_base = true: not in this version"),
+        ("deepspeed = true", "{}: deepspeed = true: not in this version"),
         ("network_dim = 'four'", "network.dim = four: expected a whole number"),
         ("network_dim = ", "{}: not TOML: "),
         ("network_dim = " + "9" * 5000, "{}: not TOML: "),

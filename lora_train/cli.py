@@ -123,6 +123,38 @@ def train(words: list[str]) -> int:
     return DONE
 
 
+def find_lr(words: list[str]) -> int:
+    """Sweep the rate of a short run. Takes what `train` takes, and three options of its own."""
+    parser = Parser(
+        "lora-train find-lr",
+        "Raise the learning rate of a short run until its loss rises, and suggest one. Takes what\n"
+        "train takes, and writes <output_name>-find-lr.json and .png into output_dir.")  # fmt: skip
+    parser.add_argument("--from_rate", type=float, help="Rate to begin with. [1e-6]")
+    parser.add_argument("--to_rate", type=float, help="Rate to end with. [0.1]")
+    parser.add_argument("--find_steps", type=int, help="Steps in between. [200]")
+    own, rest = parser.parse_known_args(words)
+
+    from lora_train.job import assemble, declared
+    from lora_train.run.finder import Sweep, find
+
+    names = {"from_rate": "low", "to_rate": "high", "find_steps": "steps"}
+    sweep = Sweep(**{names[name]: value for name, value in vars(own).items()})
+    values, notes = train_values(rest, declared())
+    job, output, place = assemble(values)
+
+    from lora_train.hosts.standalone.host import StandaloneHost, fitted
+    from lora_train.run.watchers import Bar
+
+    job, instead = fitted(job, place)
+    for note in (*notes, *instead):
+        log.info(note)
+    found, file = find(job, output, place, StandaloneHost(), sweep, watchers=[Bar()])
+    rate = found.suggested()
+    said = "No rate lowers the loss; try more steps" if rate is None else f"Suggested learning rate: {rate:g}"
+    log.info("%s. The curve: %s", said, file.with_suffix(".png"))
+    return DONE
+
+
 @contextlib.contextmanager
 def _interruptible() -> Iterator[Control]:
     """The first Ctrl-C, or a launcher's or system's request to end, asks for a stop after the step that is
@@ -293,6 +325,7 @@ def manual(words: list[str]) -> int:
 
 COMMANDS = {
     "train": (train, "Train a LoRA."),
+    "find-lr": (find_lr, "Find a learning rate with a short run."),
     "check": (check, "Look at pictures, captions and settings before training."),
     "sample": (sample, "Draw pictures, with LoRA files on the model."),
     "plot": (plot, "Draw a labelled sheet of strengths and prompts."),

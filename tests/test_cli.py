@@ -175,7 +175,7 @@ def test_a_file_without_a_job_is_a_mistake(told, tmp_path):
         (["--noise_offset", "-.5"], "objective.noise_offset = -.5: expected 0 to 1"),
         (["--fp8_base"], "fp8_base = true: not in this version"),
         (["--network_module", "networks.oft"], "network_module = networks.oft: not in this version"),
-        (["--optimizer_type", "AdamW8bit"], "optimizer.kind = AdamW8bit: expected adamw"),
+        (["--optimizer_type", "Nobodys"], "optimizer.kind = Nobodys: expected adamw"),
         (["--config_file", "/no/such/file.toml"], "file.toml"),
         (["--dataset_config", "/no/such/file.toml"], "file.toml"),
         (["--resume", "/no/such/folder"], "folder"),

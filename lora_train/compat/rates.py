@@ -5,24 +5,29 @@ from __future__ import annotations
 from lora_train.compat.rules import Ignored, Rules, Translated, Values, off, pairs
 from lora_train.errors import Mistake
 from lora_train.knobs import settings
-from lora_train.train.optim import OPTIMIZERS, named
 from lora_train.values import shown
-
-OWN = {s.path: s for kind in OPTIMIZERS.values() for s in settings(kind, "optimizer.")}
 
 
 def _optimizer_args(value: object) -> Values:
     """What is a setting of its own goes there; the rest to the class as it stands. `eps` is both: two numbers
     are of Adafactor and its like."""
+    from lora_train.train.optim import OPTIMIZERS  # which loads torch, and help needs none
+
+    known = {s.path for kind in OPTIMIZERS.values() for s in settings(kind, "optimizer.")}
     found: Values = {}
     more = []
     for name, text in pairs(value).items():
-        setting = OWN.get(f"optimizer.{name}")
-        if setting is None or (name == "eps" and "," in text):
+        if f"optimizer.{name}" not in known or (name == "eps" and "," in text):
             more.append(f"{name}={text}")
         else:
-            found[setting.path] = text
+            found[f"optimizer.{name}"] = text
     return {**found, "optimizer.optimizer_args": more} if more else found
+
+
+def _optimizer_type(value: object) -> Values:
+    from lora_train.train.optim import named
+
+    return dict(named(str(value))) if value else {}
 
 
 def _flagged(kind: str) -> Translated:
@@ -44,7 +49,7 @@ def _text_encoder_lr(value: object) -> Values:
 
 RATES: Rules = {
     "optimizer_args": Translated(_optimizer_args),
-    "optimizer_type": Translated(lambda value: dict(named(str(value))) if value else {}),
+    "optimizer_type": Translated(_optimizer_type),
     "use_8bit_adam": _flagged("adamw8bit"),
     "use_lion_optimizer": _flagged("lion"),
     "text_encoder_lr": Translated(_text_encoder_lr),

@@ -20,7 +20,7 @@
         "Masks": "マスク", "Validation": "検証", "validation": "検証",
         "Regularisation": "正則化", "Network": "ネットワーク", "Network by block": "ブロック別ネットワーク", "Noise and loss": "ノイズと損失",
         "Length": "学習の長さ", "Learning rates": "学習率", "Optimizer": "オプティマイザ", "Memory and speed": "メモリと速度",
-        "Samples": "サンプル", "Output": "出力", "Card of the file": "ファイルの説明", "Log": "ログ",
+        "Samples": "サンプル", "Output": "出力", "Card of the file": "ファイルの説明", "Log": "ログ", "Hugging Face": "Hugging Face",
         "degrees": "度", "epochs": "エポック", "pixels": "px", "steps": "ステップ", "tags": "タグ", "minutes": "分",
         "running": "学習中", "paused": "一時停止中", "waiting": "待機中", "done": "完了", "stopped": "停止", "failed": "失敗", "unfinished": "未完了",
 
@@ -101,5 +101,6 @@
         // the page
         "One moment …": "少々お待ちください…", "Try again": "もう一度", "The server answered {status}.": "サーバーの応答: {status}",
         "The server does not answer. Look at its window; this page goes on by itself when it is back.": "サーバーが応答しません。コンソールを確認してください。復帰すればこのページは自動で続きます。",
+        "Learning rate over the run, at most {n}": "学習率の推移（最大 {n}）",
     };
 })();

@@ -191,11 +191,13 @@
             await page.draft.lookNow();
         }, { title: t("Makes two steps at the largest size; nothing is written.") });
         const numbers = el("div.numbers");
+        const rates = el("div.rates");
         const estimate = el("div.estimate");
         const notes = el("div.notes");
         const draw = () => {
             const { plan: p, estimate: e, remarks } = page.draft.look;
             page.write(numbers, p ? sentence(p) : "");
+            page.fill(rates, p && p.rates ? slope(p.rates) : []);
             const parts = e ? [e.seconds !== undefined && t("about {time}", { time: page.time(e.seconds) }),
                 e.peak_megabytes && t("peak {memory}", { memory: page.megabytes(e.peak_megabytes) }),
                 e.seconds_per_step && t("measured step: {n} s", { n: page.number(e.seconds_per_step) })] : [];
@@ -208,7 +210,26 @@
         };
         page.on("look", draw);
         draw();
-        return page.fill(box, numbers, el("div.line", { "data-says": "" }, estimate, measure, measured), notes);
+        return page.fill(box, numbers, rates, el("div.line", { "data-says": "" }, estimate, measure, measured), notes);
+    }
+
+    // the rates that the schedule will give, one line for each part; a rate that stays as it is needs none
+    function slope(rates) {
+        const lines = Object.values(rates);
+        const every = lines.flat().map((point) => point[1]);
+        const top = Math.max(...every);
+        if (!every.length || top === Math.min(...every)) return [];
+        const drawn = (name, given) => {
+            const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+            Object.entries(given).forEach(([key, value]) => made.setAttribute(key, value));
+            return made;
+        };
+        const last = lines[0][lines[0].length - 1][0];
+        const said = t("Learning rate over the run, at most {n}", { n: top.toPrecision(2) });
+        const image = drawn("svg", { viewBox: "0 0 240 40", width: 240, height: 40, role: "img", "aria-label": said });
+        lines.forEach((line) => image.append(drawn("polyline", {
+            fill: "none", stroke: "currentColor", points: line.map(([step, rate]) => `${(240 * step) / last},${39 - (38 * rate) / top}`).join(" ") })));
+        return [image, el("span.hint", {}, said)];
     }
 
     function sentence(p) {

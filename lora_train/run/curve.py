@@ -6,6 +6,10 @@ import contextlib
 import json
 import pathlib
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lora_train.job import Job
 
 POINTS = 1000  # of the curves, that are shown
 FIRST = ("step", "loss", "average", "lr", "norm", "megabytes")  # lr: the highest of the parts
@@ -48,6 +52,25 @@ class Curve:
     def after(self, step: int) -> list[list]:
         """Rows behind a step, as many as are shown."""
         return thinned([row for row in self.rows if row[0] > step])
+
+
+def ahead(job: Job, steps: int, most: int = 121) -> dict[str, list[list]]:
+    """Rates of a run that is not begun, by the schedule itself: {part that trains: [[step from 1, rate], …]}.
+    None where the optimizer chooses them; one that Prodigy and its like find is multiplied with these.
+
+    Raises:
+        Mistake: the schedule cannot tell.
+    """
+    lr, stride = job.usual().lr, max(1, (steps - 1) / (most - 1))
+    if job.optimizer.chooses:
+        return {}
+    places = sorted({round(i * stride) for i in range(most)} & set(range(steps)) | {steps - 1})
+    parts = {part: lr.rate(part) for part in ("unet", "te1", "te2") if job.network.trains(part)}
+    return {
+        part: [[step + 1, lr.at(step, steps, base)] for step in places]
+        for part, base in parts.items()
+        if base is not None
+    }
 
 
 def thinned(points: list[list], most: int = POINTS) -> list[list]:

@@ -23,6 +23,7 @@ from lora_train.prompts import read_prompts
 from lora_train.run.advice import advice
 from lora_train.run.applies import disabled
 from lora_train.run.check import buckets, course, words, writable
+from lora_train.run.curve import ahead
 from lora_train.run.measure import Measured, dry, parameters, shape
 from lora_train.run.refusals import refusals
 from lora_train.run.session import settled
@@ -69,7 +70,11 @@ def look(values: Values, host: Host) -> dict[str, object]:
     lines += seen.lost
     plan = estimate = None
     if planned is not None and planned.items:
-        plan = _plan(planned, *parts, header)
+        plan = {**_plan(planned, *parts, header), "rates": {}}
+        try:
+            plan["rates"] = ahead(job, plan["steps"])
+        except Mistake as e:
+            lines += str(e).splitlines()
         if plan["disk"]["free_megabytes"] < plan["disk"]["megabytes"] + SPARE:
             lines.append(_full(plan["disk"]))
         estimate = Measured(host.folders.desk).estimate(shape(*parts, planned, header), plan["steps"])

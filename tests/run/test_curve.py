@@ -1,12 +1,14 @@
 """The curves are what the metrics hold, and nothing else."""
 
+import dataclasses
 import json
 import time
 
 import pytest
 
+from lora_train.job import assemble
 from lora_train.run.control import Control
-from lora_train.run.curve import FIRST, POINTS, Curve
+from lora_train.run.curve import FIRST, POINTS, Curve, ahead
 from lora_train.run.live import Live
 from lora_train.train.events import Progress
 
@@ -61,3 +63,18 @@ def test_as_many_points_as_a_page_draws_smoothly():
     assert len(shown) <= POINTS
     assert shown[-1][0] == 5000
     assert [row[0] for row in curve.after(4998)] == [4999, 5000]
+
+
+def test_the_curve_ahead_is_what_the_run_then_has(trained):
+    values = {"lr__kind": "cosine", "lr__lr_warmup_steps": 3, "lr__text_encoder_lr": 0.02}
+    outcome = trained("a", **values)
+    job = assemble({path.replace("__", "."): value for path, value in values.items()})[0]
+    job = dataclasses.replace(job, lr=job.lr.filled(0.01))
+    found = Curve.read(outcome.file.parent / "x-run")
+    for part in ("unet", "te1"):
+        at = found.columns.index(f"lr/{part}")
+        assert [[row[0], row[at]] for row in found.rows] == ahead(job, 8)[part]
+    long = ahead(job, 100_000)["unet"]
+    assert len(long) <= 122
+    assert (long[0][0], long[-1][0]) == (1, 100_000)
+    assert ahead(assemble({"optimizer.kind": "adafactor"})[0], 8) == {}

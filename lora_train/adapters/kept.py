@@ -69,8 +69,9 @@ class Kept(nn.Module):
         fits = thin and (len(up), down.shape[1], up.shape[1]) == (out, count, len(down))
         if not fits and (whole is None or whole.shape != self.layer.shape):
             raise ValueError("has kept what is not of this layer's shape")
-        for name, tensor in found.items():
-            setattr(self, name, None if tensor is None else tensor.float().to(self.layer.weight().device))
+        device = self.layer.weight().device
+        for name, tensor in found.items():  # copied, for products differ by a rounding where it is not aligned
+            setattr(self, name, None if tensor is None else tensor.float().to(device, copy=True))
 
 
 def parted(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

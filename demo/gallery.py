@@ -1,0 +1,372 @@
+"""The gallery: teaches the demo checkpoint with every family of adapters and every objective, and measures.
+
+    python demo/gallery.py [families erase slider pairs subject] [--output_dir demo/output/gallery]
+
+Every step is an ordinary command of `lora-train`, printed before it runs. What is there already is not
+trained again; remove the folder to begin anew. Sheets and numbers go to docs/gallery.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from PIL import Image
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent
+PAGE = ROOT / "docs" / "gallery" / "README.md"
+sys.path[:0] = [str(ROOT), str(HERE)]
+
+import gauge  # noqa: E402
+from gauge import colourfulness, distance, mean, moved, nearest, redness, rising, spread, table  # noqa: E402
+from run import CHECKPOINT  # noqa: E402
+
+FLAGS = "--w 64 --h 64 --s 10 --l 5 --ss dpm++_2m"
+Words = Mapping[str, object]
+LORA = {"network_dim": 16, "network_alpha": 16, "conv_dim": 8, "conv_alpha": 8}
+UNET = {"network_dim": 8, "network_alpha": 8, "network_train_unet_only": True}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shot:
+    """A picture to draw: with a LoRA, or with the bare checkpoint."""
+
+    prompt: str
+    seed: int
+    lora: str = ""
+    strength: float = 1.0
+
+    @property
+    def line(self) -> str:
+        worn = f" <lora:{self.lora}:{self.strength:g}>" if self.lora else ""
+        return f"{self.prompt}{worn} {FLAGS} --d {self.seed}"
+
+
+class Studio:
+    """Runs commands below one folder, and remembers how they were called."""
+
+    def __init__(self, output: pathlib.Path, part: str):
+        self.folder, self.commands = output / part, []
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def told(self, words: Sequence[str]) -> None:
+        from lora_train import cli
+
+        sys.stdout.write(f"\n$ lora-train {shlex.join(words)}\n\n")
+        sys.stdout.flush()
+        if status := cli.main(words):
+            raise SystemExit(status)
+
+    def train(self, name: str, settings: Words) -> pathlib.Path:
+        """One LoRA, unless it was trained with the same words before."""
+        words = train_words(self.folder, name, settings)
+        file, kept = self.folder / f"{name}.safetensors", self.folder / f"{name}.words"
+        line = shlex.join(words)
+        self.commands.append(f"lora-train {line}")
+        if not (file.exists() and kept.exists() and kept.read_text(encoding="utf-8") == line):
+            self.told(words)
+            kept.write_text(line, encoding="utf-8")
+        return file
+
+    def draw(self, shots: Sequence[Shot], folder: str = "pictures") -> dict[Shot, Image.Image]:
+        """All of them with one command."""
+        lines = self.folder / f"{folder}.txt"
+        lines.write_text("".join(f"{shot.line}\n" for shot in shots), encoding="utf-8")
+        out = self.folder / folder
+        words = {
+            "pretrained_model_name_or_path": near(CHECKPOINT), "from_file": near(lines),
+            "lora_dir": near(self.folder), "outdir": near(out),
+        }  # fmt: skip
+        self.told(["sample", *spelled(words)])
+        files = [out / f"{i:03d}_{shot.seed}.png" for i, shot in enumerate(shots)]
+        return {shot: opened(file) for shot, file in zip(shots, files, strict=True)}
+
+
+def opened(file: pathlib.Path) -> Image.Image:
+    with Image.open(file) as image:
+        return image.convert("RGB")
+
+
+def near(path: pathlib.Path) -> pathlib.Path:
+    """As seen from the repository."""
+    path = path.resolve()
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+
+
+def spelled(words: Words) -> list[str]:
+    """As flags; what is true is said without a value."""
+    return [
+        word
+        for name, value in words.items()
+        for word in ((f"--{name}",) if value is True else (f"--{name}", str(value)))
+    ]
+
+
+def train_words(folder: pathlib.Path, name: str, settings: Words) -> list[str]:
+    common = {
+        "pretrained_model_name_or_path": near(CHECKPOINT), "resolution": 64, "output_dir": near(folder),
+        "output_name": name, "seed": 1, "lr_scheduler": "cosine", "lr_warmup_steps": 0.05,
+    }  # fmt: skip
+    return ["train", *spelled({**common, **settings})]
+
+
+def sheet(
+    rows: Sequence[str], columns: Sequence[str], cell: Callable[[int, int], Image.Image], name: str
+) -> str:
+    """Into the gallery; in 128 colours, which are enough for it. Returns what shows it on the page."""
+    from lora_train.plots import grid
+
+    page = grid.sheet(rows, columns, cell).quantize(128, dither=Image.Dither.NONE)
+    page.save(PAGE.parent / f"{name}.png", optimize=True)
+    return f"![{name}]({name}.png)"
+
+
+# ── families ────────────────────────────────────────────────────────────────────────────────────────────────
+
+STYLE, STEPS = "ink style", 120
+SEEN, OTHERS = ("star", "rocket", "pizza"), ("tulip", "bus", "lion")
+RATE = 3e-3
+OWN: dict[str, Words] = {  # what a family needs beside or in place of LoRA's settings
+    "loha": {"network_dim": 8, "network_alpha": 8, "conv_dim": 4, "conv_alpha": 4},
+    "lokr": {"network_dim": 16, "factor": 4},
+    "ia3": {"learning_rate": 5e-2},
+    "oft": {"network_dim": 8, "learning_rate": 1e-2},
+    "boft": {"network_dim": 8, "learning_rate": 1e-2},
+    "full": {"learning_rate": 3e-4},
+    "lora_fa": {"learning_rate": 1e-2},
+    "vera": {"network_dim": 64, "network_alpha": 64, "learning_rate": 3e-2},
+}
+
+
+def family_words(kind: str) -> Words:
+    """Settings that the family does not have are left out."""
+    from lora_train.adapters import FAMILIES
+    from lora_train.knobs import settings
+
+    has = {setting.aka or setting.name for setting in settings(FAMILIES[kind])}
+    ranks = {name: value for name, value in LORA.items() if name in has}
+    style = {
+        "train_data_dir": "demo/dataset", "train_batch_size": 4, "max_train_steps": STEPS,
+        "network_train_unet_only": True, "cache_text_encoder_outputs": True,
+    }  # fmt: skip
+    return {**style, "network.kind": kind, **ranks, "learning_rate": RATE, **OWN.get(kind, {})}
+
+
+def families(output: pathlib.Path) -> tuple[str, list[str]]:
+    from lora_train.adapters import FAMILIES
+
+    studio = Studio(output, "families")
+    sizes = {kind: studio.train(kind, family_words(kind)).stat().st_size for kind in FAMILIES}
+    columns = [(thing, seed) for seed, thing in enumerate((*SEEN, *OTHERS), 1)]
+    shots = {
+        kind: [Shot(f"{thing}, {STYLE}", seed, kind) for thing, seed in columns] for kind in ("", *FAMILIES)
+    }
+    drawn = studio.draw([shot for row in shots.values() for shot in row])
+    half = len(SEEN)
+
+    def left(kind: str, part: slice) -> float:
+        return mean(colourfulness(drawn[shot]) for shot in shots[kind][part])
+
+    seen, others, every = slice(half), slice(half, None), slice(None)
+    fall = {kind: 1 - left(kind, every) / left("", every) for kind in FAMILIES}
+    rows: list[list[object]] = [["none", "", "", left("", seen), left("", others), "", ""]]
+    for kind in FAMILIES:
+        rate = family_words(kind)["learning_rate"]
+        told = [f"{100 * fall[kind]:.0f} %", f"{100 * fall[kind] / fall['lora']:.0f} %"]
+        size = f"{sizes[kind] / 1000:,.0f}"
+        rows.append([kind, f"{rate:g}", size, left(kind, seen), left(kind, others), *told])
+    heads = ["family", "learning rate", "kB", "colour: seen", "colour: others", "taken out", "of LoRA's"]
+    picture = sheet(
+        ["none", *FAMILIES], [thing for thing, _ in columns],
+        lambda r, c: drawn[shots[["", *FAMILIES][r]][c]], "families")  # fmt: skip
+    return f"{picture}\n\n{table(heads, rows)}", studio.commands
+
+
+# ── erase ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+ERASED, KEPT = (
+    "pizza",
+    ("sunflower", "balloon", "crown", "bus", "frog", "bell", "lion", "fox", "tulip", "rocket"),
+)
+ERASE = {
+    "objective.kind": "erase", "target": ERASED, **UNET, "train_batch_size": 2, "learning_rate": 1e-3,
+}  # fmt: skip
+ERASERS: dict[str, Words] = {
+    "erase": {**ERASE, "max_denoising_steps": 10, "max_train_steps": 80},
+    "instant": {**ERASE, "instant": True, "max_train_steps": 80},
+}
+
+
+def erase(output: pathlib.Path) -> tuple[str, list[str]]:
+    studio, seeds = Studio(output, "erase"), (1, 2, 3)
+    for name, words in ERASERS.items():
+        studio.train(name, words)
+    things, ways = (ERASED, *KEPT), ("", *ERASERS)
+    drawn = studio.draw([Shot(thing, seed, way) for thing in things for way in ways for seed in seeds])
+
+    def of(thing: str, way: str) -> list[Image.Image]:
+        return [drawn[Shot(thing, seed, way)] for seed in seeds]
+
+    rows: list[list[object]] = []
+    for thing in things:
+        base = of(thing, "")
+        rows.append([thing, spread(base), *(moved(base, of(thing, way)) for way in ERASERS)])
+    rows.append(["mean of the others", *(mean(row[i] for row in rows[1:]) for i in range(1, 4))])
+    heads = ["prompt", "seed to seed", *(f"moved by {way}" for way in ERASERS)]
+    shown = [(way, seed) for seed in seeds[:2] for way in ways]
+    picture = sheet(
+        things, [f"{way or 'without'}, {seed}" for way, seed in shown],
+        lambda r, c: drawn[Shot(things[r], shown[c][1], shown[c][0])], "erase")  # fmt: skip
+    return f"{picture}\n\n{table(heads, rows)}", studio.commands
+
+
+# ── slider ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+SLIDE = {
+    "objective.kind": "slider", "target": "apple", "positive": "red apple", "negative": "green apple", **UNET,
+    "guidance_strength": 1, "max_denoising_steps": 10, "train_batch_size": 2, "learning_rate": 5e-4,
+    "max_train_steps": 50,
+}  # fmt: skip
+STRENGTHS, SLID = (-2, -1, 0, 1, 2), ("apple", "balloon", "bell")
+
+
+def slider(output: pathlib.Path) -> tuple[str, list[str]]:
+    studio, seeds = Studio(output, "slider"), (1, 2)
+    studio.train("red", SLIDE)
+    shots = {
+        (thing, seed): [Shot(thing, seed, "red" if much else "", much or 1.0) for much in STRENGTHS]
+        for thing in SLID for seed in seeds
+    }  # fmt: skip
+    drawn = studio.draw([shot for row in shots.values() for shot in row])
+    rows: list[list[object]] = []
+    for thing in SLID:
+        means = [mean(redness(drawn[shots[thing, seed][i]]) for seed in seeds) for i in range(len(STRENGTHS))]
+        rows.append([thing, *means, "yes" if rising(means) else "no"])
+    heads = ["redness of", *(f"at {strength}" for strength in STRENGTHS), "rises all the way"]
+    lines = [*shots]
+    picture = sheet(
+        [f"{thing}, {seed}" for thing, seed in lines], [str(strength) for strength in STRENGTHS],
+        lambda r, c: drawn[shots[lines[r]][c]], "slider")  # fmt: skip
+    return f"{picture}\n\n{table(heads, rows)}", studio.commands
+
+
+# ── pairs ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+GIVEN, TAKEN = "fox", ("bus", "crown", "frog", "sunflower", "balloon", "pizza", "bell", "lion")
+
+
+def pair_words(folder: pathlib.Path) -> dict[str, Words]:
+    pair = {
+        "original_image": near(folder / "pair" / "colour.png"), "original_prompt": GIVEN,
+        "target_image": near(folder / "pair" / "grey.png"),
+    }  # fmt: skip
+    common = {**UNET, "learning_rate": 1e-3, "train_batch_size": 1}
+    return {
+        "difference": {"objective.kind": "difference", **pair, **common, "copier_steps": 100,
+                       "max_train_steps": 100},
+        "addift": {"objective.kind": "addift", **pair, **common, "max_train_steps": 50},
+        "pair_slider": {"objective.kind": "pair_slider", **pair, **common, "max_train_steps": 100},
+    }  # fmt: skip
+
+
+def pairs(output: pathlib.Path) -> tuple[str, list[str]]:
+    studio, seeds = Studio(output, "pairs"), (1, 2)
+    original = studio.draw([Shot(GIVEN, 0)], "pair")[Shot(GIVEN, 0)]
+    original.save(studio.folder / "pair" / "colour.png")
+    original.convert("L").convert("RGB").save(studio.folder / "pair" / "grey.png")
+    ways = pair_words(studio.folder)
+    for name, words in ways.items():
+        studio.train(name, words)
+    columns = ["", *ways]
+    drawn = studio.draw([Shot(thing, seed, way) for thing in TAKEN for way in columns for seed in seeds])
+    plain = {(thing, seed): drawn[Shot(thing, seed)] for thing in TAKEN for seed in seeds}
+    chance = mean(gauge.shape_distance(plain[thing, seeds[0]], plain[thing, seeds[1]]) for thing in TAKEN)
+    rows: list[list[object]] = []
+    for way in columns:
+        own = {key: drawn[Shot(*key, way)] for key in plain}
+        shape = mean(gauge.shape_distance(plain[key], own[key]) for key in plain) if way else chance
+        rows.append([way or "without; seed to seed", mean(map(colourfulness, own.values())), shape])
+    heads = ["learned by", "colour", "brightness moved"]
+    picture = sheet(
+        TAKEN, [way or "without" for way in columns],
+        lambda r, c: drawn[Shot(TAKEN[r], seeds[0], columns[c])], "pairs")  # fmt: skip
+    return f"{picture}\n\n{table(heads, rows)}", studio.commands
+
+
+# ── subject ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+SUBJECT, WORD, CLASS = HERE / "subject", "zwx", "bird"
+LEARN = {
+    "train_data_dir": near(SUBJECT), "train_batch_size": 2, "max_train_steps": 100, "learning_rate": 1e-3,
+    "network_dim": 8, "network_alpha": 8,
+}  # fmt: skip
+
+
+def subject_words(folder: pathlib.Path) -> dict[str, Words]:
+    return {
+        "dreambooth": {**LEARN, "instance_prompt": f"{WORD} {CLASS}", "class_prompt": CLASS,
+                       "class_data_dir": near(folder / "class"), "num_class_images": 8,
+                       "class_infer_steps": 10, "class_guidance_scale": 5},
+        "pivotal": {**LEARN, "instance_prompt": f"{WORD} {CLASS}", "token_string": WORD, "init_word": CLASS,
+                    "embedding_learning_rate": 1e-2},
+    }  # fmt: skip
+
+
+def subject(output: pathlib.Path) -> tuple[str, list[str]]:
+    studio, seeds = Studio(output, "subject"), (1, 2, 3)
+    ways = subject_words(studio.folder)
+    for name, words in ways.items():
+        studio.train(name, words)
+    things, columns = (f"{WORD} {CLASS}", CLASS, "penguin", "owl", "lion", "bus"), ("", *ways)
+    drawn = studio.draw([Shot(thing, seed, way) for thing in things for way in columns for seed in seeds])
+    its = [opened(file) for file in sorted(SUBJECT.rglob("*.png"))]
+    rows: list[list[object]] = []
+    for thing in things:
+        of = [[drawn[Shot(thing, seed, way)] for seed in seeds] for way in columns]
+        far = [mean(nearest(image, its) for image in images) for images in of]
+        rows.append([thing, *far, spread(of[0]), *(moved(of[0], images) for images in of[1:])])
+    heads = ["prompt", *(f"to the subject: {way or 'without'}" for way in columns), "seed to seed",
+             *(f"moved by {way}" for way in ways)]  # fmt: skip
+    shown = [(way, seed) for way in columns for seed in seeds[:2]]
+    picture = sheet(
+        things, [way or "without" for way, _ in shown],
+        lambda r, c: drawn[Shot(things[r], shown[c][1], shown[c][0])], "subject")  # fmt: skip
+    its_own = f"Its pictures differ among themselves by {spread(its):.1f}, to the nearest " \
+              f"{mean(min(distance(a, b) for b in its if b is not a) for a in its):.1f}."  # fmt: skip
+    return f"{picture}\n\n{table(heads, rows)}\n\n{its_own}", studio.commands
+
+
+PARTS = {"families": families, "erase": erase, "slider": slider, "pairs": pairs, "subject": subject}
+
+
+def put(page: str, part: str, text: str) -> str:
+    """The page with the part's text between its marks."""
+    marks = f"<!-- {part} -->", f"<!-- end of {part} -->"
+    between = re.compile(f"{marks[0]}.*?{marks[1]}", re.DOTALL)
+    if not between.search(page):
+        raise ValueError(f"{PAGE}: expected {marks[0]} and {marks[1]}")
+    return between.sub(lambda _: f"{marks[0]}\n{text}\n{marks[1]}", page)
+
+
+def main() -> int:
+    ask = argparse.ArgumentParser(description="Make the gallery, or parts of it.")
+    ask.add_argument("parts", nargs="*", choices=[[], *PARTS], default=[], metavar="PART")
+    ask.add_argument("--output_dir", type=pathlib.Path, default=HERE / "output" / "gallery")
+    told = ask.parse_args()
+    for part in told.parts or PARTS:
+        text, commands = PARTS[part](told.output_dir)
+        block = "\n".join(commands)
+        text += f"\n\n<details><summary>The commands</summary>\n\n```\n{block}\n```\n</details>"
+        PAGE.write_text(put(PAGE.read_text(encoding="utf-8"), part, text), encoding="utf-8")
+        sys.stdout.write(f"\n{text}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -12,6 +12,7 @@ from lora_train.adapters import FAMILIES
 from lora_train.adapters.loha import Loha
 from lora_train.adapters.lokr import Lokr
 from lora_train.adapters.lora import Lora
+from lora_train.cli import main
 from lora_train.compat import FOREIGN, OF_DATASETS, Ignored, Refused, Translated, translate
 from lora_train.errors import Mistake
 from lora_train.job import assemble, declared
@@ -264,7 +265,10 @@ def test_words_come_to_values(words, values):
         ("--loss_type l3", "objective.loss_type = l3: expected l2, l1, huber or smooth_l1"),
         ("--save_model_as ckpt", "save_model_as = ckpt: not in this version; expected safetensors"),
         ("--noise_offset_type pink", "noise_offset_type = pink: expected Original or Multires"),
-        ("--full_bf16", "full_bf16 = true: adapters train in float32; use mixed_precision"),
+        ("--blocks_to_swap 4", "blocks_to_swap = 4: blocks stay on the card; to save memory set "),
+        ("--resume_from_huggingface", "resume_from_huggingface = true: expected resume = user/name/folder"),
+        ("--output_config", "output_config = true: expected --config_file beside it, the file to write to"),
+        ("--dataset_class a.B", "dataset_class = a.B: no program of one's own is run for pictures"),
         ("--adaptive_noise_scale 0.1", "objective.adaptive_noise_scale: is added to noise_offset"),
         ("--soft_min_snr", "objective.soft_min_snr: expected min_snr_gamma beside it"),
         ("--timestep_distribution beta", "objective.noising_weight = 0, noising_bias = 0: expected both above"),
@@ -323,9 +327,47 @@ def test_sd_scripts_words_for_optimizers_and_schedules(words, wanted):
 
 def test_sd_scripts_words_for_memory():
     _, _, place, notes = asked("--torch_compile --dynamo_backend eager".split())
-    assert (place.torch_compile, place.dynamo_backend, notes) == (True, "eager", ())
+    assert (place.torch_compile, place.dynamo_backend, notes) == (True, "eager", [])
     _, _, place, _ = asked("--gradient_checkpointing --cpu_offload_checkpointing".split())
     assert place.cpu_offload_checkpointing
+
+
+def test_the_seeds_own_words(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "")
+    assert asked(["--stop_text_encoder_training", "100"])[0].training.stop_text_encoder_training == 100
+    assert asked(["--stop_text_encoder_training", "-1"])[0].network.train_unet_only
+    assert asked(["--stop_text_encoder_training", "0"])[0].training.stop_text_encoder_training is None
+    job, _, _, notes = asked("--initial_epoch 2 --initial_step 30 --skip_until_initial_step".split())
+    assert (job.training.initial_epoch, job.training.initial_step) == (2, 30)
+    assert [note.partition(" ")[0] for note in notes] == ["skip_until_initial_step"]
+    job, _, _, notes = asked("--scale_lr --dataset_repeats=0 --network_alpha=0 --resolution 600,900".split())
+    assert (job.lr.scale_lr, job.data.num_repeats, str(job.data.resolution)) == (True, 1, "600,900")
+    assert notes == ["dataset_repeats = 0 has no effect here: pictures are shown as their folders' names say"]
+    job, *_ = asked(
+        "--network_module=locon.locon_kohya --network_args conv_dim=4 use_reentrant=False".split()
+    )
+    assert job.network == Lora(conv_dim=4)
+    job, _, _, notes = asked("--full_bf16 --pad_tokens --center_crop --class_batch_size 2 --lowram".split())
+    assert job == assemble({})[0]
+    assert len(notes) == 5
+
+
+@TOML
+def test_the_settings_are_written_to_a_file(tmp_path):
+    file = tmp_path / "new.toml"
+    words = [
+        "--network_module", "lycoris.kohya", "--network_args", "algo=lokr", "factor=8", "--seed", "7",
+        "--training_comment", 'a "b" \N{SNOWMAN}', "--save_state_every_n_minutes", "", "--betas", "0.8", "0.9",
+        "--data.datasets.0.batch_size", "3", "--data.datasets.0.subsets.0.image_dir", "C:\\x",
+        "--data.datasets.0.subsets.1.flip_aug",
+    ]  # fmt: skip
+    assert main(["train", *words, "--config_file", str(file), "--output_config"]) == 0
+    assert asked(["--config_file", str(file)])[:3] == asked(words)[:3]
+    before = file.read_bytes()
+    assert main(["train", "--config_file", str(file), "--output_config"]) == 2
+    assert file.read_bytes() == before
+    assert main(["train", "--config_file", str(tmp_path / "plain"), "--output_config"]) == 0
+    assert asked(["--config_file", str(tmp_path / "plain.toml")])[:3] == assemble({})
 
 
 DATASETS = """
@@ -535,7 +577,7 @@ def test_a_config_file_may_name_the_dataset_file(toml):
         ("[[data.datasets]]\nbatch = 4", "{}: data.datasets.0.batch: no such setting; did you mean "
          "data.datasets.0.batch_size?"),
         (SUBSET, "{}: describes datasets; give it as --dataset_config"),
-        ("deepspeed = true", "{}: deepspeed = true: not in this version"),
+        ("deepspeed = true", "{}: deepspeed = true: many cards each hold the whole model here"),
         ("network_dim = 'four'", "network.dim = four: expected a whole number"),
         ("network_dim = ", "{}: not TOML: "),
         ("network_dim = " + "9" * 5000, "{}: not TOML: "),
@@ -562,9 +604,9 @@ def test_no_such_toml_file_is_named(tmp_path):
 
 def test_every_setting_of_a_job_can_be_said_on_the_command_line():
     """By its path with its own default written down: the job stays the default one."""
-    words, usual = [], {kind_of(FAMILIES, assemble({})[0].network), "constant"}
+    words, usual = [], {kind_of(FAMILIES, assemble({})[0].network), "constant", "denoise", "adamw"}
     for s in (s for s in declared() if ".N." not in s.path and s.default not in (None, ())):
-        if s.path.startswith("network.") and s.kinds and not usual & set(s.kinds):
+        if s.kinds and not usual & set(s.kinds):
             continue
         value = s.default if isinstance(s.default, tuple) else (s.default,)
         words += [f"--{s.path}", *map(str, value)]

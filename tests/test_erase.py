@@ -240,8 +240,9 @@ def test_recomputed_activations_give_the_same_file(erased):
 
 
 def test_a_batch_of_two_is_two_of_one_accumulated(erased):
-    two = erased("a", data__batch_size=2, objective__instant=True)
-    ones = erased("b", training__gradient_accumulation_steps=2, objective__instant=True)
+    two = erased("a", data__batch_size=2, objective__instant=True, lr__learning_rate=1e-3)
+    told = {"training__gradient_accumulation_steps": 2, "lr__learning_rate": 1e-3}
+    ones = erased("b", objective__instant=True, **told)
     one, other = load_file(two.file), load_file(ones.file)
     assert max((one[k] - other[k]).abs().max() for k in one) < 1e-4
 

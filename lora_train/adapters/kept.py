@@ -70,7 +70,7 @@ class Kept(nn.Module):
         if not fits and (whole is None or whole.shape != self.layer.shape):
             raise ValueError("has kept what is not of this layer's shape")
         device = self.layer.weight().device
-        for name, tensor in found.items():  # copied, for products differ by a rounding where it is not aligned
+        for name, tensor in found.items():  # copied: where it is not aligned, products differ by a rounding
             setattr(self, name, None if tensor is None else tensor.float().to(device, copy=True))
 
 

@@ -67,15 +67,15 @@ def loaded(path: str, base: type | tuple[type, ...], what: str, pip: str | None 
     except ModuleNotFoundError as e:
         asked = pip or package if (e.name or package).partition(".")[0] == package else e.name
         if missing(path) or asked != (pip or package):
-            raise Mistake(f"{path}: needs the package {asked}; pip install {asked}") from e
+            raise Mistake(f"{shown(path)}: needs the package {asked}; pip install {asked}") from e
     except Exception as e:  # noqa: BLE001 (whatever a package of others does when it is loaded)
-        raise Mistake(f"{path}: {package} cannot be loaded ({_line(e)})") from e
+        raise Mistake(f"{shown(path)}: {package} cannot be loaded ({_line(e)})") from e
     else:
         if isinstance(found, type) and issubclass(found, base):
             return found
     if not missing(path) and package not in ("", "torch"):
-        raise Mistake(f"{path}: expected the class of {what}; this {package} has none of that name")
-    raise Mistake(f"{path}: expected the class of {what}, as module.Class")
+        raise Mistake(f"{shown(path)}: expected the class of {what}; this {package} has none of that name")
+    raise Mistake(f"{shown(path)}: expected the class of {what}, as module.Class")
 
 
 def refused(cls: type, arguments: Iterable[str]) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 from lora_train.errors import Mistake
 from lora_train.knobs import knob
 from lora_train.train.library import loaded, refused, told
-from lora_train.values import either
+from lora_train.values import either, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +168,7 @@ def played(path: str, words: tuple[str, ...], base: float, steps: int) -> tuple[
         Mistake: it does not come through, or follows something else than steps.
     """
     cls = loaded(path, _bases(), "a schedule of torch's kind")
-    lead = f"lr.lr_scheduler_type = {path}"
+    lead = f"lr.lr_scheduler_type = {shown(path)}"
     if issubclass(cls, torch.optim.lr_scheduler.ReduceLROnPlateau):
         raise Mistake(f"{lead}: it follows the loss, and rates here follow the step alone; choose another")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=base)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from lora_train.errors import Mistake
 from lora_train.knobs import nearest
-from lora_train.options import Parser, add, parse, train_values
+from lora_train.options import Parser, add, parse, settings_file, to_write, train_values
 from lora_train.plots.axes import numbers
 from lora_train.prompts import Prompt, parse_prompt, read_prompts, sampler
 
@@ -93,11 +93,19 @@ def _command(words: list[str]) -> int:
 
 
 def train(words: list[str]) -> int:
-    from lora_train.job import assemble, declared
+    from lora_train.job import assemble, declared, written
 
     every = declared()
+    file = to_write(words, every)
     values, notes = train_values(words, every)
     job, output, place = assemble(values)
+    if file is not None:
+        from lora_train.run.store import whole
+
+        with whole(file) as part:
+            part.write_text(settings_file(written(job, output, place), every), encoding="utf-8")
+        log.info("Wrote the settings to %s", file)
+        return DONE
 
     from lora_train.hosts.standalone.host import StandaloneHost, fitted
     from lora_train.run.session import Ended, run

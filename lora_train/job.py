@@ -83,6 +83,38 @@ class Card:
 
 
 @dataclasses.dataclass(frozen=True)
+class Hub:
+    """Where on Hugging Face what is saved goes, too."""
+
+    repo_id: str | None = knob(
+        None, "Repository on Hugging Face, user/name, that saved files are also sent to; made if there is "
+        "none. The key is that of its own login, or HF_TOKEN. Empty: nothing is sent.", group="hub",
+        aka="huggingface_repo_id", place=True)  # fmt: skip
+    repo_type: str = knob(
+        "model", "What the repository holds.", group="hub", choices=("model", "dataset", "space"),
+        aka="huggingface_repo_type")  # fmt: skip
+    path_in_repo: str | None = knob(
+        None, "Folder in the repository. Empty: none.", group="hub", aka="huggingface_path_in_repo",
+        place=True)  # fmt: skip
+    repo_visibility: str = knob(
+        "private", "Who sees a repository that is made.", group="hub", choices=("private", "public"),
+        aka="huggingface_repo_visibility")  # fmt: skip
+    save_state: bool = knob(
+        False, "Send saved states, too.", group="hub", aka="save_state_to_huggingface"
+    )  # fmt: skip
+    async_upload: bool = knob(
+        False, "Train on while files are sent; the run's end waits for them.", group="hub", aka="async_upload"
+    )
+
+    def check(self) -> Iterable[str]:
+        if self.repo_id is not None and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.repo_id):
+            yield f"repo_id = {shown(self.repo_id)}: expected a repository's name, such as user/name"
+        for name in ("save_state", "async_upload"):
+            if vars(self)[name] and self.repo_id is None:
+                yield f"{name} = true: expected repo_id beside it"
+
+
+@dataclasses.dataclass(frozen=True)
 class Output:
     """What is written, when, and under which name. Changes no weight."""
 
@@ -169,6 +201,7 @@ class Output:
         False, "Also write a learned word as a file of its own, for a WebUI's folder of embeddings; into the "
         "folder embeddings of the run.", group="embedding")  # fmt: skip
     card: Card = Card()
+    hub: Hub = Hub()
 
     @property
     def trackers(self) -> tuple[str, ...]:

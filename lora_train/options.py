@@ -18,7 +18,11 @@ from lora_train.toml import read_toml
 from lora_train.values import either, numeral, shown, unwrapped
 
 FILES = ("config_file", "dataset_config", "from")
-KEY = "wandb_api_key"
+KEYS = {  # where who asks for it looks for it; it goes no other way -> where it is shown, and whose it is
+    "wandb_api_key": ("WANDB_API_KEY", "log", "wandb's"),
+    "huggingface_token": ("HF_TOKEN", "hub", "Hugging Face's"),
+}
+FETCH, WRITE = "resume_from_huggingface", "output_config"
 INSTEAD = {"data.train_data_dir": "data.datasets.", "training.max_train_steps": "training.max_train_epochs"}
 FAR = 1e6  # a bound above it is there against slips, and not worth a word
 NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)  # argparse's knows no exponent
@@ -85,7 +89,10 @@ def train_parser(every: Sequence[Setting], words: Sequence[str] = ()) -> Parser:
     files.add_argument("--dataset_config", metavar="TOML", help="Datasets, as sd-scripts describes them.")
     files.add_argument("--from", metavar="FILE", help="Repeat the job inside a saved .safetensors.")
     groups: dict[str, argparse._ArgumentGroup] = {}
-    taken = {*FILES, KEY}
+    files.add_argument(
+        f"--{WRITE}", nargs="?", const=True, metavar="true|false",
+        help="Write the settings to --config_file, which is not there yet, and end.")  # fmt: skip
+    taken = {*FILES, *KEYS, FETCH, WRITE}
     for s in (s for s in every if ".N." not in s.path):
         if s.group not in groups:
             groups[s.group] = parser.add_argument_group(s.group)
@@ -94,7 +101,13 @@ def train_parser(every: Sequence[Setting], words: Sequence[str] = ()) -> Parser:
             if name in compat.FOREIGN:  # it is translated, under that name
                 option.dest, option.nargs = name, "+" if name in compat.SEVERAL else option.nargs
         taken.update(s.aka)
-    groups.get("log", files).add_argument(f"--{KEY}", metavar="TEXT", help="wandb's key; written nowhere.")
+    for name, (_, group, whose) in KEYS.items():
+        groups.get(group, files).add_argument(
+            f"--{name}", metavar="TEXT", help=f"{whose} key; written nowhere."
+        )
+    groups.get("time", files).add_argument(
+        f"--{FETCH}", nargs="?", const=True, metavar="true|false",
+        help="Fetch the state to go on from: --resume is then user/name/folder on Hugging Face.")  # fmt: skip
     for name in compat.FOREIGN:
         if name not in taken:
             parser.add_argument(f"--{name}", nargs="*", help=argparse.SUPPRESS)
@@ -113,14 +126,22 @@ def train_values(words: Sequence[str], every: Sequence[Setting]) -> tuple[dict[s
     """
     given = parse(train_parser(every, words), words, [*FILES, *compat.known_names(every)])
     config, file = {}, ""
-    if key := given.pop(KEY, None):
-        os.environ["WANDB_API_KEY"] = str(key)  # where wandb looks for it; it goes no other way
+    for name, (variable, *_) in KEYS.items():
+        if key := given.pop(name, None):
+            os.environ[variable] = str(key)
+    if "config_file" in given and not compat.off(given.get(WRITE)):
+        given = {name: value for name, value in given.items() if name not in ("config_file", WRITE)}
     if "config_file" in given:
         path = pathlib.Path(str(given.pop("config_file")))
         path = path if path.suffix else path.with_suffix(".toml")
         config, file = configs.read_config(path, every), f"{path}: "
     resume = given.get("place.resume", config.get("resume", config.get("place.resume")))
     datasets = given.pop("dataset_config", config.pop("dataset_config", None))
+    if resume and not compat.off(given.get(FETCH, config.get(FETCH))):
+        from lora_train.run.hub import fetched
+
+        resume = given["place.resume"] = fetched(str(resume))
+        given[FETCH] = config[FETCH] = False
 
     before: dict[str, object] = {}
     if "from" in given:
@@ -133,6 +154,35 @@ def train_values(words: Sequence[str], every: Sequence[Setting]) -> tuple[dict[s
     if datasets:
         values.update(configs.read_dataset_config(pathlib.Path(str(datasets))))
     return {**_kept(before, values, datasets=bool(datasets)), **values}, notes
+
+
+def to_write(words: Sequence[str], every: Sequence[Setting]) -> pathlib.Path | None:
+    """Where --output_config has the settings written to; None: it is not asked for.
+
+    Raises:
+        Mistake: there is such a file.
+    """
+    given = parse(train_parser(every, words), words, [*FILES, *compat.known_names(every)])
+    if compat.off(given.get(WRITE)) or "config_file" not in given:
+        return None
+    path = pathlib.Path(str(given["config_file"]))
+    path = path if path.suffix else path.with_suffix(".toml")
+    if path.exists():
+        raise Mistake(f"config_file = {path}: is there already, and is not overwritten; give another name")
+    return path
+
+
+def settings_file(values: Mapping[str, object], every: Sequence[Setting]) -> str:
+    """Values by path, as a --config_file that says the same. TOML has no empty value: a text without
+    characters is one, and stands where the default is another."""
+    usual = {s.path: s.default for s in every}
+    said = {path: "" if v is None else v for path, v in values.items() if v is not None or usual.get(path)}
+    return "".join(f"{json.dumps(path)} = {_toml(value)}\n" for path, value in said.items())
+
+
+def _toml(value: object) -> str:
+    """A plain value. JSON's texts are TOML's, but for one character that it leaves as it is."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _translated(

@@ -271,7 +271,7 @@ def test_words_come_to_values(words, values):
         ("--dataset_class a.B", "dataset_class = a.B: no program of one's own is run for pictures"),
         ("--adaptive_noise_scale 0.1", "objective.adaptive_noise_scale: is added to noise_offset"),
         ("--soft_min_snr", "objective.soft_min_snr: expected min_snr_gamma beside it"),
-        ("--timestep_distribution beta", "objective.noising_weight = 0, noising_bias = 0: expected both above"),
+        ("--timestep_distribution beta", "objective.noising_weight = 0, noising_bias = 0: expected both"),
         ("--optimizer_type Nobodys", "optimizer.kind = Nobodys: expected adamw"),
         ("--optimizer_args decouple=True", "optimizer.decouple belongs to dadaptation"),
     ],
@@ -326,9 +326,9 @@ def test_sd_scripts_words_for_optimizers_and_schedules(words, wanted):
 
 
 def test_sd_scripts_words_for_memory():
-    _, _, place, notes = asked("--torch_compile --dynamo_backend eager".split())
+    _, _, place, notes = asked(["--torch_compile", "--dynamo_backend", "eager"])
     assert (place.torch_compile, place.dynamo_backend, notes) == (True, "eager", [])
-    _, _, place, _ = asked("--gradient_checkpointing --cpu_offload_checkpointing".split())
+    _, _, place, _ = asked(["--gradient_checkpointing", "--cpu_offload_checkpointing"])
     assert place.cpu_offload_checkpointing
 
 
@@ -337,17 +337,21 @@ def test_the_seeds_own_words(monkeypatch):
     assert asked(["--stop_text_encoder_training", "100"])[0].training.stop_text_encoder_training == 100
     assert asked(["--stop_text_encoder_training", "-1"])[0].network.train_unet_only
     assert asked(["--stop_text_encoder_training", "0"])[0].training.stop_text_encoder_training is None
-    job, _, _, notes = asked("--initial_epoch 2 --initial_step 30 --skip_until_initial_step".split())
+    job, _, _, notes = asked(["--initial_epoch", "2", "--initial_step", "30", "--skip_until_initial_step"])
     assert (job.training.initial_epoch, job.training.initial_step) == (2, 30)
     assert [note.partition(" ")[0] for note in notes] == ["skip_until_initial_step"]
-    job, _, _, notes = asked("--scale_lr --dataset_repeats=0 --network_alpha=0 --resolution 600,900".split())
+    job, _, _, notes = asked(
+        ["--scale_lr", "--dataset_repeats=0", "--network_alpha=0", "--resolution", "600,900"]
+    )
     assert (job.lr.scale_lr, job.data.num_repeats, str(job.data.resolution)) == (True, 1, "600,900")
     assert notes == ["dataset_repeats = 0 has no effect here: pictures are shown as their folders' names say"]
     job, *_ = asked(
-        "--network_module=locon.locon_kohya --network_args conv_dim=4 use_reentrant=False".split()
+        ["--network_module=locon.locon_kohya", "--network_args", "conv_dim=4", "use_reentrant=False"]
     )
     assert job.network == Lora(conv_dim=4)
-    job, _, _, notes = asked("--full_bf16 --pad_tokens --center_crop --class_batch_size 2 --lowram".split())
+    job, _, _, notes = asked(
+        ["--full_bf16", "--pad_tokens", "--center_crop", "--class_batch_size", "2", "--lowram"]
+    )
     assert job == assemble({})[0]
     assert len(notes) == 5
 
@@ -357,7 +361,7 @@ def test_the_settings_are_written_to_a_file(tmp_path):
     file = tmp_path / "new.toml"
     words = [
         "--network_module", "lycoris.kohya", "--network_args", "algo=lokr", "factor=8", "--seed", "7",
-        "--training_comment", 'a "b" \N{SNOWMAN}', "--save_state_every_n_minutes", "", "--betas", "0.8", "0.9",
+        "--training_comment", '"\N{SNOWMAN}"', "--save_state_every_n_minutes", "", "--betas", "0.8", "0.9",
         "--data.datasets.0.batch_size", "3", "--data.datasets.0.subsets.0.image_dir", "C:\\x",
         "--data.datasets.0.subsets.1.flip_aug",
     ]  # fmt: skip

@@ -9,6 +9,7 @@ from lora_train.knobs import flat, kind_of
 from lora_train.names import ARCHS
 from lora_train.objectives import OBJECTIVES
 from lora_train.objectives.masked import Masked
+from lora_train.run import hub
 from lora_train.run.metadata import thumbnail
 from lora_train.run.trackers import unready
 from lora_train.train.lr import OfAdafactor
@@ -185,4 +186,4 @@ def refusals(job: Job, output: Output, place: Place) -> list[str]:
     except Mistake as e:
         complaints.append(str(e))
     complaints += [*unfit(job.relora, job.network, job.ema), *uncut(job, output)]
-    return complaints + unready(output)
+    return complaints + unready(output) + hub.unready(output.hub)

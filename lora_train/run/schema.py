@@ -17,7 +17,8 @@ TITLES = {  # in the order in which a form shows them
     "blocks": "Network by block", "loss": "Noise and loss", "time": "Length", "rates": "Learning rates",
     "validation": "Validation",
     "optimizer": "Optimizer", "memory": "Memory and speed", "samples": "Samples", "output": "Output",
-    "card": "Card of the file", "log": "Log",
+    "card": "Card of the file", "log": "Log", "hub": "Hugging Face",
+    "relora": "Relora", "dreambooth": "Dreambooth", "embedding": "Embedding",
 }  # fmt: skip
 TYPES = {bool: "bool", int: "int", float: "float", pathlib.Path: "path"}
 

@@ -36,6 +36,7 @@ from lora_train.run.copier import Copier
 from lora_train.run.draw import Wardrobe, noted
 from lora_train.run.embeddings import checked, spoken, unspoken, word
 from lora_train.run.fit import fitted
+from lora_train.run.hub import Uploads
 from lora_train.run.measure import enough
 from lora_train.run.metadata import Facts, metadata
 from lora_train.run.refusals import refusals
@@ -164,6 +165,7 @@ class Session:
         self.control, self.others = Control(), ()
         self.caches: Caches | None = None
         self.guard: Guard | None = None
+        self.uploads: Uploads | None = None
         self.on = contextlib.ExitStack()  # what of ours is on the model
 
     @contextlib.contextmanager
@@ -299,6 +301,10 @@ class Session:
         self.samples.trackers = logged
         self.saves = Saves(self.output, self.store, write=self.write, write_state=self.write_state)
         self.samples.others = self.saves.others = self.others
+        if self.output.hub.repo_id is not None:
+            self.uploads = Uploads(self.output.hub)
+            self.saves.others = [*self.others, self.uploads]
+            logged = [*logged, self.uploads]  # behind what saves at the end
         return [*seen, self.samples, self.saves, *logged]
 
     def validating(self, batches: Batches, seen: Sequence[Watcher]) -> Validating:
@@ -356,6 +362,8 @@ class Session:
         values = written(self.job, self.output, self.place)
         self.states.of(self.learner, values).write(folder)
         self.state = folder
+        if self.uploads and folder != self.store.last:
+            self.uploads.kept(folder)
 
     @functools.cached_property
     def states(self) -> States:

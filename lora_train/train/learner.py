@@ -122,7 +122,7 @@ class Learner:
             Mistake: the optimizer knows no fresh start.
         """
         if relora.steps is not None and (reason := unable(self.optimizer)):
-            raise Mistake(f"relora.steps = {relora.steps}: {reason}; choose another optimizer, or no restarts")
+            raise Mistake(f"relora.steps = {relora.steps}: {reason}; choose another optimizer")
         self.relora, self.make = relora, make
 
     def restarted(self, seed: int) -> None:

@@ -182,8 +182,7 @@ def played(path: str, words: tuple[str, ...], base: float, steps: int) -> tuple[
                 rates.append(float(group["lr"]))
                 if any(group[name] != value for name, value in before.items()):
                     raise ValueError("it sets momentum too, and only rates follow a schedule here")
-                optimizer.step()
-                if len(rates) < steps:
+                if len(rates) < steps:  # the order torch warns about is of no matter without weights
                     schedule.step()
     except Exception as e:  # noqa: BLE001 (whatever a class of others raises at its arguments)
         why = "".join(str(e).splitlines()[:1]) or type(e).__name__

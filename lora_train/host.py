@@ -59,6 +59,9 @@ class Model:
     quantized_text_encoder: bool = knob(
         False, "Keep the text encoders' matrices as quantized_base says, too.", group="memory"
     )
+    no_half_vae: bool = knob(
+        False, "Run the autoencoder in float32, where mixed_precision has the rest in half precision; by "
+        "itself that is done only where it overflows in float16.", group="memory")  # fmt: skip
     weighted_captions: bool = knob(
         False, "Read (tag:1.2), (tag), [tag] and BREAK in captions as the WebUI does in prompts; brackets "
         "that belong to a tag are then written \\( and \\). Where tags are shuffled, no comma may stand "

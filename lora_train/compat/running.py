@@ -42,7 +42,6 @@ RUNNING: Rules = {
     **ignored("the CLIP vocabulary is part of this package", "tokenizer_cache_dir"),
     **ignored("weights are always loaded one by one", "lowram"),
     **ignored("caches are kept only where they are needed", "highvram", "lowvram"),
-    **ignored("the autoencoder runs in float32", "no_half_vae"),
     **ignored("a cached latent is known by all that made it", "skip_cache_check"),
     **ignored("files are not mapped", "disable_mmap_load_safetensors"),
     **ignored("the log is on stderr", "console_log_level", "console_log_file", "console_log_simple"),

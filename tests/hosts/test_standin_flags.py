@@ -1,11 +1,15 @@
 """Stand-ins for WebUIs that were started with other flags: a run trains, and leaves no trace."""
 
 import contextlib
+import copy
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from lora_train.errors import Mistake
+from lora_train.host import Model
+from lora_train.hosts.webui.host import WebuiHost
 
 for name in ("ldm", "einops", "transformers"):
     pytest.importorskip(name, reason=f"the WebUI's own model classes need {name}")
@@ -38,3 +42,21 @@ class TestOtherWebuis:
             with contextlib.suppress(Mistake) as said:
                 train()
             assert said is None or "--lowvram" in str(said)
+
+
+def test_the_autoencoder_runs_in_float32_where_it_is_asked_for(tmp_path):
+    pixels, ids = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(3)), set()
+    with world(tmp_path / "webui", half=True) as webui:
+        from modules import shared
+
+        vae = shared.sd_model.first_stage_model.half()
+        with untouched(webui):
+            for wide in (True, False):
+                with WebuiHost().borrow(Model(no_half_vae=wide), device="auto", precision="bf16") as lent:
+                    if wide:
+                        found = lent.encode_images(pixels)
+                    ids.add(lent.vae_id)
+            assert {p.dtype for p in vae.parameters()} == {torch.float16}
+        exact = copy.deepcopy(vae).float().encode(pixels).mean * lent.loaded.scale_factor
+    assert torch.equal(found, exact)
+    assert len(ids) == 2  # so no latents of the one are taken for those of the other

@@ -47,6 +47,8 @@ class Loan:
             part: Slot(module, found.parts[part], device=device, dtype=dtype)
             for part, module in hollow(found).items()
         }
+        if model.no_half_vae:
+            self.slots["vae"].dtype = torch.float32
         if model.quantized_base:
             chosen = self.slots if model.quantized_text_encoder else ["unet"]
             for part in set(chosen) - {"vae"}:
@@ -123,7 +125,8 @@ class Loan:
         back = {source.key: name for name, source in part.keys.items()}
         for key, value in part.weights.read(back):
             digests[back[key]] = hashlib.sha256(value.reshape(-1).view(torch.uint8).numpy()).hexdigest()
-        all_that_counts = (sorted(digests.items()), str(self.dtype), self.facts.scale)
+        dtype = torch.float32 if self.model.no_half_vae else self.dtype
+        all_that_counts = (sorted(digests.items()), str(dtype), self.facts.scale)
         return hashlib.sha256(repr(all_that_counts).encode()).hexdigest()[:16]
 
     def denoise(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:

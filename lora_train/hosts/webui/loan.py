@@ -115,7 +115,7 @@ class Loan:
 
     @functools.cached_property
     def vae_id(self) -> str:
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(b"float32" if self.model.no_half_vae else b"")
         for name, value in sorted(self.loaded.first_stage_model.state_dict().items()):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
@@ -186,23 +186,25 @@ class Loan:
         self._use("vae")
         if self.loaded.lowvram:
             self._clear_card()
-        mean, std = self._encoded(pixels)
-        if not mean.isfinite().all() and next(self._part("vae").parameters()).dtype is torch.float16:
+        half = next(self._part("vae").parameters()).dtype is torch.float16
+        wide = half and self.model.no_half_vae
+        mean, std = self._encoded(pixels, wide=wide)
+        if half and not (wide or mean.isfinite().all()):
             log.warning("The autoencoder overflows in float16; these pictures are encoded in float32.")
-            vae = self._part("vae").float()
-            try:
-                mean, std = self._encoded(pixels)
-            finally:
-                vae.half()  # to float32 and back changes no bit
+            mean, std = self._encoded(pixels, wide=True)
         if draws is not None:
             noise = torch.stack([torch.randn(mean.shape[1:], generator=draw) for draw in draws])
             mean = mean + std * noise.to(mean)
         return mean * self.loaded.scale_factor
 
-    def _encoded(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        vae = self._part("vae")
-        with torch.autocast(self.device.type, enabled=False):
-            drawn_from = posterior(vae, pixels.to(self.device, next(vae.parameters()).dtype))
+    def _encoded(self, pixels: Tensor, *, wide: bool = False) -> tuple[Tensor, Tensor]:
+        vae = self._part("vae").float() if wide else self._part("vae")
+        try:
+            with torch.autocast(self.device.type, enabled=False):
+                drawn_from = posterior(vae, pixels.to(self.device, next(vae.parameters()).dtype))
+        finally:
+            if wide:
+                vae.half()  # to float32 and back changes no bit
         return drawn_from.mean.float(), drawn_from.std.float()
 
     def sample(self, prompt: Prompt) -> Image.Image:

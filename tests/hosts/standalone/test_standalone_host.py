@@ -135,6 +135,15 @@ def test_in_bf16_weights_are_half_as_large_and_predictions_close(tiny, shared):
         assert lent.vae_id != shared.vae_id  # its latents are rounded otherwise
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_without_a_half_autoencoder_latents_are_those_of_float32(tiny, shared, precision):
+    with borrowed(tiny, precision, no_half_vae=True) as lent:
+        assert torch.equal(lent.encode_images(pixels()), shared.encode_images(pixels()))
+        assert torch.equal(lent.decode(latents()), shared.decode(latents()))
+        assert {layer.weight().dtype for layer in lent.layers()} != {torch.float32}
+        assert lent.vae_id == shared.vae_id
+
+
 def test_an_autoencoder_that_overflows_in_fp16_goes_on_in_fp32(tiny, caplog):
     with borrowed(tiny, "fp16") as lent:
         large = lent.encode_images(pixels(1, 16, 16) * 7e4, draws(1))  # infinite in fp16

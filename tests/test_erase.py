@@ -25,6 +25,7 @@ from lora_train.noise import Schedule
 from lora_train.objectives.erase import Erase
 from lora_train.objectives.slider import Slider
 from lora_train.run.control import Control
+from lora_train.run.planner import look, measure
 from lora_train.run.session import run
 from lora_train.run.states import settled
 from tests.run.conftest import At
@@ -530,3 +531,16 @@ def test_steps_are_drawn_from_the_range_and_weighed():
     torch.testing.assert_close(ratio.detach(), snr.clamp(max=1) / snr)
     with pytest.raises(Mistake, match="min_timestep = 990: expected less than 900, where the first of 10"):
         erase(max_denoising_steps=10, min_timestep=990)
+
+
+def test_the_planner_counts_prompts_and_measures_a_step(tmp_path):
+    values = {"model.pretrained_model_name_or_path": "tiny.safetensors", "data.resolution": 64,
+              "objective.kind": "erase", "objective.target": "a cat", "objective.max_denoising_steps": 3,
+              "training.max_train_steps": 20, "output.output_dir": str(tmp_path)}  # fmt: skip
+    found = look(values, TinyHost(tmp_path))
+    assert not found["complaints"]
+    plan = found["plan"]
+    assert plan["text"] == "1 prompt in batches of 1 sample -> 20 steps"
+    assert (plan["steps"], plan["pictures"], plan["images"]) == (20, 0, 20)
+    assert found["disabled"]["data.flip_aug"] == "what is learned are prompts, not pictures"
+    assert measure(values, TinyHost(tmp_path))["seconds_per_step"] > 0

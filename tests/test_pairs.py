@@ -27,7 +27,7 @@ from lora_train.objectives.addift import Addift
 from lora_train.objectives.denoise import Denoise
 from lora_train.objectives.pairslider import PairSlider
 from lora_train.run.control import Control, Ended
-from lora_train.run.planner import look
+from lora_train.run.planner import look, measure
 from lora_train.run.session import run
 from lora_train.train.events import Watcher
 from tests.run.conftest import At
@@ -348,6 +348,8 @@ def test_the_planner_and_refusals_know_pairs(tmp_path, pair):
     found = look(values, TinyHost(tmp_path))
     assert not found["complaints"]
     assert found["plan"]["latents"]["count"] == 2
+    for kind in KINDS:
+        assert measure({**values, "objective.kind": kind}, TinyHost(tmp_path))["seconds_per_step"] > 0
     found = look({**values, "data.train_data_dir": str(pair[0].parent)}, TinyHost(tmp_path))
     assert "learns from files of its own; leave it empty" in found["complaints"][0]["text"]
     found = look({**values, "objective.target_image": ""}, TinyHost(tmp_path))

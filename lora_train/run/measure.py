@@ -182,6 +182,7 @@ def _dry(job: Job, place: Place, host: Host, planned: Planned) -> dict[str, floa
         alone = not network.word and not any(p for part, p in network.parts().items() if part != "unet")
         batches = _Noise(count, bucket, training.gradient_accumulation_steps, _cond(lent) if alone else None)
         batches.name = planned.items[0].name  # by which an objective may know its prompt
+        batches.paired = planned.items[0].twin is not None
         batches.text = job.embedding.token_string or ""
         lent.park("vae")
         blocks = lent.checkpoint_blocks() if place.gradient_checkpointing else []
@@ -212,7 +213,7 @@ class _Noise:
 
     def __init__(self, count: int, bucket: Size, accumulation: int, cond: Cond | None):
         self.count, self.accumulation, self.cond, self.name = count, accumulation, cond, "noise"
-        self.text = ""
+        self.text, self.paired = "", False
         self.latents = torch.randn(
             count, 4, bucket[1] // GRAIN, bucket[0] // GRAIN, generator=torch.Generator().manual_seed(0)
         )
@@ -225,9 +226,9 @@ class _Noise:
     def _batch(self, number: int) -> Batch:
         conds = None if self.cond is None else type(self.cond).stack([self.cond] * self.count)
         ordinals = [number * self.count + i for i in range(self.count)]
-        return Batch(
-            self.latents.clone(), [self.text] * self.count, conds, ordinals, [self.name] * self.count
-        )
+        words = [self.text] * self.count, conds, ordinals, [self.name] * self.count
+        batch = Batch(self.latents.clone(), *words, strengths=torch.ones(self.count))
+        return dataclasses.replace(batch, twins=Batch(-self.latents, *words)) if self.paired else batch
 
 
 class _Clock(Watcher):

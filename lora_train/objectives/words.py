@@ -110,8 +110,6 @@ class Prompted(Asked):
         lines, sizes = settled.lines(), []
         for line in lines:
             size = line.resolution or data.resolution
-            if size.width % GRAIN or size.height % GRAIN:
-                raise Mistake(f"resolution = {size}: expected multiples of {GRAIN} for prompts")
             sizes.append(shapes(size) if line.dynamic_resolution else (_size(size),))
         return spoken(
             [
@@ -155,4 +153,5 @@ def shapes(size: Resolution) -> tuple[Size, ...]:
 
 
 def _size(size: Resolution) -> Size:
-    return size.width, size.height
+    """In whole latents, as pictures without buckets are cut to."""
+    return size.width - size.width % GRAIN, size.height - size.height % GRAIN

@@ -10,7 +10,6 @@ import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 
-from lora_train import compat, configs
 from lora_train.errors import Mistake
 from lora_train.knobs import Setting, general, nearest
 from lora_train.records import inside
@@ -74,6 +73,8 @@ def parse(parser: Parser, words: Sequence[str], known: Iterable[str] = ()) -> di
 def train_parser(every: Sequence[Setting], words: Sequence[str] = ()) -> Parser:
     """All settings in their groups, each under sd-scripts' name and under its path; and, unseen, sd-scripts'
     other options, and of the items that `words` speak of theirs."""
+    from lora_train import compat  # not before: adapters stand behind it, and torch
+
     parser = Parser(
         "lora-train train",
         "Train a LoRA. Options are sd-scripts' where it has them; each also goes by its path.\n"
@@ -124,6 +125,8 @@ def train_values(words: Sequence[str], every: Sequence[Setting]) -> tuple[dict[s
     Raises:
         Mistake: unknown or refused options, or a file of settings that cannot be read.
     """
+    from lora_train import compat, configs  # not before: adapters stand behind it, and torch
+
     given = parse(train_parser(every, words), words, [*FILES, *compat.known_names(every)])
     config, file = {}, ""
     for name, (variable, *_) in KEYS.items():
@@ -162,6 +165,8 @@ def to_write(words: Sequence[str], every: Sequence[Setting]) -> pathlib.Path | N
     Raises:
         Mistake: there is such a file.
     """
+    from lora_train import compat  # not before: adapters stand behind it, and torch
+
     given = parse(train_parser(every, words), words, [*FILES, *compat.known_names(every)])
     if compat.off(given.get(WRITE)) or "config_file" not in given:
         return None
@@ -189,6 +194,8 @@ def _translated(
     sources: Iterable[tuple[Mapping[str, object], str]], every: Sequence[Setting]
 ) -> tuple[dict[str, object], list[str]]:
     """Sources of words, each with what complaints about it begin with; the later hold over the earlier."""
+    from lora_train import compat  # not before: adapters stand behind it, and torch
+
     values: dict[str, object] = {}
     notes: list[str] = []
     complaints: list[str] = []

@@ -59,7 +59,7 @@ def test_the_help_of_train_has_every_group_and_setting_with_its_words(shown):
 def test_what_comes_after_an_option_is_a_short_word_or_the_choices(shown):
     heads = re.findall(r"^  (--.*)$", shown("train"), re.MULTILINE)
     after = {re.sub(r"--\S+ ?", "", head).partition("  ")[0] for head in heads}
-    lists = {f"{word} [{word} ...]" for word in ("N", "X", "TEXT")}
+    lists = {f"{word} [{word} ...]" for word in ("N", "X", "TEXT", "PATH")}
     plain = {"N", "X", "TEXT", "PATH", "NAME", "TOML", "FILE", "[true|false]", *lists}
     assert {word for word in after if not word.startswith("{")} <= plain
     assert all(re.fullmatch(r"\{[\w+.,-]+\}", word) for word in after - plain)

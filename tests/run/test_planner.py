@@ -85,7 +85,7 @@ def test_every_complaint_stands_beside_its_field(values, host, tmp_path):
      {"data.train_data_dir": "gone"}, {"output.output_name": "a/b"}, {"data.reg_data_dir": "gone"},
      {"data.in_json": "gone.json"}, {"output.log_with": "tensorboard"}, {"output.card.thumbnail": "gone.png"},
      {"network.dim_from_weights": True}, {"lr.lr_warmup_steps": 5}, {"objective.min_timestep": 900,
-     "objective.max_timestep": 100}, {"data.resolution": 60, "data.enable_bucket": False},
+     "objective.max_timestep": 100}, {"data.enable_bucket": True, "data.bucket_reso_steps": 60},
      {"optimizer.betas": "0.9"}, {"data.num_repeats": 0.5}, {"network.block_weights": "1,2"},
      {"data.caption_encoding": "utf-16"}, {"output.save_every_n_steps": 0}, {"data.batch_size": 9}],
 )  # fmt: skip

@@ -45,6 +45,7 @@ class Failing(Tiny):
 
 class FailingHost(TinyHost):
     def __init__(self, how, when=lambda t: t > 500):
+        super().__init__()
         self.how, self.when = how, when
 
     @contextlib.contextmanager

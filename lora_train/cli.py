@@ -316,11 +316,17 @@ def manual(words: list[str]) -> int:
     """Print docs/settings.md, or with --check FILE say whether FILE is it."""
     parser = Parser("lora-train settings", "All settings, as Markdown.")
     parser.add_argument("--check", metavar="FILE", help="Say whether FILE is up to date.")
+    parser.add_argument(
+        "--compat", action="store_true", help="In their place other programs' options that do nothing here."
+    )
     given = parse(parser, words)
 
     from lora_train.job import declared
-    from lora_train.manual import page
+    from lora_train.manual import foreign, page
 
+    if given.get("compat"):
+        sys.stdout.write(foreign())
+        return DONE
     text = page(declared())
     if "check" not in given:
         sys.stdout.write(text)

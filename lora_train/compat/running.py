@@ -57,7 +57,7 @@ RUNNING: Rules = {
         "there is no deepspeed", "zero_stage", "offload_optimizer_device", "offload_optimizer_nvme_path",
         "offload_param_device", "offload_param_nvme_path", "zero3_init_flag", "zero3_save_16bit_model",
         "fp16_master_weights_and_gradients", off=("2",)),
-    **ignored("the checkpoint says what it is", "v2", "sdxl"),
+    **ignored("the checkpoint says what it is", "v2", "sdxl", "train_inpainting"),
     "fp8_base": Translated(
         lambda v: {} if off(v) else {"model.quantized_base": "fp8", "model.quantized_text_encoder": True}
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lora_train.compat import LATER, Heard, Ignored, Refused, Rule, Translated, Values
+from lora_train.compat import Heard, Ignored, Refused, Rule, Translated, Values
 from lora_train.values import shown
 
 CONTENTS = {  # its words for what captions hold
@@ -72,8 +72,8 @@ def _rates(left: dict[str, object], out: Heard) -> None:
     if _number(stop) == 0:
         out.words["network.train_unet_only"] = True
         out.words.pop("lr.text_encoder_lr", None)
-    elif _number(stop) < 1:
-        out.refused.append(f"stop_text_encoder = {shown(stop)}: {LATER}; the text encoder trains to the end")
+    elif _number(stop) < 1:  # a share of the run
+        out.words["training.stop_text_encoder_training"] = stop
     _layers(left, out)
 
 

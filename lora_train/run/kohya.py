@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Mapping
 
-from lora_train.compat import LATER, Heard, network
+from lora_train.compat import FOREIGN, LATER, Heard, network
 from lora_train.errors import Mistake
 from lora_train.train.optim import OPTIMIZERS, named
 from lora_train.values import either, shown
@@ -21,6 +21,7 @@ FORM = (  # of its form and of how it starts sd-scripts
     "no_token_padding", "learning_rate_te", "learning_rate_te1", "learning_rate_te2",
     "generate_caption_database", "generate_image_buckets", "train_text_encoder",
 )  # fmt: skip
+OTHERS = "only Stable Diffusion 1.x, 2.x and XL are trained here"
 FAMILIES = ("flux1", "sd3", "hunyuan_image", "anima", "lumina")
 ELSEWHERE = (  # of other models than these, and of no meaning where their box is not ticked
     "model_type", "ae", "clip_l", "clip_g", "t5xxl", "discrete_flow_shift", "model_prediction_type",
@@ -33,6 +34,7 @@ ELSEWHERE = (  # of other models than these, and of no meaning where their box i
     "save_t5xxl", "t5xxl_device", "t5xxl_dtype", "weighting_scheme", "train_lora_ggpo", "ggpo_sigma",
     "ggpo_beta",
 )  # fmt: skip
+OF_OTHERS = tuple(f"{name}_" for name in ("hunyuan", *FAMILIES))  # so their own settings begin
 BLOCKS = ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas")
 PACES = ("down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold")
 DROPS = ("rank_dropout", "module_dropout")
@@ -112,11 +114,8 @@ class Gui:
     def family(self) -> None:
         for name in FAMILIES:
             if self.take(f"{name}_checkbox"):
-                self.refuse(
-                    f"{name}_checkbox", True, "only Stable Diffusion 1.x, 2.x and XL are trained here"
-                )
-        other = tuple(f"{name}_" for name in ("hunyuan", *FAMILIES))
-        self.left = {k: v for k, v in self.left.items() if not k.startswith(other) and k not in ELSEWHERE}
+                self.refuse(f"{name}_checkbox", True, OTHERS)
+        self.left = {k: v for k, v in self.left.items() if not k.startswith(OF_OTHERS) and k not in ELSEWHERE}
         xl = self.left.get("sdxl")
         if xl and self.take("clip_skip"):
             self.heard.notes.append("clip_skip: SDXL always takes the last but one layer, also in sd-scripts")
@@ -171,7 +170,12 @@ class Gui:
 
     def rates(self) -> None:
         text, unet = self.left.pop("text_encoder_lr", None), self.number("unet_lr")
-        rates = [float(rate) for rate in (text if isinstance(text, list) else [text]) if rate not in OFF]
+        given = [rate for rate in (text if isinstance(text, list) else [text]) if rate not in OFF]
+        try:
+            rates = [float(rate) for rate in given]
+        except (TypeError, ValueError):
+            self.refuse("text_encoder_lr", text, "expected a rate, or two for SDXL's text encoders")
+            rates = []
         words = self.heard.words
         if rates:
             words["text_encoder_lr"] = rates
@@ -249,8 +253,8 @@ class Gui:
 
     def extra(self) -> None:
         """What is typed behind the command line, and names of earlier versions."""
-        if self.take("huggingface_token"):
-            self.heard.refused.append(f"huggingface_token: {LATER}")  # which is never shown
+        if key := self.take("huggingface_token"):
+            self.heard.follow({"huggingface_token": key}, FOREIGN)  # which never shows it
         if self.take("use_wandb"):
             self.heard.words["log_with"] = "wandb"
         if file := self.take("lora_network_weights"):

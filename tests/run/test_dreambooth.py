@@ -94,13 +94,15 @@ def test_a_config_is_read_and_steps_win_over_epochs():
 
 
 def test_what_is_not_trained_here_is_said():
-    values, notes = read({**CONFIG, "use_lora": False, "stop_text_encoder": 0.5, "strict_tokens": True,
+    values, notes = read({**CONFIG, "use_lora": False, "strict_tokens": True,
                           "train_imagic": True, "concepts_path": "c.json", "nonsense": 3})  # fmt: skip
     said = "\n".join(notes)
-    for name in ("use_lora = false", "stop_text_encoder = 0.5", "strict_tokens", "train_imagic",
+    for name in ("use_lora = false", "strict_tokens", "train_imagic",
                  "concepts_path = c.json", "nonsense"):  # fmt: skip
         assert f"not taken: {name}" in said
     assert assemble(read({**CONFIG, "stop_text_encoder": 0})[0])[0].network.train_unet_only
+    half = assemble(read({**CONFIG, "stop_text_encoder": 0.5})[0])[0]
+    assert half.training.stop_text_encoder_training == 0.5
 
 
 def test_another_list_is_none_of_concepts():

@@ -206,6 +206,16 @@ class Lent(Protocol):
         """The blocks whose activations may be computed again in the backward pass."""
         ...
 
+    def rewrite(
+        self, changes: Mapping[tuple[str, str, str], Tensor], file: pathlib.Path, dtype: torch.dtype
+    ) -> None:
+        """The model's file with something added to layers, written as another; a list of models then has it.
+
+        Args:
+            changes: (part, path, "weight" or "bias") -> what is added, [out, in, …] or [out], at strength 1.
+        """
+        ...
+
     def denoisers(self) -> list[nn.Module]:
         """What `denoise` calls, for torch.compile."""
         ...

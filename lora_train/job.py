@@ -130,6 +130,10 @@ class Output:
     save_precision: str = knob(
         "fp16", "What the saved weights are in.", group="output", choices=("float", "fp16", "bf16")
     )
+    save_checkpoint: bool = knob(
+        False, "At the end also save the whole checkpoint with what was learned worked in, named "
+        "output_name-checkpoint: in the WebUI among its models, else in output_dir.", group="output"
+    )  # fmt: skip
     export_rank: int | None = knob(
         None, "Rank of the LoRA that is saved of what the WebUI cannot read as it is; the file says how far "
         "it is off. Empty: an exact one, however large. What was trained itself is kept in run_dir.",

@@ -46,6 +46,7 @@ from lora_train.run.store import RunStore, State
 from lora_train.run.trackers import trackers
 from lora_train.run.validation import Validating
 from lora_train.run.watchers import Metrics, Saves
+from lora_train.run.whole import taken, worked_in
 from lora_train.train.arithmetic import quick
 from lora_train.train.compiled import compiled
 from lora_train.train.events import Progress, Watcher
@@ -91,7 +92,8 @@ def run(
         Ended: asked to stop before the first step.
     """
     control = control or Control()
-    if complaints := [*refusals(job, output, place), *host.refusals(job, output, place)]:
+    asked = refusals(job, output, place), host.refusals(job, output, place), taken(output, place, host)
+    if complaints := [line for lines in asked for line in lines]:
         raise Mistake("\n".join(complaints))
     resumed = State.read(place.resume) if place.resume else None
     with team(place.device) as crew:
@@ -130,6 +132,7 @@ def run(
             with enough(job, place, planned), session.attached() as learner:
                 learner.pieces.most = most
                 session.train(learner, prompts, resumed)
+                worked_in(session, host.folders, PRECISIONS[output.save_precision])
             return session.outcome()
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import pathlib
 
 import pytest
 import torch
@@ -60,3 +61,21 @@ def test_the_autoencoder_runs_in_float32_where_it_is_asked_for(tmp_path):
         exact = copy.deepcopy(vae).float().encode(pixels).mean * lent.loaded.scale_factor
     assert torch.equal(found, exact)
     assert len(ids) == 2  # so no latents of the one are taken for those of the other
+
+
+def test_a_run_ends_as_a_checkpoint_among_the_others(tmp_path, train):
+    with world(tmp_path / "webui") as webui:
+        from modules import sd_models
+
+        before, source = webui.picture(CAT), pathlib.Path(webui.model.sd_checkpoint_info.filename)
+        with untouched(webui):
+            train(output__save_checkpoint=True)
+        made = [info for info in sd_models.checkpoints_list.values() if "thing-checkpoint" in info.title]
+        assert len(made) == 1
+        whole = pathlib.Path(made[0].filename)
+        assert whole == webui.checkpoints / "thing-checkpoint.safetensors"
+        assert whole.with_suffix(".yaml").read_bytes() == source.with_suffix(".yaml").read_bytes()
+        assert load_file(whole).keys() == load_file(source).keys()
+        assert webui.picture(CAT).tobytes() == before.tobytes()
+        with pytest.raises(Mistake, match=r"output.save_checkpoint: .* is in place already"):
+            train(output__save_checkpoint=True)

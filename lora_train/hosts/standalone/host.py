@@ -19,6 +19,7 @@ from lora_train.hosts.standalone.files import CHECKPOINT, Found, find
 from lora_train.hosts.standalone.loan import Loan
 from lora_train.hosts.standalone.packed import ready
 from lora_train.hosts.standalone.sketch import Sketched
+from lora_train.hosts.whole import SINGLE
 from lora_train.run.refusals import one_text_encoder, undefined
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class StandaloneHost:
                 found = find(checkpoint, job.model.vae)
             except Mistake as e:
                 return complaints + str(e).splitlines()
+            if output.save_checkpoint and found.path.is_dir():
+                complaints.append(SINGLE.format(found.path))
             complaints += skips(job.model, found.facts.arch) + one_text_encoder(job, found.facts.arch)
             facts = asked(found.facts, job.model)
             if facts.prediction is not None:  # else only the model itself can say

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import logging
+import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -23,6 +24,7 @@ from lora_train.hosts.standalone.files import INPAINTING, Found
 from lora_train.hosts.standalone.packed import pack
 from lora_train.hosts.standalone.slot import Slot
 from lora_train.hosts.standalone.texts import Texts, Vectors, trunk
+from lora_train.hosts.whole import Changes, rewrite
 from lora_train.noise import Schedule
 from lora_train.prompts import Prompt
 from lora_train.weights import hashes
@@ -228,6 +230,9 @@ class Loan:
                 attentions = [block for attention in attentions for block in attention.transformer_blocks]
             blocks += [*stage.resnets, *attentions]
         return blocks
+
+    def rewrite(self, changes: Changes, file: pathlib.Path, dtype: torch.dtype) -> None:
+        rewrite(self.found.path, changes, file, dtype)
 
     def denoisers(self) -> list[nn.Module]:
         return [self.slots["unet"].module]

@@ -256,6 +256,9 @@ class Loan:
         found = [Layer.of(*module, self.arch) for module in modules if hasattr(module[2], "weight")]
         return [layer for layer in found if layer is not None]
 
+    def rewrite(self, changes: turn.Changes, file: pathlib.Path, dtype: torch.dtype) -> None:
+        turn.rewritten(self.choice.info, changes, file, dtype)
+
     def checkpoint_blocks(self) -> list[nn.Module]:
         """Of SDXL's transformers, up to ten blocks deep, each block alone: one is in memory at a time."""
         kinds = ("ResBlock", "BasicTransformerBlock" if self.arch == "sdxl" else "SpatialTransformer")

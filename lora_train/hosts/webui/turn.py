@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lora_train.errors import Mistake
+from lora_train.hosts.whole import Changes, rewrite
 
 if TYPE_CHECKING:
     from torch import nn
@@ -192,6 +193,14 @@ def wanted(checkpoint: pathlib.Path | None, vae: pathlib.Path | None) -> Choice 
             raise Mistake(f"model.vae = {vae}: no such file")
         now.vae = now.vae if now.vae and same_file(vae, now.vae) else str(vae)
     return now
+
+
+def rewritten(info: object, changes: Changes, file: pathlib.Path, dtype: torch.dtype) -> None:
+    """See `lora_train.host.Lent.rewrite`; the list of checkpoints has it at once."""
+    from modules import sd_models
+
+    rewrite(pathlib.Path(info.filename), changes, file, dtype)
+    sd_models.list_models()
 
 
 def listed(checkpoint: pathlib.Path) -> object:

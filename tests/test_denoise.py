@@ -124,6 +124,17 @@ def test_a_class_is_held_to_what_the_model_says_without_adapters(cached, given):
     assert more[0] > 0
 
 
+def test_a_piece_without_a_class_is_as_in_the_whole_batch(given):
+    lent, (x0, _, _) = Tiny(), given
+    network, captions = learned(lent), ["sks dog", "a cat", "sks"]
+    course = Denoise().begin(lent, network)
+    batch = Batch(x0, captions, None, [0, 1, 2], captions, classes=["a dog", None, "dog"])
+    with torch.no_grad(), network.attached():
+        whole, parts = course.losses(lent, batch, rngs(3)), zip(batch.pieces(1), rngs(3), strict=True)
+        found = torch.cat([course.losses(lent, piece, [rng]) for piece, rng in parts])
+    torch.testing.assert_close(found, whole)
+
+
 def test_seen_noise_is_not_in_the_target(given):
     lent = Tiny("v")
     (x0, noise, t), cond = given, lent.encode(["a", "b", "c"])

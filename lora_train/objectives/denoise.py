@@ -138,7 +138,7 @@ class Denoising(Pass):
         losses = self.losses_at(
             lent, latents, noise, timesteps, cond, added=added, masks=masks, plain=plain, kept=batch.kept
         )
-        if batch.classes is None or not self.settings.diff_output_preservation_multiplier:
+        if not any(batch.classes or ()) or not self.settings.diff_output_preservation_multiplier:
             return losses
         seen = noise if added is None else noise + added
         moved = self.moved(lent, batch, lent.schedule.noisy(latents, seen, timesteps), timesteps)

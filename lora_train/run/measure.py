@@ -100,7 +100,7 @@ def shape(job: Job, output: Output, place: Place, planned: Planned, header: Mapp
         "network": network,
         "optimizer": type(job.optimizer).__name__,
         "objective": (
-            type(job.objective).__name__ if planned.pictures else flat(job.objective, places=False)
+            type(job.objective).__name__ if planned.pictures else flat(job.objective.settled(), places=False)
         ),
         "batch": largest(planned),
     }
@@ -168,9 +168,10 @@ def room(job: Job, place: Place, batch: tuple[int, Size]) -> str:
 
 
 def _dry(job: Job, place: Place, host: Host, planned: Planned) -> dict[str, float | None]:
-    job = dataclasses.replace(job.usual(), training=dataclasses.replace(job.training, seed=0))
+    training, objective = dataclasses.replace(job.training, seed=0), job.objective.settled()
+    job = dataclasses.replace(job.usual(), training=training, objective=objective)
     count, bucket = largest(planned)
-    training, progress = job.training, Progress(WARM + STEPS, WARM + STEPS)
+    progress = Progress(WARM + STEPS, WARM + STEPS)
     with (
         host.borrow(job.model, device=place.device, precision=training.mixed_precision) as lent,
         quick(lent.device),

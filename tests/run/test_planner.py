@@ -252,6 +252,18 @@ def test_every_kind_of_step_can_be_measured(values, host, more):
     assert measure({**values, **more}, host)["seconds_per_step"] > 0
 
 
+def test_a_step_of_prompts_in_a_file_can_be_measured(values, host, tmp_path):
+    """They are known apart from those of another file."""
+    values = {path: value for path, value in values.items() if path != "data.train_data_dir"}
+    values |= {"objective.kind": "erase", "objective.instant": True}
+    for name in ("cat", "dog"):
+        (tmp_path / f"{name}.txt").write_text(name, encoding="utf-8")
+    one, two = ({**values, "objective.prompts_file": str(tmp_path / f"{n}.txt")} for n in ("cat", "dog"))
+    assert measure(one, host)["seconds_per_step"] > 0
+    assert look(one, host)["estimate"]
+    assert look(two, host)["estimate"] is None
+
+
 def test_what_start_would_refuse_is_not_measured(values, host):
     with pytest.raises(Mistake, match="network.dim = 0"):
         measure({**values, "network.dim": 0}, host)

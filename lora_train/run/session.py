@@ -46,7 +46,7 @@ from lora_train.run.store import RunStore, State
 from lora_train.run.trackers import trackers
 from lora_train.run.validation import Validating
 from lora_train.run.watchers import Metrics, Saves
-from lora_train.run.whole import taken, worked_in
+from lora_train.run.whole import taken, target, worked_in
 from lora_train.train.arithmetic import quick
 from lora_train.train.compiled import compiled
 from lora_train.train.events import Progress, Watcher
@@ -132,7 +132,7 @@ def run(
             with enough(job, place, planned), session.attached() as learner:
                 learner.pieces.most = most
                 session.train(learner, prompts, resumed)
-                worked_in(session, host.folders, PRECISIONS[output.save_precision])
+                session.whole(target(output, host.folders))
             return session.outcome()
 
 
@@ -275,7 +275,7 @@ class Session:
         text = self.network.word or any(params for part, params in parts.items() if part != "unet")
         conds = None if text else caches.conds()
         holes = None
-        if self.lent.inpaints:
+        if self.lent.inpaints and self.planned.pictures:
             holes = Holes(self.lent.encode_images, training.seed, self.job.data.inpainting_masks)
         return Batches(
             self.planned, latents, seed=training.seed, accumulation=training.gradient_accumulation_steps,
@@ -360,6 +360,11 @@ class Session:
             named = self.store.word_of(path, self.network.word.name)
             save_word(self.network.word, named, metadata=texts, dtype=PRECISIONS[self.output.save_precision])
         self.wrote = path
+
+    def whole(self, file: pathlib.Path) -> None:
+        if self.output.save_checkpoint and self.crew.first and not self.progress.stopped:
+            dtype, networks = PRECISIONS[self.output.save_precision], [*self.base.networks, self.network]
+            worked_in(networks, self.lent, file, dtype, self.learner)
 
     def write_state(self, folder: pathlib.Path, progress: Progress) -> None:
         values = written(self.job, self.output, self.place)

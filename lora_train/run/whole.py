@@ -10,9 +10,9 @@ import torch
 
 if TYPE_CHECKING:
     from lora_train.adapters.network import Network
-    from lora_train.host import Folders, Host
+    from lora_train.host import Folders, Host, Lent
     from lora_train.job import Output, Place
-    from lora_train.run.session import Session
+    from lora_train.train.learner import Learner
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +45,11 @@ def changes(networks: list[Network]) -> dict[tuple[str, str, str], torch.Tensor]
     return found
 
 
-def worked_in(session: Session, folders: Folders, dtype: torch.dtype) -> None:
-    """After a run that came to its end: the checkpoint with what it learned, and with base_weights."""
-    output, progress = session.output, session.progress
-    if not output.save_checkpoint or progress.stopped or not session.crew.first:
-        return
-    file = target(output, folders)
-    with session.learner.shown():
-        found = changes([*session.base.networks, session.network])
-    session.lent.rewrite(found, file, dtype)
+def worked_in(
+    networks: list[Network], lent: Lent, file: pathlib.Path, dtype: torch.dtype, learner: Learner
+) -> None:
+    """The checkpoint with what a run has learned, and with what else is on it."""
+    with learner.shown():
+        found = changes(networks)
+    lent.rewrite(found, file, dtype)
     log.info("Saved the whole checkpoint: %s", file)

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 for name in ("ldm", "einops", "transformers"):
     pytest.importorskip(name, reason=f"the WebUI's own model classes need {name}")
 
-from lora_train.host import Model  # noqa: E402
+from lora_train.errors import Mistake  # noqa: E402
+from lora_train.host import Model, Origin  # noqa: E402
 from lora_train.hosts.webui import loan  # noqa: E402
 from lora_train.hosts.webui.host import WebuiHost  # noqa: E402
 from lora_train.hosts.webui.proof import Proof  # noqa: E402
@@ -45,6 +46,32 @@ def test_the_last_step_is_noise_where_it_is_asked_for(tmp_path, ends):
         model = Model(zero_terminal_snr=ends)
         with WebuiHost().borrow(model, device="auto", precision="no") as lent:
             assert lent.schedule.last_is_noise == lent.origin.last_is_noise == bool(ends)
+
+
+def test_what_a_file_says_of_itself_is_heard(tmp_path):
+    with world(tmp_path / "webui") as webui:
+        tensors = load_file(webui.model.sd_checkpoint_info.filename)
+        words = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
+        save_file({**tensors, **words}, webui.model.sd_checkpoint_info.filename)
+        with pytest.raises(Mistake, match=r"its entry v_pred the loaded model predicts v.*\.yaml"):
+            borrowed(Model())
+        assert not borrowed(Model(v_parameterization=False)).last_is_noise
+        webui.model.parameterization = "v"
+        assert borrowed(Model()).last_is_noise
+        assert not borrowed(Model(zero_terminal_snr=False)).last_is_noise
+
+
+def test_a_model_that_was_not_loaded_is_looked_at_as_well(tmp_path):
+    with world(tmp_path / "webui") as webui:
+        other, first = webui.checkpoint("other"), webui.model.sd_checkpoint_info.filename
+        with pytest.raises(Mistake, match="v_parameterization = true: the loaded model predicts noise"):
+            borrowed(Model(other, v_parameterization=True))
+        assert webui.model.sd_checkpoint_info.filename == first
+
+
+def borrowed(model: Model) -> Origin:
+    with WebuiHost().borrow(model, device="auto", precision="no") as lent:
+        return lent.origin
 
 
 def test_what_a_card_of_another_kind_cannot_do_is_refused(tmp_path, pictures):

@@ -14,7 +14,7 @@ from lora_train.errors import Mistake
 from lora_train.host import Folders, Model
 from lora_train.hosts.webui import card, turn
 from lora_train.hosts.webui.folders import folders
-from lora_train.hosts.webui.kinds import family, schedule, untrainable
+from lora_train.hosts.webui.kinds import family, schedule, unlike, untrainable
 from lora_train.hosts.webui.loan import Loan, broken_half
 from lora_train.hosts.webui.proof import used
 from lora_train.run.refusals import one_text_encoder, undefined
@@ -162,24 +162,6 @@ def _precision(asked: str, device: str) -> list[str]:
 def _of_loaded(job: Job, loaded: torch.nn.Module) -> list[str]:
     if reason := untrainable(loaded):
         return [reason]
-    said, skip, asked = [], job.model.clip_skip or 1, job.model.v_parameterization
-    arch, kind = family(loaded)
-    if arch == "sd1":
-        depth = len(loaded.cond_stage_model.wrapped.transformer.text_model.encoder.layers)
-        if skip > depth:
-            said.append(f"model.clip_skip = {skip}: the text encoder has {depth} layers")
-    elif job.model.clip_skip is not None:
-        said.append(
-            f"model.clip_skip = {skip}: {kind} was made with the last but one layer, and the WebUI always "
-            "takes it; leave it empty"
-        )
-    said += one_text_encoder(job, arch)
     noise = schedule(loaded, job.model.zero_terminal_snr)
-    said += undefined(job, noise.prediction, noise.last_is_noise)
-    own = noise.prediction == "v"
-    if asked is not None and asked != own:
-        said.append(
-            f"model.v_parameterization = {str(asked).lower()}: the loaded model predicts "
-            f"{'v' if own else 'noise'}, as its .yaml says; leave it empty"
-        )
-    return said
+    said = unlike(job.model, loaded) + one_text_encoder(job, family(loaded)[0])
+    return said + undefined(job, noise.prediction, noise.last_is_noise)

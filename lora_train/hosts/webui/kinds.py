@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import functools
+import pathlib
+from collections.abc import Collection
+
 from torch import Tensor, nn
 
+from lora_train.errors import Mistake
+from lora_train.host import Model
 from lora_train.hosts.webui.texts import Texts
 from lora_train.names import ARCHS
 from lora_train.noise import Schedule
+from lora_train.weights import open_weights
+
+WORDS = ("v_pred", "ztsnr")  # empty tensors by which some files say what they are; the WebUI reads neither
 
 
 def schedule(loaded: nn.Module, ending_in_noise: bool | None = None) -> Schedule:
     """The checkpoint's own; generations leave another in `alphas_cumprod`.
 
     Args:
-        ending_in_noise: as `Model.zero_terminal_snr`; the WebUI reads nothing of that from a file.
+        ending_in_noise: as `Model.zero_terminal_snr`; None: as the file says, where the model predicts v.
     """
     prediction = "v" if loaded.parameterization == "v" else "epsilon"
+    if ending_in_noise is None:
+        ending_in_noise = prediction == "v" and "ztsnr" in words(loaded)
     alphas = getattr(loaded, "alphas_cumprod_original", loaded.alphas_cumprod)
     own = Schedule(alphas.detach().float().cpu(), prediction)
     return own.ending_in_noise() if ending_in_noise and not own.last_is_noise else own
@@ -51,6 +62,47 @@ def untrainable(loaded: nn.Module) -> str | None:
             "plain one at the top of the page"
         )
     return None
+
+
+def unlike(model: Model, loaded: nn.Module) -> list[str]:
+    """What of a job's settings the loaded model is not as."""
+    said, skip, asked = [], model.clip_skip or 1, model.v_parameterization
+    arch, kind = family(loaded)
+    if arch == "sd1":
+        depth = len(loaded.cond_stage_model.wrapped.transformer.text_model.encoder.layers)
+        if skip > depth:
+            said.append(f"model.clip_skip = {skip}: the text encoder has {depth} layers")
+    elif model.clip_skip is not None:
+        said.append(
+            f"model.clip_skip = {skip}: {kind} was made with the last but one layer, and the WebUI always "
+            "takes it; leave it empty"
+        )
+    own = schedule(loaded).prediction == "v"
+    if asked is not None and asked != own:
+        said.append(
+            f"model.v_parameterization = {str(asked).lower()}: the loaded model predicts "
+            f"{'v' if own else 'noise'}, as its .yaml says; leave it empty"
+        )
+    elif asked is None and not own and "v_pred" in words(loaded):
+        said.append(
+            "model.v_parameterization: by its entry v_pred the loaded model predicts v, and the WebUI takes "
+            "it for one that predicts noise; put a .yaml of its name beside it that says v, and load it again"
+        )
+    return said
+
+
+def words(loaded: nn.Module) -> Collection[str]:
+    """Those of WORDS that the checkpoint's file has."""
+    file = pathlib.Path(loaded.sd_checkpoint_info.filename)
+    try:
+        return _words(file, file.stat().st_mtime_ns) if file.suffix.lower() == ".safetensors" else ()
+    except (OSError, Mistake):
+        return ()
+
+
+@functools.lru_cache(maxsize=8)  # the page asks every few seconds
+def _words(file: pathlib.Path, changed: int) -> Collection[str]:
+    return tuple(word for word in WORDS if word in open_weights(file).shapes)
 
 
 def posterior(vae: nn.Module, pixels: Tensor) -> object:

@@ -22,7 +22,7 @@ from lora_train.errors import Mistake
 from lora_train.host import Cond, Model, Origin, widened
 from lora_train.hosts.webui import turn
 from lora_train.hosts.webui.held import held
-from lora_train.hosts.webui.kinds import INPAINTING, family, posterior, schedule, untrainable
+from lora_train.hosts.webui.kinds import INPAINTING, family, posterior, schedule, unlike, untrainable
 from lora_train.hosts.webui.neutral import bare_after, neutral, set_options
 from lora_train.hosts.webui.proof import Proof
 from lora_train.hosts.webui.texts import Texts
@@ -67,6 +67,8 @@ class Loan:
             self.loaded, self.device = shared.sd_model, devices.device
             if reason := untrainable(self.loaded):
                 raise Mistake(reason)
+            if said := unlike(self.model, self.loaded):  # of one that was not loaded before
+                raise Mistake("\n".join(said))
             self.arch, self.unet = family(self.loaded)[0], self.loaded.model.diffusion_model
             self.drawing = on.enter_context(neutral(self.loaded))
             self.texts = on.enter_context(Texts(self.loaded, self.arch).ready())

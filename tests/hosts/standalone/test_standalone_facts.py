@@ -182,9 +182,8 @@ def changed(name, *shape):
 
 
 REFUSED = {
-    "inpainting": ("sdxl", changed(FIRST, 32, 9, 3, 3), (), "is a checkpoint for inpainting"),
-    "SD 2.x for inpainting": ("sd2", changed(FIRST, 32, 9, 3, 3), (), "is a checkpoint for inpainting"),
-    "with depth": ("sd2", changed(FIRST, 32, 5, 3, 3), (), "for inpainting or editing"),
+    "edits": ("sdxl", changed(FIRST, 32, 8, 3, 3), (), "is a checkpoint for editing or with depth"),
+    "with depth": ("sd2", changed(FIRST, 32, 5, 3, 3), (), "is a checkpoint for editing or with depth"),
     "unCLIP": (
         "sd2", {"embedder.model.ln_final.weight": torch.zeros(4)}, (), "an SD 2.x checkpoint for unCLIP"),
     "the refiner": (

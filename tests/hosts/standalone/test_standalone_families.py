@@ -291,7 +291,7 @@ def test_a_folder_says_whether_an_empty_prompt_is_zeros(folder, arch, tmp_path):
         assert not lent.facts.empty_is_zero
 
 
-def test_a_folder_for_inpainting_is_refused(folder, arch, tmp_path):
+def test_a_folder_for_edits_is_refused(folder, arch, tmp_path):
     from safetensors.torch import load_file, save_file
 
     for path in folder.iterdir():
@@ -299,7 +299,7 @@ def test_a_folder_for_inpainting_is_refused(folder, arch, tmp_path):
             (tmp_path / path.name).symlink_to(path)
     tensors = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
     (tmp_path / "unet").mkdir()
-    save_file(tensors | {"conv_in.weight": torch.zeros(32, 9, 3, 3)},
+    save_file(tensors | {"conv_in.weight": torch.zeros(32, 8, 3, 3)},
               tmp_path / "unet" / "diffusion_pytorch_model.safetensors")  # fmt: skip
-    with pytest.raises(Mistake, match="takes 9 channels, as for inpainting"), borrowed(tmp_path):
+    with pytest.raises(Mistake, match="takes 8 channels, as for edits"), borrowed(tmp_path):
         pass

@@ -203,7 +203,7 @@ def test_all_settings_are_there_can_be_searched_and_say_why_they_have_no_effect(
     page.locator(".lt-settings > summary").click()
     shown = page.locator(".lt-row")
     eventually(page, lambda: shown.count() == len(schema()["settings"]))
-    page.get_by_label("Search the settings").fill("min_snr_gamma")
+    page.get_by_label("Search the settings").fill("objective.min_snr_gamma")
     assert page.locator(".lt-row:visible").count() == 1
     row = page.locator('.lt-row[data-path="objective.min_snr_gamma"]')
     assert "preset 5" in row.inner_text()

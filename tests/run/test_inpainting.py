@@ -86,3 +86,9 @@ def test_a_batch_of_three_is_three_of_one_accumulated(trained):
 
 def test_a_plain_model_learns_as_before(trained):
     assert same(trained("a"), trained("b", data__inpainting_masks=5))
+
+
+def test_prompts_have_no_holes(trained):
+    """A model made for inpainting then paints all of the picture."""
+    words = {"objective__kind": "erase", "objective__target": "cat", "objective__instant": True}
+    assert trained("a", host=PainterHost(), data__train_data_dir=None, **words).progress.step == 8

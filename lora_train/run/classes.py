@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from lora_train.data.classes import Lack, lacking, strange
 from lora_train.emphasis import literal
 from lora_train.prompts import Prompt
+from lora_train.run.base import Base
 from lora_train.run.store import whole
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from lora_train.data.folder import Planned
-    from lora_train.host import Folders, Lent
+    from lora_train.host import Folders, Lent, Model
     from lora_train.run.control import Control
     from lora_train.run.store import RunStore
     from lora_train.train.parallel import Team
@@ -45,13 +47,14 @@ def drawn(
     planned: Planned,
     crew: Team,
     *,
-    weighted: bool,
+    model: Model,
     told: Callable[[str, int, int], None] = lambda what, done, of: None,
 ) -> int:
     """Draw those that lack; each is kept as soon as it is there, so that a stop loses none.
 
     Args:
-        weighted: captions are read with emphasis; if not, their brackets are drawn as they stand.
+        model: with its LoRAs in base_weights on it, as in the run; where captions are not read with emphasis,
+            their brackets are drawn as they stand.
         told: before each, how many are done and of how many; may raise to break off.
 
     Returns:
@@ -67,9 +70,16 @@ def drawn(
     mine: Sequence[Lack] = crew.share(lacks)
     for done, lack in enumerate(mine):
         told(DRAWING, done, len(mine))
-        keep(lack, lent.sample(prompt(lack, weighted)))
+        with beneath(model, lent):
+            picture = lent.sample(prompt(lack, model.weighted_captions))
+        keep(lack, picture)
     crew.all(None)  # none reads the folders before all are drawn
     return len(lacks)
+
+
+def beneath(model: Model, lent: Lent) -> contextlib.AbstractContextManager[None]:
+    """Read anew for each picture: in a pause between two the layers may have become others."""
+    return Base.of(model, lent.layers()).attached() if model.base_weights else contextlib.nullcontext()
 
 
 def heeding(

@@ -118,7 +118,7 @@ def run(
             control.heed()
             heed = functools.partial(tell, watchers)
             heed = heeding(lent, control, heed) if crew.world == 1 else heed
-            if drawn(lent, planned, crew, weighted=job.model.weighted_captions, told=heed):
+            if drawn(lent, planned, crew, model=job.model, told=heed):
                 planned = look(memory=Memory(usual()))
                 count = numbers(planned, together)
                 steps = job.training.steps(count.steps)

@@ -9,9 +9,11 @@ from PIL import Image
 
 from lora_train.data.memory import Memory
 from lora_train.data.plan import plan
+from lora_train.host import Model
 from lora_train.job import assemble
 from lora_train.knobs import build
 from lora_train.prompts import Prompt
+from lora_train.run.base import Base
 from lora_train.run.check import check
 from lora_train.run.control import Control, Ended
 from lora_train.run.samples import wanted
@@ -98,6 +100,18 @@ def test_a_stop_keeps_what_was_drawn(trained, tmp_path):
     lent = Drawn()
     trained("a", host=Lender(lent), **CLASS)
     assert [p.seed for p in lent.prompts] == [9, 10]
+
+
+def test_they_are_drawn_with_the_loras_beneath(trained, tmp_path):
+    below, lent = trained("below").file, Tiny()
+    trained("a", model__base_weights=[below], **CLASS)
+    with Base.of(Model(base_weights=(below,)), lent.layers()).attached():
+        size = {"width": 64, "height": 64, "seed": 7}
+        expected = lent.sample(Prompt("a \\(dog\\)", **size))
+    plain = lent.sample(Prompt("a \\(dog\\)", **size))
+    first = min((tmp_path / "a" / "x-run" / "class").glob("*.png"))
+    with Image.open(first) as found:
+        assert found.tobytes() == expected.tobytes() != plain.tobytes()
 
 
 def test_a_pause_gives_the_model_back(trained):

@@ -116,3 +116,13 @@ def test_min_snr_is_the_same_cap_in_x0_whatever_is_predicted():
         torch.testing.assert_close(weighted, in_x0, rtol=1e-4, atol=1e-9)
     with pytest.raises(ValueError, match="no weights for prediction 'flow'"):
         min_snr_weight(snr, 5.0, "flow")
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_what_an_error_costs_is_written_down(objective):
+    """Under sd-scripts' names."""
+    costs = {"loss_type": "huber", "huber_schedule": "constant", "huber_c": 0.3, "huber_scale": 2.0,
+             "min_snr_gamma": 7.0}  # fmt: skip
+    found = OBJECTIVES[objective](**costs, debiased_estimation_loss=True).record()
+    assert found.items() >= {f"ss_{name}": value for name, value in costs.items()}.items()
+    assert found["ss_debiased_estimation"] is True

@@ -57,7 +57,7 @@ class Addift(Timed, Weighed, Paired):
         return self.min_timestep, self.max_timestep
 
     def record(self) -> dict[str, object]:
-        return {"ss_min_snr_gamma": self.min_snr_gamma, "ss_loss_type": self.loss_type}
+        return self.costs()
 
     def shown(self, pair: Pair) -> Sequence[Item]:
         """There at pair_strength, and back below zero."""

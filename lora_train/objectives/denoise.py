@@ -93,12 +93,7 @@ def recorded(settings: Denoise) -> dict[str, object]:
         "ss_multires_noise_discount": s.multires_noise_discount,
         "ss_ip_noise_gamma": s.ip_noise_gamma,
         "ss_ip_noise_gamma_random_strength": s.ip_noise_gamma_random_strength,
-        "ss_min_snr_gamma": s.min_snr_gamma,
-        "ss_debiased_estimation": s.debiased_estimation_loss,
-        "ss_loss_type": s.loss_type,
-        "ss_huber_schedule": s.huber_schedule,
-        "ss_huber_scale": s.huber_scale,
-        "ss_huber_c": s.huber_c,
+        **s.costs(),
     }
 
 

@@ -81,6 +81,17 @@ class Weighed:
         inverse = ("min_snr_gamma", "debiased_estimation_loss", "v_pred_like_loss")
         return said + [f"{name}: {NO_SIGNAL}" for name in inverse if last_is_noise and vars(self)[name]]
 
+    def costs(self) -> dict[str, object]:
+        """As sd-scripts writes it down."""
+        return {
+            "ss_min_snr_gamma": self.min_snr_gamma,
+            "ss_debiased_estimation": self.debiased_estimation_loss,
+            "ss_loss_type": self.loss_type,
+            "ss_huber_schedule": self.huber_schedule,
+            "ss_huber_scale": self.huber_scale,
+            "ss_huber_c": self.huber_c,
+        }
+
     def elements(self, error: Tensor, schedule: Schedule, t: Tensor) -> Tensor:
         """The loss of each element of an error [B, C, h, w] at timesteps [B]."""
         if self.loss_type in ("l1", "l2"):

@@ -62,14 +62,7 @@ class Asked(Timed, Weighed, Objective):
         return self.min_timestep, self.max_timestep
 
     def record(self) -> dict[str, object]:
-        return {
-            "ss_min_snr_gamma": self.min_snr_gamma,
-            "ss_debiased_estimation": self.debiased_estimation_loss,
-            "ss_loss_type": self.loss_type,
-            "ss_huber_schedule": self.huber_schedule,
-            "ss_huber_scale": self.huber_scale,
-            "ss_huber_c": self.huber_c,
-        }
+        return self.costs()
 
     def top(self, steps: int) -> int:
         """Before which of so many timesteps something is drawn: at least one step towards a picture is made,

@@ -31,6 +31,8 @@ class Magnitudes(Adapter):
             magnitudes' shape says, so that it reads only the others; see `plain`.
     """
 
+    shrinks = False
+
     def __init__(self, layer: Layer, turned: Adapter, *, outputs: bool = False):
         super().__init__()
         self.layer, self.turned, self.outputs = layer, turned, outputs
@@ -45,7 +47,9 @@ class Magnitudes(Adapter):
         return whole.square().sum([axis for axis in range(whole.ndim) if axis != kept], keepdim=True).sqrt()
 
     def _directions(self) -> Tensor:
+        """In float32 at least: in half precision what is added is lost beside the weight."""
         delta = self.turned.delta()
+        delta = delta.to(torch.promote_types(delta.dtype, torch.float32))  # autocast makes it half
         return self.layer.weight().to(delta) + delta
 
     def _times(self) -> Tensor:
@@ -86,7 +90,7 @@ class Magnitudes(Adapter):
         return self.delta().norm()
 
     def shrink(self, ratio: Tensor) -> None:
-        raise NotImplementedError("its magnitudes are no factor; `Decomposable.check` refuses this")
+        raise NotImplementedError("its magnitudes are no factor; settings and `begun` refuse this")
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:

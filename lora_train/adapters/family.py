@@ -23,6 +23,7 @@ class Adapter(nn.Module):
 
     strength: float = 1.0  # times what it adds
     rests: bool = False  # whether it is left out of a step by chance
+    shrinks: bool = True  # whether what it adds can be made smaller
     late: tuple[str, ...] = ()  # names of the parameters that start at zero, where others do not
 
     def forward(self, x: Tensor, base: Tensor) -> Tensor:

@@ -211,9 +211,20 @@ def begun(family: Family, layers: Iterable[Layer]) -> Network:
     if family.layer_map is None:
         _of_family(family, kept, family.weights, texts)
     if family.dim_from_weights:
-        return network_of(kept, wanted, family, name=str(family.weights))
+        return _shrinking(network_of(kept, wanted, family, name=str(family.weights)))
     network = Network(family, wanted, maker(family))
     restore(network, kept, name=str(family.weights))
+    return network
+
+
+def _shrinking(network: Network) -> Network:
+    """Raises Mistake: a file has made adapters that cannot be shrunk, as is asked for."""
+    family = network.family
+    if family.scale_weight_norms is not None and not all(a.shrinks for a in network.adapters.values()):
+        raise Mistake(
+            f"network.scale_weight_norms = {family.scale_weight_norms:g}: {family.weights} holds a DoRA, "
+            "what it adds has sizes of its own; leave it out"
+        )
     return network
 
 

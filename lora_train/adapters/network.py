@@ -111,7 +111,9 @@ class Network(nn.Module):
                 raise Mistake(f"{key}: the model that is loaded now has no such layer; it is another one")
         self.layers = {key: there[key] for key in self.layers}
         for key, adapter in self.adapters.items():
-            adapter.layer = there[key]
+            for part in adapter.modules():  # one may be around another
+                if isinstance(part, Adapter):
+                    part.layer = there[key]
             if (before := self.before(key)) is not None:
                 before.layer = there[key]
 

@@ -12,6 +12,7 @@ from lora_train.adapters import FAMILIES
 from lora_train.adapters.dora import Magnitudes
 from lora_train.adapters.file import begun, network_of, save
 from lora_train.adapters.layer import Layer
+from lora_train.adapters.lora import Lora
 from lora_train.adapters.network import Network
 from lora_train.adapters.norm import NormAdapter
 from lora_train.errors import Mistake
@@ -289,3 +290,30 @@ def test_the_metadata_says_what_they_are():
     assert '"train_norm": "True"' in found["ss_network_args"]
     assert '"algo": "loha"' in made("loha", dora_wd=True).record()["ss_network_args"]
     assert made("lora").record()["ss_network_module"] == "networks.lora"
+
+
+@axes
+def test_under_autocast_norms_are_those_of_the_sum_in_full(outputs):
+    """In bfloat16 the weight would lose what is added to it, and its own last digits."""
+    trained = stirred(network("lora", outputs), 1e-3)
+    for adapter in trained.adapters.values():
+        expected = adapter._norms()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            torch.testing.assert_close(adapter._norms(), expected, rtol=2e-5, atol=1e-7)
+
+
+def test_it_moves_to_another_model_with_what_it_is_around():
+    """So that nothing of the model before is held."""
+    trained = network("lora")
+    trained.move(Tiny().layers())
+    for key, adapter in trained.adapters.items():
+        assert adapter.layer is trained.layers[key]
+        assert adapter.turned.layer is trained.layers[key]
+
+
+def test_one_from_a_file_cannot_be_shrunk_either(tmp_path):
+    file = tmp_path / "a.safetensors"
+    save(network("lora"), file, metadata={}, dtype=torch.float32)
+    family = Lora(weights=file, dim_from_weights=True, scale_weight_norms=1.0)
+    with pytest.raises(Mistake, match=r"network\.scale_weight_norms = 1: \S+ holds a DoRA"):
+        begun(family, Tiny().layers())

@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from lora_train.adapters.factored import Factored
+from lora_train.adapters.family import LISTS
 from lora_train.adapters.layer import Layer
 from lora_train.adapters.principal import principal
 from lora_train.adapters.thin import ALPHA, DOWN, MID, UP, Drops, Thin
@@ -171,6 +172,9 @@ class PissaAdapter(LoraAdapter):
         raise NotImplementedError("no one number of its factors does")
 
 
+SIZES = ("rs_lora", "conv_dim", "conv_alpha", *LISTS)  # arguments that are others' in a file of twice the dim
+
+
 @dataclasses.dataclass(frozen=True)
 class Lora(Factored):
     """LoRA; with conv_dim, LoCon."""
@@ -228,8 +232,11 @@ class Lora(Factored):
         found = super().record()
         if self.init == "pissa":
             dim, alpha = 2 * self.dim, "Dynamic" if self.rs_lora else self.alpha and 2 * self.alpha
-            own = {"ss_network_dim": dim, "ss_network_alpha": alpha, "ss_network_dropout": self.dropout}
-            return {"ss_network_module": "networks.lora", **own}
+            given = json.loads(str(found.pop("ss_network_args", "{}")))
+            if args := {name: text for name, text in given.items() if name not in SIZES}:
+                found["ss_network_args"] = json.dumps(args)
+            own = {"ss_network_dim": dim, "ss_network_alpha": alpha}
+            return {"ss_network_module": "networks.lora", **found, **own}
         if not (self.use_tucker or self.use_scalar or self.rs_lora):
             return {"ss_network_module": "networks.lora", **found}
         args = {"algo": "locon", **json.loads(str(found["ss_network_args"]))}  # sd-scripts has none of them

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -74,6 +76,14 @@ def test_its_file_is_a_plain_lora_of_twice_the_dim():
         torch.testing.assert_close(first.norm(), first.delta().norm().detach(), rtol=1e-3, atol=1e-6)
     record = PISSA.record()
     assert (record["ss_network_dim"], record["ss_network_alpha"]) == (6, 4.0)
+
+
+def test_its_metadata_says_what_is_in_the_file_beside_it():
+    said = Lora(init="pissa", dim=3, conv_dim=2, train_norm=True, module_dropout=0.1).record()
+    args = json.loads(said["ss_network_args"])
+    assert said["ss_network_module"] == "lycoris.kohya"
+    assert (args["train_norm"], args["module_dropout"]) == ("True", "0.1")
+    assert "conv_dim" not in args  # the file's is twice that
 
 
 def test_a_layer_smaller_than_the_rank_has_fewer_parts():

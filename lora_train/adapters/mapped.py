@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from lora_train.adapters import FAMILIES
 from lora_train.adapters.family import Adapter, Family
@@ -77,25 +77,32 @@ def of(family: Family, rule: Rule) -> Family:
     return dataclasses.replace(build(cls, values), layer_map=family.layer_map)
 
 
-def complaints(family: Family) -> list[str]:
-    """What is wrong with a map's rules."""
+def complaints(family: Family, more: Callable[[Family], Iterable[str]] = lambda _: ()) -> list[str]:
+    """What is wrong with a map's rules.
+
+    Args:
+        more: what else is said of a family; of a rule's, what is not said of the network's too.
+    """
     if family.layer_map is None:
         return []
-    found = []
+    found, known = [], {*more(family)}
     for place, rule in family.layer_map.rules():
         try:
-            of(family, rule)
+            own = of(family, rule)
         except Mistake as e:
             found += [f"network.layer_map: {place}.{line}" for line in str(e).splitlines()]
+        else:
+            found += [f"network.layer_map: {place}: {line}" for line in more(own) if line not in known]
     return found
 
 
 def record(family: Family) -> dict[str, object]:
-    """What a saved file's metadata says of its network; with a map, that of LyCORIS."""
+    """What a saved file's metadata says of its network; with a map, LyCORIS' where it has the family."""
     found = family.record()
     if family.layer_map is None:
         return found
-    algo = next(algo for algo, kind in ALGOS.items() if kind == kind_of(FAMILIES, family))
-    args = {**json.loads(str(found.get("ss_network_args") or "{}")), "algo": algo}
-    text = json.dumps({**args, "preset": str(family.layer_map)})
-    return {**found, "ss_network_module": "lycoris.kohya", "ss_network_args": text}
+    args = {**json.loads(str(found.get("ss_network_args") or "{}")), "preset": str(family.layer_map)}
+    algo = next((algo for algo, kind in ALGOS.items() if kind == kind_of(FAMILIES, family)), None)
+    own = {} if algo is None else {"ss_network_module": "lycoris.kohya"}
+    named = {} if algo is None else {"algo": algo}
+    return {**found, **own, "ss_network_args": json.dumps({**args, **named})}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from lora_train.adapters import FAMILIES, mapped
+from lora_train.adapters.family import Family
+from lora_train.adapters.paced import RATIOS, ROWS
 from lora_train.errors import Mistake
 from lora_train.job import Job, Output, Place
 from lora_train.knobs import flat, kind_of
@@ -45,6 +47,7 @@ def masks(job: Job) -> list[str]:
     return []
 
 
+MOST = 12  # blocks of a row
 WHOLE = ("boft", "glora", "ia3", "oft")  # families that act on a layer's weight
 
 
@@ -56,6 +59,15 @@ def beneath(job: Job) -> list[str]:
     what = f"network.kind = {kind}" if kind in WHOLE else "network.dora_wd"
     return [f"model.base_weights: {what} acts on whole weights, which these files are no part of; leave one "
             "out, or train on a checkpoint that they are merged into"]  # fmt: skip
+
+
+def networks(job: Job) -> list[str]:
+    """What is said of the families of a layer map, and of those that cannot start afresh."""
+
+    def restarts(family: Family) -> list[str]:
+        return [*unfit(job.relora, family, job.ema)]
+
+    return restarts(job.network) + mapped.complaints(job.network, restarts)
 
 
 def uncut(job: Job, output: Output) -> list[str]:
@@ -106,6 +118,20 @@ def wordless(job: Job, output: Output) -> list[str]:
     return said
 
 
+def _apart(job: Job) -> list[str]:
+    """Settings by which some learn at another rate than the rest."""
+    found = [f"network.{name}" for name in RATIOS if vars(job.network)[name] is not None]
+    for name in ROWS:
+        given = vars(job.network)[name]
+        if given is not None and {*given.of(MOST)} - {0.0, 1.0}:
+            found.append(f"network.{name}")
+    word = job.embedding
+    if word.token_string is not None:
+        found += ["embedding.embedding_learning_rate"] * (word.embedding_learning_rate is not None)
+        found += ["embedding.train_text_encoder_ti_frac"] * (word.train_text_encoder_ti_frac < 1)
+    return found
+
+
 def rates(job: Job, place: Place) -> list[str]:
     """What is said of an optimizer that cannot be had, and of rates and schedules that it does not take."""
     optimizer, lr = job.optimizer.on(place.device), job.usual().lr
@@ -119,6 +145,9 @@ def rates(job: Job, place: Place) -> list[str]:
         said.append(f"lr.learning_rate: expected a rate; nothing is usual with {optimizer.path()}")
     else:
         said += optimizer.refusals(found)
+    if optimizer.chooses:
+        why = "Adafactor chooses the rate, one for all; set optimizer.relative_step = false, or leave it out"
+        said += [f"{path}: {why}" for path in _apart(job)]
     if isinstance(lr, OfAdafactor) and not (isinstance(optimizer, Adafactor) and optimizer.chooses):
         said.append(
             "lr.kind = adafactor: is what Adafactor chooses by itself; set optimizer.kind = adafactor, "
@@ -178,12 +207,12 @@ def refusals(job: Job, output: Output, place: Place) -> list[str]:
             f"time; set place.cache_latents = false, or leave {name} out"
             for name in job.data.changing()
         ]
-    complaints += rates(job, place) + paces(job) + beneath(job) + mapped.complaints(job.network)
+    complaints += rates(job, place) + paces(job) + beneath(job) + networks(job)
     complaints += masks(job) + validation(job) + wordless(job, output) + stays(job)
     thumbnail.cache_clear()  # it is that of now, and then of the whole run
     try:
         thumbnail(output.card)
     except Mistake as e:
         complaints.append(str(e))
-    complaints += [*unfit(job.relora, job.network, job.ema), *uncut(job, output)]
+    complaints += uncut(job, output)
     return complaints + unready(output) + hub.unready(output.hub)

@@ -20,7 +20,10 @@ from lora_train.train.ema import Ema
 if TYPE_CHECKING:
     from lora_train.train.lr import Constant
 
-MOMENTS = ("exp_avg", "exp_avg_sq", "exp_avg_diff", "momentum_buffer", "max_exp_avg_sq")
+MOMENTS = (  # as libraries call them; the last two are bitsandbytes'
+    "exp_avg", "exp_avg_sq", "exp_avg_diff", "exp_avg_slow", "momentum_buffer", "max_exp_avg_sq", "state1",
+    "state2",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -109,6 +109,15 @@ def test_the_metadata_is_lycoris_and_holds_the_map():
     assert json.loads(args["preset"]) == EXAMPLE
 
 
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_the_metadata_of_every_family_holds_the_map(kind):
+    """Also of those that LyCORIS has not, whose module then stays their own."""
+    said = record(build(FAMILIES[kind], {"layer_map": json.dumps(EXAMPLE)}))
+    args = json.loads(said["ss_network_args"])
+    assert json.loads(args["preset"]) == EXAMPLE
+    assert ("algo" in args) == (said["ss_network_module"] == "lycoris.kohya")
+
+
 @pytest.mark.parametrize(
     ("values", "text"),
     [

@@ -20,12 +20,14 @@ from lora_train.job import assemble
 from lora_train.knobs import build
 from lora_train.names import file_key
 from lora_train.train.lr import Cosine
+from lora_train.train.optim import OPTIMIZERS
 from lora_train.train.relora import Jagged, Relora, prune, restart
 from tests.test_laws import made, seen, stirred
 from tests.tiny import Tiny
 from tests.webui_formulas import delta
 
 GROWING = [kind for kind, family in FAMILIES.items() if not family.linear]
+RESTARTABLE = ("adamw", "lion", "sgdnesterov", "ademamix", "tiger", "came", "muon")
 HOW = {"relora__steps": 3, "relora__warmup_steps": 1, "network__conv_dim": 2}
 
 
@@ -139,6 +141,25 @@ def test_pruning_keeps_the_largest():
     assert not values.any()
 
 
+@pytest.mark.parametrize("kind", [*RESTARTABLE])
+def test_moments_of_every_optimizer_are_pruned(kind):
+    """Whatever its library calls them: none of them keeps more of a matrix than is asked for."""
+    optimizer = OPTIMIZERS[kind]()
+    if optimizer.unready():
+        pytest.skip(optimizer.unready()[0])
+    network = Network(Lora(), Tiny().layers())
+    parameters = [*network.parameters()]
+    found = optimizer.make([{"params": parameters, "lr": 0.01}])
+    for p in parameters:
+        p.grad = torch.randn_like(p)
+    found.step()
+    restart(network, found, 0.75, 1, 7)
+    for p in parameters:
+        moments = [v for v in found.state[p].values() if torch.is_tensor(v) and v.shape == p.shape]
+        assert moments
+        assert all(int((m != 0).sum()) <= p.numel() - round(0.75 * p.numel()) for m in moments)
+
+
 @pytest.mark.parametrize("kind", ["lora", "tied"])
 def test_a_run_with_restarts_goes_on_from_its_state(trained, tmp_path, kind):
     """Before a restart, at one and after it, to the bit."""
@@ -177,6 +198,8 @@ def test_more_is_learned_than_one_adapter_of_the_rank_could(trained):
          "relora.steps = 20: cannot go with network.scale_weight_norms, which would shrink only"),
         ({"relora.steps": 20, "ema.decay": 0.9}, "relora.steps = 20: cannot go with ema.decay"),
         ({"relora.steps": 20, "network.train_norm": True}, "relora.steps = 20: cannot go with network.tr"),
+        ({"relora.steps": 20, "network.layer_map": '{"module_algo_map": {"CLIPMLP": {"algo": "full"}}}'},
+         r"network.layer_map: module_algo_map.CLIPMLP: relora.steps = 20: expected nothing; a fresh"),
         ({"output.export_rank": 3, "network.kind": "dylora", "network.unit": 2, "network.dim": 4},
          "output.export_rank = 3: expected a multiple of network.unit, 2"),
     ],

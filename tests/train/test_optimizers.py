@@ -215,6 +215,13 @@ def test_settings_that_cannot_be_are_refused(values, said):
         ({"optimizer.kind": "custom", "optimizer.optimizer_class": "NAdam"}, "lr.learning_rate: expected a"),
         ({"optimizer.optimizer_args": ["amsgard=True"]}, "optimizer.optimizer_args = amsgard: AdamW has"),
         ({"lr.kind": "adafactor"}, "lr.kind = adafactor: is what Adafactor chooses by itself"),
+        ({"optimizer.kind": "adafactor", "network.loraplus_lr_ratio": 16},
+         "network.loraplus_lr_ratio: Adafactor chooses the rate, one for all"),
+        ({"optimizer.kind": "adafactor", "network.down_lr_weight": "sine"},
+         "network.down_lr_weight: Adafactor chooses the rate, one for all"),
+        ({"optimizer.kind": "adafactor", "embedding.token_string": "zwx",
+          "embedding.train_text_encoder_ti_frac": 0.5},
+         "embedding.train_text_encoder_ti_frac: Adafactor chooses the rate, one for all"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_had_is_refused_before_a_run(values, said):

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 
 from lora_train.errors import Mistake
 from lora_train.knobs import nearest
-from lora_train.options import Parser, add, parse, settings_file, to_write, train_values
+from lora_train.options import Parser, add, parse, settings_file, to_write, train_runs, train_values
 from lora_train.plots.axes import numbers
 from lora_train.prompts import Prompt, parse_prompt, read_prompts, sampler
 
 if TYPE_CHECKING:
     from lora_train.host import Lent
+    from lora_train.job import Job, Output, Place
     from lora_train.run.control import Control
 
 STRENGTHS = "0, 0.5-1.0:0.25"
@@ -97,9 +98,10 @@ def train(words: list[str]) -> int:
 
     every = declared()
     file = to_write(words, every)
-    values, notes = train_values(words, every)
-    job, output, place = assemble(values)
+    values, notes = train_runs(words, every)
+    runs = [assemble(value) for value in values]
     if file is not None:
+        job, output, place = runs[0]
         from lora_train.run.store import whole
 
         with whole(file) as part:
@@ -107,19 +109,33 @@ def train(words: list[str]) -> int:
         log.info("Wrote the settings to %s", file)
         return DONE
 
+    for note in notes:
+        log.info(note)
+    with _interruptible() as control:
+        for number, (job, output, place) in enumerate(runs, 1):
+            if len(runs) > 1:
+                log.info("Stage %d of %d: %s", number, len(runs), output.output_name)
+            if result := _run(job, output, place, control):
+                if len(runs) > 1:
+                    log.info("Give the --config_file again as well, so that the later stages follow.")
+                return result
+    return DONE
+
+
+def _run(job: Job, output: Output, place: Place, control: Control) -> int:
+    """One run; returns 0, or how it ended before its end."""
     from lora_train.hosts.standalone.host import StandaloneHost, fitted
     from lora_train.run.session import Ended, run
     from lora_train.run.watchers import Bar
 
     job, instead = fitted(job, place)
-    for note in (*notes, *instead):
+    for note in instead:
         log.info(note)
-    with _interruptible() as control:
-        try:
-            ended = run(job, output, place, StandaloneHost(), watchers=[Bar()], control=control)
-        except Ended:
-            log.info("Stopped before the first step; there is nothing to save.")
-            return STOPPED
+    try:
+        ended = run(job, output, place, StandaloneHost(), watchers=[Bar()], control=control)
+    except Ended:
+        log.info("Stopped before the first step; there is nothing to save.")
+        return STOPPED
     if ended.progress.stopped:
         log.info(
             "Stopped after step %d. Go on with: lora-train train --resume %s",

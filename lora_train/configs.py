@@ -36,11 +36,20 @@ def config(
     Args:
         datasets: a --dataset_config is read as well.
 
+    Returns:
+        Under "stages", where there are [[stages]], what each says.
+
     Raises:
         Mistake: it is a --dataset_config.
     """
     if not isinstance(table.get("datasets"), list):
-        return dict(_entries(table, "", {s.path for s in declared}))
+        paths, parts = {s.path for s in declared}, table.get("stages")
+        found = dict(_entries({k: v for k, v in table.items() if k != "stages"}, "", paths))
+        if parts is None:
+            return found
+        if not isinstance(parts, list) or not parts or not all(isinstance(part, dict) for part in parts):
+            raise Mistake(f"{path}: stages: expected tables in double brackets, [[stages]]")
+        return {**found, "stages": [dict(_entries(part, "", paths)) for part in parts]}
     if datasets:
         return dataset_config(table, path)
     raise Mistake(f"{path}: describes datasets; give it as --dataset_config")

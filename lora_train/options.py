@@ -120,15 +120,21 @@ def train_parser(every: Sequence[Setting], words: Sequence[str] = ()) -> Parser:
 
 
 def train_values(words: Sequence[str], every: Sequence[Setting]) -> tuple[dict[str, object], list[str]]:
-    """The words of `train` -> {path: value}, and what of them has no effect.
+    """The words of `train` -> {path: value}, and what of them has no effect; of a job with stages the first.
 
     Raises:
         Mistake: unknown or refused options, or a file of settings that cannot be read.
     """
-    from lora_train import compat, configs  # not before: adapters stand behind it, and torch
+    runs, notes = train_runs(words, every)
+    return runs[0], notes
+
+
+def train_runs(words: Sequence[str], every: Sequence[Setting]) -> tuple[list[dict[str, object]], list[str]]:
+    """As `train_values`, of each run of a job with stages."""
+    from lora_train import compat, configs, stages  # not before: adapters stand behind it, and torch
 
     given = parse(train_parser(every, words), words, [*FILES, *compat.known_names(every)])
-    config, file = {}, ""
+    config, file, parts = {}, "", []
     for name, (variable, *_) in KEYS.items():
         if key := given.pop(name, None):
             os.environ[variable] = str(key)
@@ -138,6 +144,7 @@ def train_values(words: Sequence[str], every: Sequence[Setting]) -> tuple[dict[s
         path = pathlib.Path(str(given.pop("config_file")))
         path = path if path.suffix else path.with_suffix(".toml")
         config, file = configs.read_config(path, every), f"{path}: "
+        parts = config.pop("stages", [])
     resume = given.get("place.resume", config.get("resume", config.get("place.resume")))
     datasets = given.pop("dataset_config", config.pop("dataset_config", None))
     if resume and not compat.off(given.get(FETCH, config.get(FETCH))):
@@ -149,14 +156,23 @@ def train_values(words: Sequence[str], every: Sequence[Setting]) -> tuple[dict[s
     before: dict[str, object] = {}
     if "from" in given:
         before.update(_job_inside(pathlib.Path(str(given.pop("from")))))
-    if resume:
-        from lora_train.run.store import State
-
-        before.update(State.read(pathlib.Path(str(resume))).plain["values"])
+    if resume and not parts:  # else the file says all, and the state's are those of one stage
+        before.update(_of_state(pathlib.Path(str(resume))))
     values, notes = _translated(((config, file), (given, "")), every)
     if datasets:
         values.update(configs.read_dataset_config(pathlib.Path(str(datasets))))
-    return {**_kept(before, values, datasets=bool(datasets)), **values}, notes
+    values = {**_kept(before, values, datasets=bool(datasets)), **values}
+    if not parts:
+        return [values], notes
+    said = [_translated(((part, f"{file}stages.{i}: "),), every) for i, part in enumerate(parts)]
+    runs = stages.staged(values, [own for own, _ in said])
+    return stages.left(runs, _of_state), [*notes, *(note for _, own in said for note in own)]
+
+
+def _of_state(folder: pathlib.Path) -> dict[str, object]:
+    from lora_train.run.store import State
+
+    return State.read(folder).plain["values"]
 
 
 def to_write(words: Sequence[str], every: Sequence[Setting]) -> pathlib.Path | None:

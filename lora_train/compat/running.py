@@ -69,6 +69,7 @@ RUNNING: Rules = {
     "blocks_to_swap": Refused(
         "blocks stay on the card; to save memory set gradient_checkpointing, cpu_offload_checkpointing or "
         "quantized_base"),
+    "stages": Refused("runs of one job are begun by lora-train train, with the --config_file that has them"),
     "output_config": Refused("expected --config_file beside it, the file to write to, on the command line"),
 }  # fmt: skip
 

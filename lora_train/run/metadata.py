@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 
 from PIL import Image
+from safetensors import SafetensorError, safe_open
 
 from lora_train import __version__
 from lora_train.adapters.mapped import record
@@ -97,10 +98,24 @@ def metadata(job: Job, output: Output, place: Place, facts: Facts) -> dict[str, 
         **_modelspec(job, output, facts),
         "lora_train_job": json.dumps(flat(job, places=False)),
         "lora_train_schema": SCHEMA,
+        **_before(job.network.weights),
     }
     if output.no_metadata:
         found = {key: found[key] for key in found if key in NEEDED or key.startswith("modelspec.")}
     return {key: str(value) for key, value in found.items()}
+
+
+def _before(weights: pathlib.Path | None) -> dict[str, object]:
+    """The jobs behind the file that was gone on from, as a job's stages leave them; the oldest first."""
+    if weights is None:
+        return {}
+    try:
+        with safe_open(weights, "pt") as file:
+            texts = file.metadata() or {}
+        jobs = [*json.loads(texts.get("lora_train_before", "[]")), json.loads(texts["lora_train_job"])]
+    except (KeyError, OSError, RecursionError, SafetensorError, TypeError, ValueError):
+        return {}  # none, or another's
+    return {"lora_train_before": json.dumps(jobs)}
 
 
 @functools.cache  # a run that is saved again and again does not look for it again

@@ -7,7 +7,6 @@ two forms of it.
 from __future__ import annotations
 
 import collections
-import dataclasses
 import itertools
 import math
 import os
@@ -16,7 +15,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lora_train.adapters.file import load
 from lora_train.data.batches import arithmetic, numbers
-from lora_train.data.classes import placed
 from lora_train.data.folder import Item, Planned, Source, Subset
 from lora_train.data.health import REMARKS as SEEN
 from lora_train.data.health import Found, Tokens, cut_at, health, lost, scale, tags
@@ -26,7 +24,7 @@ from lora_train.emphasis import loras
 from lora_train.errors import Mistake
 from lora_train.job import Job, Output, Place
 from lora_train.prompts import read_prompts
-from lora_train.run.classes import due, home
+from lora_train.run.classes import due, housed
 from lora_train.run.embeddings import unread
 from lora_train.run.refusals import refusals
 from lora_train.run.session import settled
@@ -67,8 +65,7 @@ def check(  # noqa: PLR0913 (what a run is made of, and what to look at it with)
     tried(complaints, lambda: settled(job, resumed))
     tried(complaints, lambda: writable(output.output_dir))
     limit = job.model.max_token_length
-    classes = home(RunStore(output.output_dir, output.output_name, output.run_dir))
-    job = dataclasses.replace(job, data=placed(job.data, classes))
+    job = housed(job, output)
     report = {
         "schema": SCHEMA, "prompts": _prompts(complaints, output, tokens and tokens(True), limit)
     }  # fmt: skip

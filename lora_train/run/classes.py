@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from lora_train.data.classes import Lack, lacking, strange
+from lora_train.data.classes import Lack, lacking, placed, strange
 from lora_train.emphasis import literal
 from lora_train.prompts import Prompt
 from lora_train.run.base import Base
-from lora_train.run.store import whole
+from lora_train.run.store import RunStore, whole
 
 if TYPE_CHECKING:
     import pathlib
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
     from lora_train.data.folder import Planned
     from lora_train.host import Folders, Lent, Model
+    from lora_train.job import Job, Output
     from lora_train.run.control import Control
-    from lora_train.run.store import RunStore
     from lora_train.train.parallel import Team
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,12 @@ def home(store: RunStore, folders: Folders | None = None) -> pathlib.Path:
     """Where a run's pictures of the class are where nobody says."""
     above = folders and folders.classes
     return above / store.name / "class" if above else store.records / "class"
+
+
+def housed(job: Job, output: Output, folders: Folders | None = None) -> Job:
+    """With that wherever it says no other."""
+    store = RunStore(output.output_dir, output.output_name, output.run_dir)
+    return dataclasses.replace(job, data=placed(job.data, home(store, folders)))
 
 
 def due(planned: Planned) -> list[str]:

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 
 from lora_train.errors import Mistake
 from lora_train.job import Job, Output, Place
+from lora_train.run.classes import housed
 from lora_train.run.control import Control
 from lora_train.run.session import run
 from lora_train.run.store import whole
@@ -95,8 +96,9 @@ def find(
         raise Mistake(f"optimizer.kind = {job.optimizer.kind()}: finds a rate by itself; choose another")
     control = Control()
     found = Found(sweep, control)
+    job = housed(_short(job, sweep), output, host.folders)
     with tempfile.TemporaryDirectory(prefix="lora-train-rates-") as folder:
-        parts = _short(job, sweep), _silent(output, pathlib.Path(folder)), _fresh(place)
+        parts = job, _silent(output, pathlib.Path(folder)), _fresh(place)
         try:
             run(*parts, host, watchers=[found, *watchers], control=control)
         except Ruined:
@@ -116,7 +118,9 @@ def _short(job: Job, sweep: Sweep) -> Job:
         job.lr, learning_rate=sweep.low, unet_lr=None, text_encoder_lr=None, text_encoder_lr2=None,
         lr_warmup_steps=0.0, lr_scheduler_type="ExponentialLR",
         lr_scheduler_args=(f"gamma={sweep.factor!r}",))  # fmt: skip
-    training = dataclasses.replace(job.training, max_train_steps=sweep.steps, max_train_epochs=None)
+    training = dataclasses.replace(
+        job.training, max_train_steps=sweep.steps, max_train_epochs=None, initial_step=None,
+        initial_epoch=None)  # fmt: skip
     return dataclasses.replace(job, lr=lr, training=training)
 
 
@@ -126,7 +130,7 @@ def _silent(output: Output, folder: pathlib.Path) -> Output:
 
 
 def _fresh(place: Place) -> Place:
-    kept = place.cache_latents or place.cache_latents_to_disk
+    kept = True if place.cache_latents_to_disk else place.cache_latents
     return dataclasses.replace(
         place, resume=None, cache_latents=kept, cache_latents_to_disk=False,
         cache_text_encoder_outputs_to_disk=False)  # fmt: skip

@@ -23,7 +23,9 @@ from lora_train.prompts import read_prompts
 from lora_train.run.advice import advice
 from lora_train.run.applies import disabled
 from lora_train.run.check import buckets, course, words, writable
+from lora_train.run.classes import due, housed
 from lora_train.run.curve import ahead
+from lora_train.run.embeddings import unread
 from lora_train.run.measure import Measured, dry, parameters, shape
 from lora_train.run.refusals import refusals
 from lora_train.run.session import settled
@@ -65,11 +67,13 @@ def look(values: Values, host: Host) -> dict[str, object]:
     hosts = host.refusals(*parts)
     lines += [*refusals(*parts), *hosts]
     lines += _files(*parts)
+    job = housed(job, output, host.folders)
     seen = surveyed(job, None if job.model.weighted_captions else job.model.max_token_length)
     planned = seen.planned
     lines += seen.lost
     plan = estimate = None
     if planned is not None and planned.items:
+        lines += unread(job, planned)
         plan = {**_plan(planned, *parts, header), "rates": {}}
         try:
             plan["rates"] = ahead(job, plan["steps"])
@@ -83,6 +87,7 @@ def look(values: Values, host: Host) -> dict[str, object]:
         "remarks": [
             *({"text": text, "files": [*files]} for text, files in seen.remarks),
             *({"text": text, "files": []} for text in (advice(job, plan, header) if plan else ())),
+            *({"text": f"{text}.", "files": []} for text in (due(planned) if plan else ())),
             *({"text": text, "files": []} for text in [job.optimizer.instead(place.device)] if text),
         ],
         "disabled": disabled(*parts, header),
@@ -104,7 +109,7 @@ def measure(values: Values, host: Host) -> dict[str, float | None]:
     if seen["complaints"]:
         raise Mistake("\n".join(complaint["text"] for complaint in seen["complaints"]))
     job, output, place = assemble(values, tolerant=True)
-    planned = surveyed(job).planned
+    planned = surveyed(housed(job, output, host.folders)).planned
     key = shape(job, output, place, planned, host.header())
     found = dry(job, place, host, planned)
     Measured(host.folders.desk).keep(key, found)
@@ -202,7 +207,9 @@ def surveyed(job: Job, limit: int | None = None) -> Survey:
     """
     data, objective = job.data, job.objective
     roots = [data.train_data_dir, data.reg_data_dir, data.in_json, *objective.files()]
-    roots += [path for d in data.datasets for s in d.subsets for path in (s.image_dir, s.metadata_file)]
+    own = [subset for dataset in data.datasets for subset in dataset.subsets]
+    roots += [path for s in own for path in (s.image_dir, s.metadata_file)]
+    roots += [path for s in (data, *own) for path in (s.conditioning_data_dir, s.class_data_dir)]
     return _surveyed(data, objective, limit, tuple(_listed(root, DEEP) for root in roots if root is not None))
 
 

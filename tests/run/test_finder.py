@@ -9,6 +9,7 @@ from lora_train.job import assemble
 from lora_train.run.control import Control
 from lora_train.run.finder import Found, Sweep, find
 from lora_train.train.events import Progress
+from tests.run.test_adapters_in_a_run import Lender
 from tests.tiny import Tiny, TinyHost
 
 
@@ -45,6 +46,21 @@ def test_the_rates_are_those_that_the_steps_were_made_with(pictures, tmp_path):
     seen = Rates(Sweep(1e-5, 1e-3, 20), Control())
     find(*job(pictures, tmp_path / "out"), TinyHost(tmp_path), Sweep(1e-5, 1e-3, 20), watchers=[seen])
     assert len(seen.points) == 20
+
+
+def test_what_it_makes_ready_is_of_use_later(pictures, tmp_path):
+    """Pictures of the class are kept where the run will look for them, and latents are made once."""
+    seen = []
+
+    class Counted(Tiny):
+        def encode_images(self, pixels, draws=None):
+            seen.append(len(pixels))
+            return super().encode_images(pixels, draws)
+
+    more = {"data__class_prompt": "a thing", "data__num_class_images": 2, "training__initial_step": 30}
+    find(*job(pictures, tmp_path / "out", **more), Lender(Counted()), Sweep(1e-5, 1e-3, 20))
+    assert len([*(tmp_path / "out" / "x-run" / "class").glob("*.png")]) == 2
+    assert sum(seen) == 5
 
 
 def valley(sweep: Sweep, best: float) -> Found:

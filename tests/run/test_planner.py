@@ -226,6 +226,39 @@ def test_rules_name_settings_that_there_are():
         assert not why.endswith(".")
 
 
+def test_pictures_of_the_class_count_where_a_run_keeps_them(values, host, tmp_path):
+    values = {**values, "data.class_prompt": "a thing", "data.num_class_images": 2}
+    seen = look(values, host)
+    assert "2 pictures of the class lack, and are drawn before the run." in [
+        r["text"] for r in seen["remarks"]
+    ]
+    folder = tmp_path / "out" / f"{assemble(values)[1].output_name}-run" / "class"
+    folder.mkdir(parents=True)
+    for i in range(2):
+        Image.new("RGB", (64, 64)).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text("a thing", encoding="utf-8")
+    again = look(values, host)
+    assert again["plan"]["samples"] == 2 * seen["plan"]["samples"]
+    assert not [r for r in again["remarks"] if "of the class lack" in r["text"]]
+
+
+def test_a_mask_that_came_is_seen(values, host, tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    values = {**values, "objective.masked_loss": True, "data.conditioning_data_dir": str(masks)}
+    assert look(values, host)["complaints"]
+    for i in range(4):
+        Image.new("RGB", (96 if i else 64, 64), "white").save(masks / f"{i}.png")
+    assert look(values, host)["complaints"] == []
+
+
+def test_a_word_that_no_caption_holds_is_a_complaint(values, host):
+    assert (
+        "none of the captions holds it"
+        in about(look({**values, "embedding.token_string": "zwx"}, host), "embedding.token_string")[0]
+    )
+
+
 def test_a_full_disk_is_said_before_the_run(values, host, monkeypatch):
     monkeypatch.setattr(planner.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10 * 2**20}))
     assert "10 MB are free" in about(look(values, host), "output.output_dir")[0]

@@ -41,6 +41,7 @@ def staged(values: Values, stages: list[Values]) -> list[Values]:
         own: Values = {}
         if i + 1 < len(stages):
             own = {NAME: f"{output.output_name}-stage{i + 1}", "output.save_precision": "float"}
+            own |= {"output.save_checkpoint": False} if "output.save_checkpoint" not in stage else {}
         if i:
             own[WEIGHTS] = output.output_dir / f"{output.output_name}-stage{i}.safetensors"
         runs.append(_fitting({**values, **stage, **own}, {*stage, *own}, f"stages.{i}: "))

@@ -53,7 +53,10 @@ def rewrite(source: pathlib.Path, changes: Changes, file: pathlib.Path, dtype: t
         tensors[key] = _changed(value, added.get(key, ()), dtype).contiguous()
     metadata = {name: text for name, text in weights.metadata.items() if name != HASH}
     with whole(file) as part:
+        part.touch()
+        rights = part.stat().st_mode  # as other files have them; newer safetensors has its own
         save_file(tensors, part, {"format": "pt", **metadata})
+        part.chmod(rights)
     if (settings := source.with_suffix(".yaml")).is_file():  # by which a WebUI knows the prediction
         with whole(file.with_suffix(".yaml")) as part:
             shutil.copyfile(settings, part)

@@ -105,6 +105,11 @@ def test_a_stage_is_gone_on_from(made, stop):
 USUAL = {"network.dim": 2, "output.output_name": "x"}
 
 
+def test_only_the_last_ends_as_a_checkpoint():
+    runs = staged({**USUAL, "output.save_checkpoint": True}, [{}, {}])
+    assert [run["output.save_checkpoint"] for run in runs] == [False, True]
+
+
 def test_what_belongs_to_another_kind_is_left_out():
     values = {
         **USUAL,

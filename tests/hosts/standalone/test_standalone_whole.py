@@ -59,6 +59,7 @@ def test_it_is_in_half_precision_and_none_is_overwritten(small, train, tmp_path,
     made = file.with_name(NAME)
     floats = {v.dtype for v in load_file(made).values() if v.is_floating_point()}
     assert floats == {torch.float16}
+    assert made.stat().st_mode == file.stat().st_mode
     before = made.stat().st_mtime_ns
     flags = ["--pretrained_model_name_or_path", str(small["sd2"]), "--train_data_dir", str(tmp_path)]
     flags += ["--output_dir", str(tmp_path), "--output_name", "x", "--save_checkpoint"]

@@ -65,8 +65,12 @@ class Loan:
         self.greys: dict[tuple[int, int], Tensor] = {}  # by their size
         self._predicts()
         self.pool = concurrent.futures.ThreadPoolExecutor(1)
-        files = (found.path, found.vae_path)  # hashed while other things go on: 2 s a GB
-        self.hashed = [self.pool.submit(hashes, f) if f and f.is_file() else None for f in files]
+        self.hashed = self._hashed()
+
+    def _hashed(self) -> list[concurrent.futures.Future | None]:
+        """Of the checkpoint and of an autoencoder beside it, while other things go on: 2 s a GB."""
+        files = (self.found.path, self.found.vae_path)
+        return [self.pool.submit(hashes, f) if f and f.is_file() else None for f in files]
 
     def _predicts(self) -> None:
         """Settles what the model predicts, and says it where it is not the plain case."""

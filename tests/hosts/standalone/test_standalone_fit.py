@@ -9,6 +9,7 @@ pytest.importorskip("diffusers")
 from lora_train.adapters.network import Network
 from lora_train.data.memory import Memory
 from lora_train.data.plan import plan
+from lora_train.hosts.standalone import loan
 from lora_train.hosts.standalone.host import StandaloneHost
 from lora_train.job import assemble
 from lora_train.run import fit
@@ -62,6 +63,12 @@ def test_what_a_step_keeps_is_foretold(small, pictures, arch):
     parts = Network(job.network, StandaloneHost().sketch(job.model, precision="no").__enter__().layers())
     count = sum(p.numel() for p in parts.parameters())
     assert found.learned == pytest.approx(count * 16 / MB, rel=0.01), "AdamW: weight, gradient, two means"
+
+
+def test_a_file_is_not_read_for_it(small, pictures, monkeypatch):
+    monkeypatch.setattr(loan, "hashes", lambda path: pytest.fail(f"{path} is hashed"))
+    with StandaloneHost().sketch(asked(small["sd2"], pictures)[0].model, precision="no") as sketch:
+        assert sketch.hashed == [None, None]
 
 
 def test_half_precision_takes_half(small, pictures):

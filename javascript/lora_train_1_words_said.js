@@ -336,5 +336,7 @@
         ["needs the package {package}; pip install {package2}", "パッケージ {package} が必要です。pip install {package2}"],
         ["is what Adafactor chooses by itself; set optimizer.kind = adafactor, with relative_step, or choose another", "Adafactorが自分で決める学習率です。optimizer.kind を adafactor（relative_step）にするか、別のものを選んでください"],
         ["expected a rate; nothing is usual with {optimizer}", "学習率を入れてください。{optimizer} には決まった値がありません"],
+        ["by its entry v_pred the loaded model predicts v, and the WebUI takes it for one that predicts noise; put a .yaml of its name beside it that says v, and load it again", "読み込まれているモデルは項目 v_pred によればvを予測しますが、WebUIはノイズを予測するものとして扱っています。vと書いた同名の .yaml を隣に置いて、読み込み直してください"],
+        ["{count} pictures of the class lack, and are drawn before the run.", "クラス画像が {count} 枚足りないため、学習の前に描きます。"],
     ];
 })();

@@ -238,7 +238,8 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.T
     tensors, plain, groups = {}, {}, []
     for i, group in enumerate(kept["param_groups"]):
         found = {name for name, value in group.items() if isinstance(value, torch.Tensor)}
-        tensors.update({f"optimizer.group.{i}.{name}": group[name] for name in found})
+        # copies, for groups may share one, and a file has none that do
+        tensors.update({f"optimizer.group.{i}.{name}": group[name].clone() for name in found})
         groups.append({name: value for name, value in group.items() if name not in found})
     for i, values in kept["state"].items():
         for name, value in values.items():
@@ -257,13 +258,13 @@ def restore_optimizer(
         {name: _as(fresh.get(name), value) for name, value in group.items()}
         for fresh, group in zip(optimizer.param_groups, plain["groups"], strict=True)
     ]
-    for name, value in tensors.items():
+    for name, value in tensors.items():  # copied: where one is not aligned, sums differ by a rounding
         if name.startswith("optimizer.group."):
             _, _, i, rest = name.split(".", 3)
-            groups[int(i)][rest] = value
+            groups[int(i)][rest] = value.clone()
         elif name.startswith("optimizer."):
             _, i, rest = name.split(".", 2)
-            state.setdefault(int(i), {})[rest] = value
+            state.setdefault(int(i), {})[rest] = value.clone()
     for name, value in plain["values"].items():
         i, rest = name.split(".", 1)
         state.setdefault(int(i), {})[rest] = value
@@ -286,7 +287,7 @@ def _checked(optimizer: torch.optim.Optimizer, state: Mapping[int, Mapping[str, 
         ValueError: they are of other weights.
     """
     every = [p for group in optimizer.param_groups for p in group["params"]]
-    first: dict[int, set[str]] = {}  # what weights of so many dimensions have
+    first: dict[torch.Size, set[str]] = {}  # what weights of a shape have
     for i, weights in enumerate(every):
         kept, saved = optimizer.state.get(weights, {}), state.get(i, {})
         for name, value in kept.items():
@@ -294,7 +295,8 @@ def _checked(optimizer: torch.optim.Optimizer, state: Mapping[int, Mapping[str, 
                 continue
             if value.dtype != saved[name].dtype:
                 kept[name] = value = saved[name].to(value.device, copy=True)
-            if value.ndim == weights.ndim > 1 and value.shape != weights.shape:
+            sides = zip(value.shape, weights.shape, strict=False)
+            if value.ndim == weights.ndim > 1 and any(side not in (1, own) for side, own in sides):
                 raise ValueError("the optimizer's values are not those of the adapters")
-        if kept and set(kept) != first.setdefault(weights.ndim, set(kept)):
+        if kept and set(kept) != first.setdefault(weights.shape, set(kept)):
             raise ValueError("the optimizer's values are not those of the adapters")

@@ -17,6 +17,9 @@ RUNS = {  # kind: what else is set
     "adamw8bit": {},
     "adafactor": {},
     "prodigy": {"lr__kind": "cosine", "lr__lr_warmup_steps": 2},
+    "prodigyplusschedulefree": {},  # some of its means are of rows and columns
+    "dadaptadanip": {},  # whose groups share a tensor
+    "dadaptsgd": {},  # which makes one sum of all
     "adamwschedulefree": {"lr__kind": "constant_with_warmup", "lr__lr_warmup_steps": 2},
     "muon": {"lr__lr_scheduler_type": "StepLR", "lr__lr_scheduler_args": ["step_size=2"]},
     "custom": {"optimizer__optimizer_class": "NAdam", "lr__learning_rate": 0.01},

@@ -78,7 +78,7 @@ class Normed(Family):
         if self.train_norm and not self.trains("unet"):
             yield "train_norm = True: expected the UNet to train; the norms are in it"
         elif self.train_norm and not self.normed:
-            yield f"train_norm = True: preset {self.preset} has no norms in it; expected full or attn-mlp"
+            yield f"train_norm = True: preset {self.choice} has no norms in it; expected full or attn-mlp"
 
     def put(self, layer: Layer) -> Adapter | None:
         if not layer.norm:

@@ -228,10 +228,10 @@ def test_a_date_is_no_number_of_repeats(make, tmp_path):
 
 
 def test_only_what_is_used_is_checked():
-    odd = Resolution(500, 500)
-    assert list(Data(resolution=odd).check())
-    assert not list(Data(resolution=odd, datasets=(Dataset(),)).check())
-    assert list(Dataset(resolution=odd).check())
+    odd = {"enable_bucket": True, "bucket_reso_steps": 60}
+    assert list(Data(**odd).check())
+    assert not list(Data(**odd, datasets=(Dataset(),)).check())
+    assert list(Dataset(**odd).check())
 
 
 def test_data_come_back_from_what_is_written(tmp_path):

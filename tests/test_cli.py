@@ -174,7 +174,10 @@ def test_a_file_without_a_job_is_a_mistake(told, tmp_path):
         (["--noise_offset", "-1e-4"], "objective.noise_offset = -1e-4: expected 0 to 1"),
         (["--noise_offset", "-.5"], "objective.noise_offset = -.5: expected 0 to 1"),
         (["--deepspeed"], "deepspeed = true: many cards each hold the whole model"),
-        (["--network_module", "networks.lora_flux"], "network_module = networks.lora_flux: not in this version"),
+        (
+            ["--network_module", "networks.lora_flux"],
+            "network_module = networks.lora_flux: not in this version",
+        ),
         (["--optimizer_type", "Nobodys"], "optimizer.kind = Nobodys: expected adamw"),
         (["--config_file", "/no/such/file.toml"], "file.toml"),
         (["--dataset_config", "/no/such/file.toml"], "file.toml"),

@@ -32,7 +32,7 @@ __all__ = [
 
 FOREIGN: Rules = {**NETWORK, **RATES, **LOSS, **PICTURES, **RUNNING, **HUGGING_FACE}
 
-SEVERAL = ("text_encoder_lr", "optimizer_args")  # settings of one value that sd-scripts takes more than one for
+SEVERAL = ("text_encoder_lr", "optimizer_args")  # of one value here, of which sd-scripts takes more than one
 
 
 @dataclasses.dataclass(frozen=True)

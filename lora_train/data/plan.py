@@ -70,9 +70,7 @@ def survey(
         sources.append(source)
     scan.but(subset.image_dir for dataset in datasets for subset in dataset.subsets if subset.image_dir)
     scan.memory.keep()
-    planned = Planned(
-        tuple(sources), folders=not data.datasets, prior=data, held=tuple(held)
-    )
+    planned = Planned(tuple(sources), folders=not data.datasets, prior=data, held=tuple(held))
     if not planned.items and not any(f.fatal for f in scan.findings):
         folder = datasets[0].subsets[0].image_dir
         scan.found("folder", folder, f"{folder}: no picture is left to learn from")

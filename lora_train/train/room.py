@@ -46,9 +46,7 @@ class Pieces:
     def of(self, batches: Sequence[B]) -> list[B]:
         return [piece for batch in batches for piece in batch.pieces(self.most or len(batch.ordinals))]
 
-    def tried(
-        self, batches: Sequence[B], run: Callable[[Sequence[B]], T], undo: Callable[[], None]
-    ) -> T:
+    def tried(self, batches: Sequence[B], run: Callable[[Sequence[B]], T], undo: Callable[[], None]) -> T:
         """`run` over the batches in pieces.
 
         Args:

@@ -79,7 +79,8 @@ def test_what_classes_need_is_said():
             build(Data, {**how, "train_data_dir": "x"})
     data = build(Data, {
         "num_class_images": 3, "datasets.0.subsets.0.class_prompt": "a",
-        "datasets.0.subsets.0.image_dir": "x", "datasets.0.subsets.1.is_reg": True, "datasets.0.subsets.1.image_dir": "y"})  # fmt: skip
+        "datasets.0.subsets.0.image_dir": "x", "datasets.0.subsets.1.is_reg": True,
+        "datasets.0.subsets.1.image_dir": "y"})  # fmt: skip
     assert data.datasets[0].subsets[0].makes_class
 
 

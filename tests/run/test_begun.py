@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from lora_train.errors import Mistake
 
+
 def weights(outcome, lead: str = "") -> dict:
     return {key: value for key, value in load_file(outcome.file).items() if key.startswith(lead)}
 

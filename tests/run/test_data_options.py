@@ -118,7 +118,8 @@ def test_what_looks_different_each_time_is_refused_with_cached_latents(learned, 
 @pytest.mark.parametrize("option", ["color_aug", "random_crop", "rotate_aug", "face_crop_aug_range"])
 def test_nothing_is_cached_of_what_looks_different_each_time_unless_asked_for(learned, option):
     """sd-scripts' flags name cached latents only where they are wanted."""
-    left, off = (learned(name, **{option: OPTIONS[option][0], **more}) for name, more in (("a", {}), ("b", CUT)))
+    own = {option: OPTIONS[option][0]}
+    left, off = learned("a", **own), learned("b", **own, **CUT)
     assert texts(left)["ss_cache_latents"] == "False"
     assert same(left, off)
 

@@ -64,7 +64,8 @@ def test_a_good_job_has_a_plan_and_no_complaint(values, host):
 def test_every_complaint_stands_beside_its_field(values, host, tmp_path):
     (tmp_path / "file").touch()
     values |= {
-        "network.dim": "0", "lr.learning_rate": "fast", "output.output_name": "a/b", "data.color_aug": True, "place.cache_latents": True,
+        "network.dim": "0", "lr.learning_rate": "fast", "output.output_name": "a/b",
+        "data.color_aug": True, "place.cache_latents": True,
         "network.dimm": 4, "network.weights": str(tmp_path / "none.safetensors"),
         "output.output_dir": str(tmp_path / "file" / "out"), "network.train_unet_only": True,
         "network.train_text_encoder_only": True,

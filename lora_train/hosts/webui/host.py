@@ -116,12 +116,12 @@ class WebuiHost:
         said += _precision(job.training.mixed_precision, here)
         if place.torch_compile:
             said.append(
-                "place.torch_compile = True: the WebUI's own code on its model cannot be compiled; leave it off"
+                "place.torch_compile = True: what the WebUI does to its model cannot be compiled; leave it off"
             )
         if job.model.quantized_base:
             said.append(
-                f"model.quantized_base = {job.model.quantized_base}: the model is trained on as the WebUI holds "
-                "it; leave it empty, and choose FP8 weight in the WebUI's settings under Optimizations"
+                f"model.quantized_base = {job.model.quantized_base}: the model is trained on as the WebUI "
+                "holds it; leave it empty, and choose FP8 weight in the WebUI's settings under Optimizations"
             )
         try:
             loaded = turn.loaded(load=False)

@@ -21,8 +21,8 @@ diffusers = pytest.importorskip("diffusers")
 from lora_train.hosts.standalone.facts import USUAL, Facts, of_file, of_folder  # noqa: E402
 from lora_train.hosts.standalone.files import find  # noqa: E402
 from lora_train.hosts.standalone.host import StandaloneHost  # noqa: E402
-from lora_train.hosts.standalone.loan import Loan  # noqa: E402
 from lora_train.hosts.standalone.load import hollow  # noqa: E402
+from lora_train.hosts.standalone.loan import Loan  # noqa: E402
 from lora_train.hosts.standalone.sample import scheduler  # noqa: E402
 from lora_train.weights import open_weights  # noqa: E402
 from tests.hosts import tiny_checkpoints  # noqa: E402

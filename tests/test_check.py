@@ -146,7 +146,8 @@ def test_it_complains_of_what_a_run_would(garden_of, tmp_path, check, capsys):
     garden_of("bad/a.png").write_bytes(b"")
     (tmp_path / "none").mkdir()
     cases = (("bad",), ("none",), ("gone",), ("good", "--random_crop", "--cache_latents"),
-             ("good", "--mixed_precision", "fp16", "--device", "cpu"), ("good", "--resume", tmp_path / "none"))  # fmt: skip
+             ("good", "--mixed_precision", "fp16", "--device", "cpu"),
+             ("good", "--resume", tmp_path / "none"))  # fmt: skip
     for folder, *words in cases:
         given = ["--train_data_dir", tmp_path / folder, *words]
         status, report, _ = check(*given)

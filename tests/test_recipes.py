@@ -115,7 +115,8 @@ def test_prompts_in_three_formats(form, places, tmp_path, caplog):
     file = tmp_path / f"prompts.{form}"
     file.write_text(PROMPTS[form], encoding="utf-8")
     words = ["--pretrained_model_name_or_path", DEMO, "--train_data_dir", places["pictures"],
-             "--resolution", 64, "--max_train_steps", 1, "--output_dir", places["output"], "--output_name", "x",
+             "--resolution", 64, "--max_train_steps", 1,
+             "--output_dir", places["output"], "--output_name", "x",
              "--sample_every_n_steps", 1, "--sample_prompts", file]  # fmt: skip
     trained([str(word) for word in words], places, caplog)
     drawn = sorted(places["output"].rglob("sample/*.png"))

@@ -45,19 +45,20 @@ class TestOtherWebuis:
             assert said is None or "--lowvram" in str(said)
 
 
-def test_the_autoencoder_runs_in_float32_where_it_is_asked_for(tmp_path):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_autoencoder_runs_in_float32_where_it_is_asked_for(tmp_path, dtype):
     pixels, ids = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(3)), set()
     with world(tmp_path / "webui", half=True) as webui:
         from modules import shared
 
-        vae = shared.sd_model.first_stage_model.half()
+        vae = shared.sd_model.first_stage_model.to(dtype)
         with untouched(webui):
             for wide in (True, False):
                 with WebuiHost().borrow(Model(no_half_vae=wide), device="auto", precision="bf16") as lent:
                     if wide:
                         found = lent.encode_images(pixels)
                     ids.add(lent.vae_id)
-            assert {p.dtype for p in vae.parameters()} == {torch.float16}
+            assert {p.dtype for p in vae.parameters()} == {dtype}
         exact = copy.deepcopy(vae).float().encode(pixels).mean * lent.loaded.scale_factor
     assert torch.equal(found, exact)
     assert len(ids) == 2  # so no latents of the one are taken for those of the other

@@ -116,7 +116,7 @@ class WebuiHost:
         said += _precision(job.training.mixed_precision, here)
         if place.torch_compile:
             said.append(
-                "place.torch_compile = True: what the WebUI does to its model cannot be compiled; leave it off"
+                "place.torch_compile = True: what the WebUI does to a model cannot be compiled; leave it off"
             )
         if job.model.quantized_base:
             said.append(

@@ -188,10 +188,10 @@ class Loan:
         self._use("vae")
         if self.loaded.lowvram:
             self._clear_card()
-        half = next(self._part("vae").parameters()).dtype is torch.float16
-        wide = half and self.model.no_half_vae
+        dtype = next(self._part("vae").parameters()).dtype
+        wide = self.model.no_half_vae and dtype is not torch.float32
         mean, std = self._encoded(pixels, wide=wide)
-        if half and not (wide or mean.isfinite().all()):
+        if dtype is torch.float16 and not (wide or mean.isfinite().all()):
             log.warning("The autoencoder overflows in float16; these pictures are encoded in float32.")
             mean, std = self._encoded(pixels, wide=True)
         if draws is not None:
@@ -200,13 +200,14 @@ class Loan:
         return mean * self.loaded.scale_factor
 
     def _encoded(self, pixels: Tensor, *, wide: bool = False) -> tuple[Tensor, Tensor]:
-        vae = self._part("vae").float() if wide else self._part("vae")
+        vae, dtype = self._part("vae"), next(self._part("vae").parameters()).dtype
+        vae = vae.float() if wide else vae
         try:
             with torch.autocast(self.device.type, enabled=False):
                 drawn_from = posterior(vae, pixels.to(self.device, next(vae.parameters()).dtype))
         finally:
             if wide:
-                vae.half()  # to float32 and back changes no bit
+                vae.to(dtype)  # to float32 and back changes no bit
         return drawn_from.mean.float(), drawn_from.std.float()
 
     def sample(self, prompt: Prompt) -> Image.Image:

@@ -105,6 +105,14 @@ def test_a_large_dim_of_lokr_is_its_whole_matrix():
     assert values(network_dim=512, **words)[0]["network.dim"] == 512
 
 
+def test_dylora_has_the_unit_of_its_module():
+    """LyCORIS' block_size is 4 where none is given, sd-scripts' unit 1."""
+    words = {"network_module": "lycoris.kohya", "network_dim": 8}
+    assert network(**words, network_args=["algo=dylora"]).unit == 4
+    assert network(**words, network_args=["algo=dylora", "block_size=2"]).unit == 2
+    assert network(network_module="networks.dylora", network_dim=8).unit == 1
+
+
 def test_what_changes_nothing_is_said_once():
     args = ["rank_dropout_scale=True", "bypass_mode=True", "use_reentrant=False", "train_t5xxl=False"]
     found, notes = values(network_module="networks.lora", network_args=args)

@@ -57,6 +57,7 @@ MODULES = {  # network_module -> what it means by itself; LyCORIS names the fami
 }  # fmt: skip
 SIZES = ("dim", "alpha", "conv_dim", "conv_alpha", "dropout")  # which sd-scripts passes to every module
 USUAL = 4  # network_dim, where none is given
+UNIT = 4  # block_size of LyCORIS' DyLoRA, where none is given
 
 
 @functools.cache
@@ -188,7 +189,8 @@ def finished(words: Mapping[str, object], values: Values) -> list[str]:
     """Beside a network_module: what follows from several options together is put into `values`.
 
     LyCORIS and LoCon take dim and alpha for convolutions too where they have none of their own, sd-scripts'
-    own modules 1 for alpha. LyCORIS' LoKr takes any dim, and a large one means the whole matrix.
+    own modules 1 for alpha. LyCORIS' LoKr takes any dim, and a large one means the whole matrix; its DyLoRA
+    learns UNIT ranks at a time.
 
     Returns:
         A line for each that is not as it was given.
@@ -198,6 +200,8 @@ def finished(words: Mapping[str, object], values: Values) -> list[str]:
     if (name == "lycoris.kohya" and sized) or name == "locon.locon_kohya":
         values.setdefault("network.conv_dim", values.get("network.dim") or USUAL)
         values.setdefault("network.conv_alpha", values.get("network.alpha", 1.0))
+    if name == "lycoris.kohya" and values.get("network.kind") == "dylora":
+        values.setdefault("network.unit", UNIT)
     for path in ("network.dim", "network.conv_dim") * (values.get("network.kind") == "lokr"):
         if _above(values.get(path), LARGEST):
             notes.append(

@@ -233,7 +233,8 @@ class Lora(Factored):
         if self.init == "pissa":
             dim, alpha = 2 * self.dim, "Dynamic" if self.rs_lora else self.alpha and 2 * self.alpha
             given = json.loads(str(found.pop("ss_network_args", "{}")))
-            if args := {name: text for name, text in given.items() if name not in SIZES}:
+            args = {name: text for name, text in given.items() if name not in SIZES}
+            if args.keys() - {"dropout"}:
                 found["ss_network_args"] = json.dumps(args)
             own = {"ss_network_dim": dim, "ss_network_alpha": alpha}
             return {"ss_network_module": "networks.lora", **found, **own}

@@ -66,8 +66,9 @@ def of(family: Family, rule: Rule) -> Family:
     if cls is FAMILIES["lokr"] and isinstance(found.get("dim"), int) and found["dim"] > LARGEST:
         del found["dim"]
         found["full_matrix"] = True
-    # a layer's own size holds for 3x3 convolutions too
-    found |= {f"conv_{name}": found[name] for name in SIZES if name in found}
+    # a layer's own size holds for 3x3 convolutions too, and in every block
+    for name in [name for name in SIZES if name in found]:
+        found |= {f"conv_{name}": found[name], f"block_{name}s": None, f"conv_block_{name}s": None}
     own = {**flat(family), "preset": None, "layer_map": None, **found}
     values = {name: value for name, value in own.items() if name in known}
     if not cls.late:

@@ -102,6 +102,14 @@ def test_without_convolutions_only_those_with_a_dim_of_their_own():
     assert not [key for key in found.layers if key.startswith("te1")]
 
 
+def test_a_size_of_its_own_holds_in_every_block():
+    found = network({"module_algo_map": {"CrossAttention": {"dim": 3, "alpha": 2}}},
+                    kind="lora", block_dims=[8] * 25, block_alphas=[5] * 25)  # fmt: skip
+    sizes = {key: (a.rank, a.alpha) for key, a in found.adapters.items() if key.startswith("unet")}
+    assert sizes["unet.input_blocks.1.1.transformer_blocks.0.attn2.to_q"] == (3, 2)
+    assert sizes["unet.input_blocks.1.1.transformer_blocks.0.ff.net.2"] == (8, 5)
+
+
 def test_the_metadata_is_lycoris_and_holds_the_map():
     said = record(build(FAMILIES["lora"], {"layer_map": json.dumps(EXAMPLE)}))
     args = json.loads(said["ss_network_args"])

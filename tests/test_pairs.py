@@ -245,7 +245,7 @@ def test_what_is_no_pair_is_said(pair, tmp_path):
 def paired(tmp_path, pair):
     """paired("a", **values): a small run into the folder a; values by path, dots as two underscores."""
 
-    def paired(folder: str, *, stop=None, host=None, watchers=(), **values):
+    def paired(folder: str, *, stop=None, host=None, watchers=(), control=None, **values):
         usual = {
             "model.pretrained_model_name_or_path": "tiny.safetensors", "data.resolution": 64,
             "training.max_train_steps": 6, "training.seed": 5, "lr.learning_rate": 0.01,
@@ -253,7 +253,7 @@ def paired(tmp_path, pair):
             "output.save_precision": "float", "objective.kind": "addift",
             "objective.original_image": pair[0], "objective.target_image": pair[1],
         }  # fmt: skip
-        control = Control()
+        control = control or Control()
         watchers = [*watchers] if stop is None else [*watchers, At(stop, control.stop)]
         asked = {path.replace("__", "."): value for path, value in values.items()}
         if asked.get("objective.kind") == "difference":
@@ -319,6 +319,30 @@ def test_a_stop_while_the_copier_learns_is_a_stop(paired, tmp_path):
     with pytest.raises(Ended):
         run(*assemble({**usual, **values}), TinyHost(tmp_path), control=stopping, watchers=[Stop()])
     assert not [*(tmp_path / "a").rglob("*.safetensors")]
+
+
+def test_a_pause_while_the_copier_learns_gives_the_model_back_as_it_was(paired, tmp_path):
+    class Resting(Tiny):
+        def given_back(self, waiting=lambda: None):
+            assert not any(layer.module._forward_hooks for layer in self.layers())
+            control.go_on()
+            return super().given_back(waiting)
+
+    class Host(TinyHost):
+        def borrow(self, model, *, device, precision, waiting=None):
+            return contextlib.nullcontext(lent)
+
+    class Pause(Watcher):
+        def preparing(self, what, done, of):
+            if what == "learning the original pictures" and done == 2:
+                control.pause()
+
+    control, lent = Control(), Resting()
+    told = {"objective__kind": "difference", "training__max_train_steps": 2}
+    whole = paired("a", **told)
+    again = paired("b", host=Host(tmp_path), watchers=[Pause()], control=control, **told)
+    assert same(whole, again)
+    assert lent.pauses == 1
 
 
 def test_samples_of_a_difference_are_drawn_without_the_copier(paired, tmp_path):

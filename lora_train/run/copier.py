@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import pathlib
@@ -20,9 +21,11 @@ from lora_train.train.arithmetic import quick
 from lora_train.train.events import Progress, Watcher
 from lora_train.train.learner import Learner, scaler
 from lora_train.train.loop import train
+from lora_train.train.parked import parked
 from lora_train.train.recompute import recomputed
 
 if TYPE_CHECKING:
+    from lora_train.adapters.network import Network
     from lora_train.data.folder import Planned
     from lora_train.host import Lent
     from lora_train.job import Job, Place
@@ -77,25 +80,59 @@ class Copier:
         progress = Progress(steps, numbers(planned, accumulation * self.crew.world).steps)
         alone = not any(params for part, params in network.parts().items() if part != "unet")
         base = Base.of(job.model, self.lent.layers())
-        blocks = self.lent.checkpoint_blocks() if self.place.gradient_checkpointing else []
-        with quick(self.lent.device), base.attached(), network.attached(), recomputed(blocks):
+        with contextlib.ExitStack() as on:
+            self.attach(on, base, network)
             course = objective.alone().begin(self.lent, network)
             learner = Learner.new(network, course, optimizer=job.optimizer, lr=self.rate(), progress=progress)
             if training.mixed_precision == "fp16":
                 learner.scaler = scaler()
             caches = Caches(
-                job, self.place, self.store, self.lent, planned, self.crew, self.report)  # fmt: skip
+                job, self.place, self.store, self.lent, planned, self.crew, self.cached)  # fmt: skip
             batches = Batches(
                 planned, caches.latents(), seed=training.seed, accumulation=accumulation,
                 conds=caches.conds() if alone else None, steps=steps, rank=self.crew.rank,
                 world=self.crew.world)  # fmt: skip
             train(
                 learner, self.lent, batches, training=training, lr=self.rate(), team=self.crew,
-                watchers=[_Told(self.report, self.control)], control=self.control)  # fmt: skip
+                watchers=[_Told(self.report, self.control)], control=self.control,
+                between=lambda _: self.rest(on, base, network, [learner, caches.made]))  # fmt: skip
         self.control.heed()
         if self.crew.first:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             save(network, self.path, metadata={}, dtype=torch.float32)
+
+    def cached(self, what: str, done: int, of: int) -> None:
+        """Told while latents and conds are made; a stop is a stop here too."""
+        self.report(what, done, of)
+        if self.crew.world == 1:
+            self.control.heed()
+
+    def attach(self, on: contextlib.ExitStack, base: Base, network: Network) -> None:
+        """All that is changed of the model and of torch; `on.close()` takes it back."""
+        place = self.place
+        blocks = self.lent.checkpoint_blocks() if place.gradient_checkpointing else []
+        again = recomputed(blocks, away=place.cpu_offload_checkpointing)
+        for change in (quick(self.lent.device), base.attached(), network.attached(), again):
+            on.enter_context(change)
+
+    def rest(self, on: contextlib.ExitStack, base: Base, network: Network, held: list[object]) -> None:
+        """A pause, in which the host has its model to itself; see `Session.rest`.
+
+        Raises:
+            Ended: asked to stop.
+        """
+        control = self.control
+        if not control.paused:
+            return
+        on.close()
+        held = [*held, list(base.networks)] if self.place.park_on_pause else []
+        with parked(*held), self.lent.given_back(control.heed), control.rest():
+            while control.paused and not control.stopping:
+                control.wait(1.0)
+        control.heed()
+        for own in (network, *base.networks):
+            own.move(self.lent.layers())
+        self.attach(on, base, network)
 
     def family(self, objective: Difference) -> Lora:
         """A LoRA on the layers that the other one is on."""

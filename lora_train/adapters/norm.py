@@ -84,7 +84,7 @@ class Normed(Family):
         if not layer.norm:
             return super().put(layer)
         scale = self.block_weights.strength(layer.part, layer.path)
-        if not (self.train_norm and scale and self.wants_norm(layer)):
+        if not (self.train_norm and scale and self.pace(layer) and self.wants_norm(layer)):
             return None
         return NormAdapter(layer, scale, self.module_dropout or 0.0)
 

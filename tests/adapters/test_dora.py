@@ -317,3 +317,10 @@ def test_one_from_a_file_cannot_be_shrunk_either(tmp_path):
     family = Lora(weights=file, dim_from_weights=True, scale_weight_norms=1.0)
     with pytest.raises(Mistake, match=r"network\.scale_weight_norms = 1: \S+ holds a DoRA"):
         begun(family, Tiny().layers())
+
+
+def test_norms_of_blocks_without_a_rate_do_not_learn():
+    found = Network(made("lora", train_norm=True, down_lr_weight="zeros"), Tiny().layers())
+    blocks = {key.split(".")[1] for key, a in found.adapters.items() if isinstance(a, NormAdapter)}
+    assert blocks == {"middle_block", "output_blocks"}
+    assert all(pace.times == 1 for pace in found.paces())

@@ -151,6 +151,10 @@ class Turning(Altering, Sized):
         if any(value not in (0, 1) for value in self.block_weights.values):
             yield "block_weights: expected 0 or 1 for each block; a turn at half strength is none"
 
+    @property
+    def said(self) -> str:
+        return f"blocks of {self.dim}"
+
     def shape(self, layer: Layer) -> tuple[int, ...] | None:
         """Of a layer's blocks; None where there is nothing to turn."""
         raise NotImplementedError
@@ -194,6 +198,10 @@ class Oft(Turning):
         group="network")  # fmt: skip
 
     algo = "diag-oft"
+
+    @property
+    def said(self) -> str:
+        return f"{self.dim} blocks" if self.dim_is_count else super().said
 
     def arguments(self) -> dict[str, object]:
         return {**super().arguments(), "dim_is_count": self.dim_is_count or None}

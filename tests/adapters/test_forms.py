@@ -293,3 +293,8 @@ def test_a_files_metadata_says_how_it_was_trained(kind, how):
     assert again == family
     assert heard.refused == []
     assert net["preset"] == family.choice
+
+
+def test_a_turn_has_blocks_and_no_rank():
+    assert made("oft", dim=8).said == made("boft", dim=8).said == "blocks of 8"
+    assert made("oft", dim=8, dim_is_count=True).said == "8 blocks"

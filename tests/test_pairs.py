@@ -17,8 +17,9 @@ from lora_train.adapters import FAMILIES
 from lora_train.adapters.lora import Lora
 from lora_train.adapters.network import Network
 from lora_train.data.batches import Batch, Batches
-from lora_train.data.cache import Fresh
+from lora_train.data.cache import Fresh, Sample
 from lora_train.data.folder import Data
+from lora_train.data.looks import Look
 from lora_train.errors import Mistake
 from lora_train.job import assemble
 from lora_train.knobs import build
@@ -143,6 +144,15 @@ def test_a_mask_shows_where_the_pictures_differ(pair):
     whole = course.losses_at(lent, batch, pictures, noise, t)
     torch.testing.assert_close(one + rest, whole)
     assert one > 0
+
+
+def test_masks_of_looks_that_do_not_come_again_are_not_kept(pair):
+    settings = build(Addift, {**of(pair), "diff_use_diff_mask": True})
+    planned, _ = planned_of(settings)
+    latents, looks = settings.seen(Fresh(Tiny().encode_images, 5)), (Look(), Look(flip=True), Look(angle=3.0))
+    found = [latents.masks([Sample(planned.items[0], look, 0)]) for look in looks]
+    assert torch.equal(found[1], found[0].flip(-1))
+    assert len(latents.kept) == 2
 
 
 def test_steps_walk_through_the_range_in_tenths(pair):

@@ -122,7 +122,7 @@ class Differences:
 
     def __init__(self, latents: Latents):
         self.latents, self.slow = latents, latents.slow
-        self.kept: dict[tuple[pathlib.Path, Look], Tensor] = {}
+        self.kept: dict[tuple[pathlib.Path, bool], Tensor] = {}
 
     def fetch(self, samples: Sequence[Sample]) -> Tensor:
         return self.latents.fetch(samples)
@@ -137,11 +137,18 @@ class Differences:
         )
 
     def _mask(self, item: Item, look: Look) -> Tensor:
-        key = item.path, look
+        key = item.path, look.flip
+        if look != Look(look.flip):  # which hardly comes again
+            return _apart(item, look)
         if key not in self.kept:
-            apart = (pictures.load(item, look) - pictures.load(item.twin, look)).abs().sum(0, keepdim=True)
-            self.kept[key] = functional.avg_pool2d((apart * 127.5 > APART).float(), GRAIN)
+            self.kept[key] = _apart(item, look)
         return self.kept[key]
+
+
+def _apart(item: Item, look: Look) -> Tensor:
+    """[1, h, w]."""
+    apart = (pictures.load(item, look) - pictures.load(item.twin, look)).abs().sum(0, keepdim=True)
+    return functional.avg_pool2d((apart * 127.5 > APART).float(), GRAIN)
 
 
 def wanted(one: tuple[pathlib.Path | None, pathlib.Path | None], suffix: str | None) -> None:

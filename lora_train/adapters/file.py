@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lora_train.adapters import FAMILIES
-from lora_train.adapters.export import made_from, readable
+from lora_train.adapters.export import DIFF, made_from, readable
 from lora_train.adapters.family import Family
 from lora_train.adapters.fourfold import missing, unfilled
 from lora_train.adapters.kept import parted
@@ -245,11 +245,13 @@ def _checked(family: Family, layers: Iterable[Layer]) -> list[Layer]:
 def _of_family(
     family: Family, tensors: Mapping[str, Tensor], path: pathlib.Path, texts: Mapping[str, str]
 ) -> None:
-    """Raises Mistake: a file's adapters are of another family than the job's."""
-    there = type(told_by(name.partition(".")[2] for name in tensors))
-    if there.mark == family.mark:
+    """Raises Mistake: a file's adapters are of another family than the job's, or only made from such."""
+    there, source = type(told_by(name.partition(".")[2] for name in tensors)), made_from(texts)
+    own = source is not None and source == family.record()["ss_network_module"]
+    mixed = family.mark != DIFF and any(name.endswith(f".{DIFF}") for name in tensors)
+    if there.mark == family.mark and not (own and mixed):  # a LoRA, and what was too large to stay one
         return
-    if (source := made_from(texts)) and source == family.record()["ss_network_module"]:
+    if own:
         raise Mistake(
             f"network.weights = {path}: was made from a {source} for the WebUI; take that itself, "
             f"{path.stem}.native.safetensors in the folder of that run's log"

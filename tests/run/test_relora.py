@@ -177,6 +177,14 @@ def test_a_run_with_restarts_goes_on_from_its_state(trained, tmp_path, kind):
     assert {name.partition(".")[2] for name in entries(network)} >= {"kept_up", "kept_down"}
 
 
+def test_what_was_made_for_the_webui_is_not_gone_on_from(trained):
+    """Where some of it is whole differences, the way on is the native file."""
+    file = trained("a", **{k: v for k, v in HOW.items() if "conv" not in k}).file
+    for how in ({}, {"dim_from_weights": True}):
+        with pytest.raises(Mistake, match=r"was made from a networks\.lora for the WebUI; take that itself"):
+            begun(Lora(weights=file, **how), Tiny().layers())
+
+
 def test_more_is_learned_than_one_adapter_of_the_rank_could(trained):
     file = trained("a", network__dim=1, **{k: v for k, v in HOW.items() if "conv" not in k}).file
     with safe_open(file, "pt") as opened:

@@ -40,6 +40,19 @@ def test_a_card_with_broken_half_precision_trains_in_float32(tmp_path, train, mo
         assert learns(learned)
 
 
+def test_prompts_are_learned_in_float32_where_float16_is_all_a_card_has(tmp_path):
+    with world(tmp_path / "webui", half=True) as webui:
+        for part in (webui.model.model, webui.model.cond_stage_model):
+            part.half()
+        for name in ("dtype", "dtype_unet", "dtype_inference"):
+            setattr(webui.devices, name, torch.float16)
+        weight = webui.model.model.diffusion_model.out[2].weight
+        with untouched(webui), WebuiHost().borrow(Model(), device="auto", precision="no") as lent:
+            seen = lent.denoise(torch.ones(1, 4, 8, 8), torch.tensor([500]), lent.encode(["a cat"]))
+            assert {p.dtype for p in (weight, seen)} == {torch.float32}
+        assert weight.dtype is torch.float16
+
+
 @pytest.mark.parametrize("ends", [None, True])
 def test_the_last_step_is_noise_where_it_is_asked_for(tmp_path, ends):
     with world(tmp_path / "webui"):

@@ -77,7 +77,7 @@ class Loan:
             self.schedule = schedule(self.loaded, self.model.zero_terminal_snr)
             self._same()
             self.wide = on.enter_context(contextlib.ExitStack())
-            self.wide.enter_context(whole_precision(self.loaded))
+            self.wide.enter_context(whole_precision(self.loaded, self.precision))
             self.on, self.taken = on.pop_all(), True
 
     def _same(self) -> None:
@@ -358,17 +358,19 @@ def broken_half() -> bool:
 
 
 @contextlib.contextmanager
-def whole_precision(loaded: nn.Module) -> Iterator[None]:
+def whole_precision(loaded: nn.Module, precision: str) -> Iterator[None]:
     """On cards whose half precision is broken (GTX 16xx) the WebUI casts each weight when it is used, which
-    no backward pass survives: there the model is in float32 for the run. To float32 and back changes no bit.
-    """
+    no backward pass survives: there the model is in float32 for the run, and where float16 is too coarse for
+    what is learned. To float32 and back changes no bit."""
     from modules import devices
 
     names, half = ("dtype", "dtype_unet", "dtype_inference"), devices.dtype_unet
-    if half is torch.float32 or not broken_half():
+    asked = precision == "no" and half is torch.float16 and not devices.fp8
+    if half is torch.float32 or not (asked or broken_half()):
         yield
         return
-    log.info("This card's half precision is broken (GTX 16xx), so the model is in float32 for the run.")
+    if broken_half():
+        log.info("This card's half precision is broken (GTX 16xx), so the model is in float32 for the run.")
     before = {name: getattr(devices, name) for name in names}
     parts = [loaded.model, loaded.cond_stage_model]
     narrow = [p for part in parts for p in part.parameters() if p.dtype is half]

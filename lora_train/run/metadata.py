@@ -20,7 +20,7 @@ from lora_train.host import Origin
 from lora_train.job import Card, Job, Output, Place
 from lora_train.knobs import flat, kind_of
 from lora_train.records import SCHEMA
-from lora_train.train.lr import SCHEDULERS, Constant
+from lora_train.train.lr import SCHEDULERS, Constant, OfAdafactor
 
 IMPLEMENTATION = f"lora-train/{__version__}"
 
@@ -160,6 +160,8 @@ def _run(job: Job, output: Output, place: Place, facts: Facts) -> dict[str, obje
 
 def _settings(job: Job) -> dict[str, object]:
     lr, training = job.lr, job.training
+    if job.optimizer.chooses:  # so no rate that was given is used; sd-scripts writes none then
+        lr = OfAdafactor()
     warmup = lr.lr_warmup_steps
     return {
         "ss_learning_rate": lr.learning_rate,

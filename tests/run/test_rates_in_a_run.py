@@ -91,6 +91,14 @@ def test_the_rate_that_was_used_is_written_down(trained, tmp_path):
     assert "lr/unet" not in Curve.read(tmp_path / "a/x-run").columns
 
 
+def test_no_rate_is_written_down_where_adafactor_chooses_it(trained):
+    asked = {"lr__kind": "cosine", "lr__learning_rate": 1e-4, "lr__lr_warmup_steps": 2}
+    told = texts(trained("a", **{**chosen("adafactor"), **asked}))
+    assert (told["ss_learning_rate"], told["ss_unet_lr"]) == ("None", "None")
+    assert (told["ss_lr_scheduler"], told["ss_lr_warmup_steps"]) == ("adafactor", "0")
+    assert json.loads(told["lora_train_job"])["lr.learning_rate"] == 1e-4
+
+
 def test_the_l1_penalty_adds_the_sign_to_the_gradient(trained):
     """One step of plain descent: what the penalty adds is lr * l1 * sign, in closed form."""
     values = {

@@ -84,7 +84,7 @@ class Ia3(Altering):
         return super(Ia3, chosen)._preset(layer)
 
     def _groups(self) -> tuple[re.Pattern[str], ...]:
-        return PRESETS[self.choice].unet
+        return PRESETS[self.choice].unet if self.layer_map is None else super()._groups()
 
     @property
     def choice(self) -> str:

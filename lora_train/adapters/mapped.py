@@ -70,12 +70,13 @@ def of(family: Family, rule: Rule) -> Family:
     for name in [name for name in SIZES if name in found]:
         found |= {f"conv_{name}": found[name], f"block_{name}s": None, f"conv_block_{name}s": None}
     own = {**flat(family), "preset": None, "layer_map": None, **found}
+    norms = {"train_norm": True} if own.pop("train_norm", False) and not rule else {}  # they are of no rule
     values = {name: value for name, value in own.items() if name in known}
     if not cls.late:
         values = {name: value for name, value in values.items() if name not in RATIOS}
     if "conv_dim" in known and "dim" in values and not family.convolutions:
         values |= {f"conv_{name}": values[name] for name in SIZES}  # as LyCORIS, where it has none of its own
-    return dataclasses.replace(build(cls, values), layer_map=family.layer_map)
+    return dataclasses.replace(build(cls, values), layer_map=family.layer_map, **norms)
 
 
 def complaints(family: Family, more: Callable[[Family], Iterable[str]] = lambda _: ()) -> list[str]:

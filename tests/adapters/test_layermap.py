@@ -110,6 +110,14 @@ def test_a_size_of_its_own_holds_in_every_block():
     assert sizes["unet.input_blocks.1.1.transformer_blocks.0.ff.net.2"] == (8, 5)
 
 
+def test_norms_learn_beside_layers_of_any_family():
+    rules = {"module_algo_map": {"CrossAttention": {"algo": "ia3"}, "FeedForward": {"algo": "lora"}}}
+    for kind in ("lora", "ia3"):
+        found = network(rules, kind=kind, train_norm=True).layers.values()
+        norms = sum(layer.norm for layer in Tiny().layers()) - 1  # all but that of the way out
+        assert sum(layer.norm for layer in found) == norms
+
+
 def test_the_metadata_is_lycoris_and_holds_the_map():
     said = record(build(FAMILIES["lora"], {"layer_map": json.dumps(EXAMPLE)}))
     args = json.loads(said["ss_network_args"])

@@ -38,7 +38,8 @@ class Small(TinyHost):
             yield lent
 
 
-MANY = {"data__batch_size": 4, "training__max_train_steps": 4, "training__gradient_accumulation_steps": 2}
+MANY = {"data__batch_size": 4, "training__max_train_steps": 4, "training__gradient_accumulation_steps": 2,
+        "lr__learning_rate": 1e-3}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -44,10 +44,19 @@ OPTIONS = {
     "face_crop_aug_range": ("1.0,2.0", {**CUT, "resolution": 32}, ("ss_face_crop_aug_range", "(1.0, 2.0)")),
     "diff_output_preservation": (True, {}, None),
     "diff_output_preservation_class": ("thing", {"trigger_word": "sks"}, None),
+    "instance_prompt": ("photo of [filewords]", {}, None),
     "transparent_color": ("#204060", {}, None),
     "resize_interpolation": ("nearest", {"resolution": 32}, ("ss_resize_interpolation", "nearest")),
 }
-ELSEWHERE = {"caption_encoding"}  # tests/data/test_plan.py: read or refused
+ELSEWHERE = {  # and where
+    "caption_encoding": "tests/data/test_plan.py",  # read or refused
+    **dict.fromkeys(("alpha_mask", "conditioning_data_dir", "mask_suffix"), "tests/run/test_masked_runs.py"),
+    **dict.fromkeys(("instance_token", "class_token", "file_prompt_contents"), "tests/data/test_subject.py"),
+    **dict.fromkeys(
+        ("class_data_dir", "class_guidance_scale", "class_infer_steps", "class_negative_prompt", "class_prompt",
+         "class_seed", "num_class_images", "num_class_images_per"), "tests/run/test_classes.py"),
+    "validation_split": "tests/run/test_validation.py",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -103,7 +112,10 @@ def test_a_setting_of_data_acts_goes_on_and_is_recorded(learned, option, tmp_pat
 
 
 def test_every_setting_of_a_folder_is_tried():
-    assert {s.name for s in settings(Rules)} == set(OPTIONS) | ELSEWHERE
+    assert {s.name for s in settings(Rules)} == {*OPTIONS, *ELSEWHERE}
+    root = pathlib.Path(__file__).parents[2]
+    for name, file in ELSEWHERE.items():
+        assert name in (root / file).read_text(encoding="utf-8"), f"{file} does not try {name}"
 
 
 @pytest.mark.parametrize("option", ["color_aug", "random_crop", "rotate_aug", "face_crop_aug_range"])

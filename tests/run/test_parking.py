@@ -100,8 +100,9 @@ def test_everything_leaves_the_card_and_the_run_is_the_same(trained, card, tmp_p
 
     def look(lent):
         models = {id(t) for net in lent.parts.values() for t in (*net.parameters(), *net.buffers())}
+        known = before | models
         off = {t.data_ptr() for pair in card.off.values() for t in pair}
-        here = [t for t in alive(torch.Tensor) if id(t) not in before | models and t.data_ptr() not in off]
+        here = [t for t in alive(torch.Tensor) if id(t) not in known and t.data_ptr() not in off]
         seen.extend(tuple(t.shape) for t in here)
 
     control = Control()

@@ -72,14 +72,6 @@ def alive(kind) -> list:
     return [x for x in gc.get_objects() if issubclass(type(x), kind)]
 
 
-def pausing(control, then):
-    def pause():
-        control.pause()
-        threading.Timer(0.2, then).start()
-
-    return pause
-
-
 CASES = {
     "all that is drawn": LIVELY,
     "captions cached": {"network__train_unet_only": True},
@@ -104,11 +96,10 @@ def test_everything_leaves_the_card_and_the_run_is_the_same(trained, card, tmp_p
         off = {t.data_ptr() for pair in card.off.values() for t in pair}
         here = [t for t in alive(torch.Tensor) if id(t) not in known and t.data_ptr() not in off]
         seen.extend(tuple(t.shape) for t in here)
+        control.go_on()
 
     control = Control()
-    again = trained(
-        "b", host=Host(look), control=control, watchers=[At(3, pausing(control, control.go_on))], **values
-    )
+    again = trained("b", host=Host(look), control=control, watchers=[At(3, control.pause)], **values)
     assert same(whole, again)
     assert card.back > 300
     assert not card.off
@@ -123,10 +114,11 @@ def test_a_pause_while_captions_are_encoded(trained, card):
     class Told(At):
         def preparing(self, what, done, of):
             if what == "caching captions" and done == 2:
-                pausing(control, control.go_on)()
+                control.pause()
 
     def look(lent):
         off.extend(tuple(kept.shape) for kept, _ in card.off.values())
+        control.go_on()
 
     assert same(whole, trained("b", host=Host(look), control=control, watchers=[Told(0, None)], **values))
     assert off.count(COND) == 2
@@ -135,8 +127,12 @@ def test_a_pause_while_captions_are_encoded(trained, card):
 
 def test_what_is_saved_in_a_pause_and_after_a_stop_in_one_needs_no_card(trained, card, tmp_path):
     stopped, control = trained("a", stop=4), Control()
-    paused = trained("b", host=Host(lambda _: control.save_now()), control=control,
-                     watchers=[At(3, pausing(control, control.stop))])  # fmt: skip
+
+    def look(lent):
+        control.save_now()
+        threading.Timer(1.0, control.stop).start()
+
+    paused = trained("b", host=Host(look), control=control, watchers=[At(3, control.pause)])
     assert paused.progress.stopped
     assert card.back == 0
     assert same(stopped, paused)
@@ -145,8 +141,14 @@ def test_what_is_saved_in_a_pause_and_after_a_stop_in_one_needs_no_card(trained,
 
 def test_nothing_is_moved_where_nobody_asks(trained, card):
     off, control = [], Control()
-    trained("a", host=Host(lambda _: off.append(len(card.off))), control=control, place__park_on_pause=False,
-            watchers=[At(3, pausing(control, control.go_on))])  # fmt: skip
+
+    def look(lent):
+        off.append(len(card.off))
+        control.go_on()
+
+    trained(
+        "a", host=Host(look), control=control, place__park_on_pause=False, watchers=[At(3, control.pause)]
+    )
     assert off == [0]
 
 

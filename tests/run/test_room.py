@@ -38,8 +38,9 @@ class Small(TinyHost):
             yield lent
 
 
+# AdamW makes a whole step of a gradient that is nothing but rounding
 MANY = {"data__batch_size": 4, "training__max_train_steps": 4, "training__gradient_accumulation_steps": 2,
-        "lr__learning_rate": 1e-3}  # fmt: skip
+        "optimizer__kind": "sgdnesterov", "lr__learning_rate": 1.0}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,10 @@ def flat(*colour: int) -> Image.Image:
     return Image.new("RGB", (8, 8), colour)
 
 
+def noise() -> Image.Image:
+    return Image.merge("RGB", [Image.effect_noise((64, 64), 90) for _ in range(3)])
+
+
 def trainings(folder: pathlib.Path) -> dict[str, gallery.Words]:
     return {
         **{kind: gallery.family_words(kind) for kind in FAMILIES},
@@ -91,6 +95,31 @@ def test_a_part_takes_the_place_of_what_it_had():
     assert put == page.replace("old", r"new \1")
     with pytest.raises(ValueError, match="three"):
         gallery.put(page, "three", "")
+
+
+@pytest.mark.parametrize("part", gallery.PARTS)
+def test_every_part_makes_its_sheet_and_its_table(part, tmp_path, monkeypatch):
+    """Of noise in place of what would be trained and drawn."""
+
+    def train(studio, name, settings):
+        file = studio.folder / f"{name}.safetensors"
+        file.write_bytes(b"1234")
+        studio.commands.append(name)
+        return file
+
+    def draw(studio, shots, folder="pictures"):
+        (studio.folder / folder).mkdir(exist_ok=True)
+        return {shot: noise() for shot in shots}
+
+    monkeypatch.setattr(gallery.Studio, "train", train)
+    monkeypatch.setattr(gallery.Studio, "draw", draw)
+    monkeypatch.setattr(gallery, "PAGE", tmp_path / "README.md")
+    text, commands = gallery.PARTS[part](tmp_path)
+    assert (tmp_path / f"{part}.png").exists()
+    assert text.startswith(f"![{part}]({part}.png)\n\n| ")
+    widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+    assert len(widths) == 1
+    assert commands
 
 
 def test_the_page_has_a_place_for_each_part_and_its_sheets_are_small():

@@ -92,6 +92,9 @@ CURVES = {  # sd-scripts' (`networks/lora.py`), over 0 to 1 from a list's first 
 }
 
 
+FASTEST = 100  # times the learning rate
+
+
 @dataclasses.dataclass(frozen=True)
 class BlockRates:
     """What the learning rate is multiplied with, for each block of a row: numbers, or a curve."""
@@ -111,8 +114,8 @@ class BlockRates:
         except ValueError:
             pass
         raise ValueError(
-            f"expected numbers with commas between, or one of {', '.join(CURVES)}, and +0.25 behind it to "
-            "add that"
+            f"expected numbers from 0 to {FASTEST} with commas between, or one of {', '.join(CURVES)}, and "
+            "+0.25 behind it to add that"
         )
 
     def __str__(self) -> str:
@@ -131,7 +134,7 @@ class BlockRates:
 def _number(word: str) -> float:
     """sd-scripts takes an empty place for 0."""
     value = float(word or 0)
-    if not math.isfinite(value):
+    if not 0 <= value <= FASTEST:
         raise ValueError(word)
     return value
 

@@ -7,6 +7,7 @@ import pathlib
 import typing
 from collections.abc import Callable, Iterator, Sequence
 
+from lora_train.blocks import BlockRates
 from lora_train.compat import FOREIGN, Refused, off
 from lora_train.job import declared
 from lora_train.knobs import Setting
@@ -20,6 +21,7 @@ WRONG: dict[object, tuple[str, ...]] = {
     float: (*NUMBERS, "1,5,2", "1+1j"),
     bool: ("maybe", "2", "nan", "-1", "truefalse", "[]"),
     pathlib.Path: ("a\0b", "a" * 300, "a/" * 3000),
+    BlockRates: ("x", "nan", "-1", "1e9", "{}", "512x", "9" * 400),
 }
 OF_CLASSES = ("x", "nan", "-1", "0", "1e9", "1,2,3,4,5", "{}", "512x", "9" * 400)
 
@@ -48,7 +50,8 @@ def declarations() -> Iterator[Case]:
     for s in declared():
         if ".N." in s.path:
             continue
-        values = [value for value in wrong(s) if s.name not in FOREIGN or not off(value)]
+        translated = any(name in FOREIGN for name in (s.name, *s.aka))
+        values = [value for value in wrong(s) if not translated or not off(value)]
         drawn = chance("flag", s.path).sample(values, min(3, len(values)))
         for n, value in enumerate(drawn):
             own = [name for name in s.aka if name not in FOREIGN and name not in FILES]
@@ -142,7 +145,7 @@ TOGETHER: dict[str, tuple[Plant, tuple[str, ...]]] = {
         words("--enable_bucket", "--min_bucket_reso", "512", "--max_bucket_reso", "256"), ("bucket_reso",)),
     "buckets of odd steps": (words("--enable_bucket", "--bucket_reso_steps", "12"), ("bucket_reso_steps",)),
     "a size below a bucket": (words("--enable_bucket", resolution=32), ("resolution",)),
-    "a size that is no multiple": (words(resolution=100), ("resolution",)),
+    "a size without a whole latent": (words(resolution=7), ("resolution",)),
     "folders in two ways": (
         lambda g: g.train("--data.datasets.0.subsets.0.image_dir", g.pictures), ("train_data_dir",)),
     "half precision on a CPU": (words("--mixed_precision", "fp16", "--device", "cpu"), ("mixed_precision",)),

@@ -25,6 +25,7 @@ from lora_train.hosts.standalone.host import StandaloneHost  # noqa: E402
 from lora_train.objectives.denoise import Denoise  # noqa: E402
 from lora_train.train.arithmetic import quick  # noqa: E402
 from lora_train.train.events import Progress  # noqa: E402
+from lora_train.train.finite import Guard  # noqa: E402
 from lora_train.train.loop import Learner, Training, _Numbers, _Step, behind  # noqa: E402
 from lora_train.train.lr import Constant  # noqa: E402
 from lora_train.train.optim import AdamW  # noqa: E402
@@ -121,7 +122,7 @@ def ours(lent: Lent, case: Case) -> Iterator[Step]:
     with network.attached(), recomputed(lent.checkpoint_blocks() if case.checkpointing else []):
         course = Denoise().begin(lent, network)
         learner = Learner.new(network, course, optimizer=AdamW(), lr=lr, progress=progress)
-        numbers = _Numbers(learner, [], behind(lent.device))
+        numbers = _Numbers(Guard(learner), [], behind(lent.device))
 
         def step() -> None:
             torch.set_float32_matmul_precision(fast)

@@ -63,7 +63,8 @@ def test_a_short_list_goes_on_with_one_and_a_long_one_is_cut():
 @pytest.mark.parametrize("text", ["tangent", "1,a", "sine+x", "nan"])
 def test_what_is_no_row_of_rates_is_refused(text):
     with pytest.raises(
-        Mistake, match=f"down_lr_weight = {re.escape(text)}: expected numbers from 0 to 100 with commas between"
+        Mistake,
+        match=f"down_lr_weight = {re.escape(text)}: expected numbers from 0 to 100 with commas between",
     ):
         build(Lora, {"down_lr_weight": text})
 

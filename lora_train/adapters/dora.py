@@ -89,9 +89,6 @@ class Magnitudes(Adapter):
     def norm(self) -> Tensor:
         return self.delta().norm()
 
-    def shrink(self, ratio: Tensor) -> None:
-        raise NotImplementedError("its magnitudes are no factor; settings and `begun` refuse this")
-
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """A file without magnitudes is one that keeps the norms as they come out."""

@@ -75,7 +75,7 @@ class Adapter(nn.Module):
         raise NotImplementedError
 
     def shrink(self, ratio: Tensor) -> None:
-        """Multiply `delta()` by ratio, its factors alike."""
+        """Multiply `delta()` by ratio, its factors alike; of those alone that `shrinks`."""
         raise NotImplementedError
 
 

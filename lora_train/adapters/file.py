@@ -203,7 +203,7 @@ def begun(family: Family, layers: Iterable[Layer]) -> Network:
     """
     layers = _checked(family, layers)
     if family.weights is None:
-        return Network(family, layers, maker(family))
+        return _shrinking(Network(family, layers, maker(family)))
     held, texts = load(family.weights)
     tensors = unfilled(layered(held))
     wanted = [layer for layer in layers if family.trains(layer.part)]
@@ -214,16 +214,17 @@ def begun(family: Family, layers: Iterable[Layer]) -> Network:
         return _shrinking(network_of(kept, wanted, family, name=str(family.weights)))
     network = Network(family, wanted, maker(family))
     restore(network, kept, name=str(family.weights))
-    return network
+    return _shrinking(network)
 
 
 def _shrinking(network: Network) -> Network:
-    """Raises Mistake: a file has made adapters that cannot be shrunk, as is asked for."""
+    """Raises Mistake: there are adapters that cannot be made smaller, as is asked for. Settings say so before,
+    but for what a file holds."""
     family = network.family
     if family.scale_weight_norms is not None and not all(a.shrinks for a in network.adapters.values()):
         raise Mistake(
-            f"network.scale_weight_norms = {family.scale_weight_norms:g}: {family.weights} holds a DoRA, "
-            "what it adds has sizes of its own; leave it out"
+            f"network.scale_weight_norms = {family.scale_weight_norms:g}: {family.weights or 'layer_map'} holds "
+            "a DoRA, or another kind that cannot be made smaller; leave it out"
         )
     return network
 

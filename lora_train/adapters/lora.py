@@ -135,7 +135,7 @@ class PissaAdapter(LoraAdapter):
     factors there, so that weight decay pulls to the model as it was.
     """
 
-    late = ()
+    late, shrinks = (), False
 
     def __init__(self, layer: Layer, rank: int, alpha: float, drops: Drops):
         super().__init__(layer, rank, alpha, drops)
@@ -167,9 +167,6 @@ class PissaAdapter(LoraAdapter):
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         raise ValueError("starts from the model, not from a file")
-
-    def shrink(self, ratio: Tensor) -> None:
-        raise NotImplementedError("no one number of its factors does")
 
 
 SIZES = ("rs_lora", "conv_dim", "conv_alpha", *LISTS)  # arguments that are others' in a file of twice the dim

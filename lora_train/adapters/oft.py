@@ -33,6 +33,8 @@ class OftAdapter(Altered):
         rescaled: whether each output also learns a size.
     """
 
+    shrinks = False
+
     def __init__(  # noqa: PLR0913 (what LyCORIS has)
         self, layer: Layer, shape: tuple[int, ...], rest: float = 0.0, *, constraint: float = 0.0,
         rescaled: bool = False):  # fmt: skip
@@ -92,9 +94,6 @@ class OftAdapter(Altered):
         self.blocks.copy_(tensors[BLOCKS])
         if self.sizes is not None:
             self.sizes.copy_(tensors[RESCALE].flatten())
-
-    def shrink(self, ratio: Tensor) -> None:
-        raise NotImplementedError("a turn has no size; `Oft.check` refuses scale_weight_norms")
 
 
 def _within(rows: Tensor, blocks: Tensor) -> Tensor:

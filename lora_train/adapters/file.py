@@ -218,13 +218,13 @@ def begun(family: Family, layers: Iterable[Layer]) -> Network:
 
 
 def _shrinking(network: Network) -> Network:
-    """Raises Mistake: there are adapters that cannot be made smaller, as is asked for. Settings say so before,
-    but for what a file holds."""
+    """Raises Mistake: there are adapters that cannot be made smaller, as is asked for. Settings say so before
+    it, but for what a file holds."""
     family = network.family
     if family.scale_weight_norms is not None and not all(a.shrinks for a in network.adapters.values()):
         raise Mistake(
-            f"network.scale_weight_norms = {family.scale_weight_norms:g}: {family.weights or 'layer_map'} holds "
-            "a DoRA, or another kind that cannot be made smaller; leave it out"
+            f"network.scale_weight_norms = {family.scale_weight_norms:g}: {family.weights or 'layer_map'} "
+            "holds a DoRA, or another kind that cannot be made smaller; leave it out"
         )
     return network
 

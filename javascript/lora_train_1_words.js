@@ -5,7 +5,7 @@
     window.loraTrain.words.ja = {
         // goals, presets and groups, as the server names them
         "Character": "キャラクター", "Style": "画風", "Object or concept": "物・概念", "Slider": "スライダー", "Edit concept": "概念の編集",
-        "comes with a later version": "今後のバージョンで対応",
+        "for now under All settings, as objective.kind": "今は「すべての設定」の objective.kind から",
         "One person, animal or figure, in any clothes, place and style.": "一人の人物・動物・キャラクター。服装、場所、画風は問いません。",
         "How pictures look, whatever is on them.": "何が描かれていても変わらない絵の見た目。",
         "A thing, a dress, a pose, a place.": "物、衣装、ポーズ、場所など。",

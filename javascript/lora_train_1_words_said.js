@@ -301,7 +301,6 @@
         ["log_with = wandb: runs on wandb.ai", "log_with = wandb: wandb.aiに記録"],
         ["log_with = tensorboard: curves in TensorBoard", "log_with = tensorboard: TensorBoardのグラフ"],
         ["settings as TOML files where Python is 3.10", "Python 3.10でTOMLの設定ファイルを読む"],
-        ["optimizers without a schedule, which comes with a later version", "スケジュール不要のオプティマイザ（今後のバージョンで対応）"],
         ["masks from backgrounds, which comes with a later version", "背景からマスクを作る（今後のバージョンで対応）"],
         ["{what}, which comes with a later version", "{what}（今後のバージョンで対応）"],
         ["expected {words} or {word}; did you mean {x}?", "{words}、{word} のいずれかにしてください。{x} のことですか？"],

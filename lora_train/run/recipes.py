@@ -11,7 +11,7 @@ from lora_train.values import either, plain, shown
 
 Values = dict[str, object]
 
-LATER = "comes with a later version"
+ELSEWHERE = "for now under All settings, as objective.kind"
 GOALS: list[dict[str, object]] = [
     {"id": "character", "title": "Character", "ready": True, "reason": None,
      "text": "One person, animal or figure, in any clothes, place and style."},
@@ -19,9 +19,9 @@ GOALS: list[dict[str, object]] = [
      "text": "How pictures look, whatever is on them."},
     {"id": "concept", "title": "Object or concept", "ready": True, "reason": None,
      "text": "A thing, a dress, a pose, a place."},
-    {"id": "slider", "title": "Slider", "ready": False, "reason": LATER,
+    {"id": "slider", "title": "Slider", "ready": False, "reason": ELSEWHERE,
      "text": "More or less of a quality, by the strength."},
-    {"id": "edit", "title": "Edit concept", "ready": False, "reason": LATER,
+    {"id": "edit", "title": "Edit concept", "ready": False, "reason": ELSEWHERE,
      "text": "Take a concept out of the model, or put another in its place."},
 ]  # fmt: skip
 FAMILIES = ("sd1", "sd2", "sdxl")

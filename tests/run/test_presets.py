@@ -24,9 +24,9 @@ def test_every_preset_is_a_job(goal, family, megabytes, name):
         assert all(not text[0].islower() and text.endswith(".") for text in why.values()), why
 
 
-def test_goals_that_are_not_there_yet_say_so():
+def test_goals_without_a_preset_say_where_they_are():
     assert [goal["id"] for goal in GOALS if goal["ready"]] == list(NEEDS)
-    with pytest.raises(Mistake, match="goal = slider: comes with a later version; choose"):
+    with pytest.raises(Mistake, match="goal = slider: for now under All settings, as objective.kind; choose"):
         preset("slider")
     with pytest.raises(Mistake, match="goal = cat: expected character, style or concept"):
         preset("cat")

@@ -19,9 +19,9 @@ from starlette.routing import Route
 
 from lora_train.errors import Mistake
 from lora_train.host import Folders, Lent, Model, Sketch
-from lora_train.hosts.standalone.files import find
 from lora_train.hosts.standalone.host import StandaloneHost
 from lora_train.job import Job, Output, Place
+from lora_train.models.files import find
 from lora_train.options import Parser, parse
 from lora_train.run import hook
 from lora_train.run.presets import Presets

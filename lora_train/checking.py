@@ -90,7 +90,7 @@ def reported(words: Sequence[str], every: Sequence[Setting]) -> Report:
 
 def _models(job: Job) -> None:
     """Looks at the heads of the files alone."""
-    from lora_train.hosts.standalone.files import find
+    from lora_train.models.files import find
 
     find(job.model.pretrained_model_name_or_path, job.model.vae)
 

@@ -14,12 +14,12 @@ import torch
 from lora_train import names
 from lora_train.errors import Mistake
 from lora_train.host import Folders, Model, Sketch
-from lora_train.hosts.standalone.facts import asked, last_is_noise
-from lora_train.hosts.standalone.files import CHECKPOINT, Found, find
 from lora_train.hosts.standalone.loan import Loan
 from lora_train.hosts.standalone.packed import ready
 from lora_train.hosts.standalone.sketch import Sketched
-from lora_train.hosts.whole import SINGLE
+from lora_train.models.facts import asked, last_is_noise
+from lora_train.models.files import CHECKPOINT, Found, find
+from lora_train.models.whole import SINGLE
 from lora_train.run.refusals import one_text_encoder, undefined
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from lora_train import names
 from lora_train.errors import Mistake
 from lora_train.hosts.standalone.attention import Processor
-from lora_train.hosts.standalone.facts import Facts
-from lora_train.hosts.standalone.files import LAYER, WORDS, Found, Part, Source, depths
 from lora_train.hosts.standalone.packed import Packed
+from lora_train.models.facts import Facts
+from lora_train.models.files import LAYER, WORDS, Found, Part, Source, depths
 
 TOKENS = 49408  # of CLIP's vocabulary
 SIZE = 256  # numbers that one of SDXL's sizes is embedded in

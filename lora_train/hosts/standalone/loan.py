@@ -19,12 +19,12 @@ from lora_train import names
 from lora_train.adapters.layer import Layer
 from lora_train.errors import Mistake
 from lora_train.host import Cond, Model, Origin, widened
-from lora_train.hosts.standalone.facts import PREDICTIONS, last_is_noise
-from lora_train.hosts.standalone.files import INPAINTING, Found
 from lora_train.hosts.standalone.packed import pack
 from lora_train.hosts.standalone.slot import Slot
 from lora_train.hosts.standalone.texts import Texts, Vectors, trunk
-from lora_train.hosts.whole import Changes, rewrite
+from lora_train.models.facts import PREDICTIONS, last_is_noise
+from lora_train.models.files import INPAINTING, Found
+from lora_train.models.whole import Changes, rewrite
 from lora_train.noise import Schedule
 from lora_train.prompts import Prompt
 from lora_train.weights import hashes

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from lora_train.host import Cond, Lent
-from lora_train.hosts.standalone.facts import Facts
+from lora_train.models.facts import Facts
 from lora_train.noise import Schedule
 from lora_train.prompts import Prompt
 

@@ -8,8 +8,8 @@ from collections.abc import Collection
 import torch
 
 from lora_train.host import Model
-from lora_train.hosts.standalone.files import Found
 from lora_train.hosts.standalone.loan import Loan
+from lora_train.models.files import Found
 from lora_train.noise import Schedule
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from lora_train.hosts.standalone.files import Part
+from lora_train.models.files import Part
 
 
 class Slot:

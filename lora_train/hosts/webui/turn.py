@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lora_train.errors import Mistake
-from lora_train.hosts.whole import Changes, rewrite
+from lora_train.models.whole import Changes, rewrite
 
 if TYPE_CHECKING:
     from torch import nn

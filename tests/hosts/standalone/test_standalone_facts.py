@@ -18,12 +18,12 @@ from lora_train.noise import Schedule
 from lora_train.prompts import Prompt
 
 diffusers = pytest.importorskip("diffusers")
-from lora_train.hosts.standalone.facts import USUAL, Facts, of_file, of_folder  # noqa: E402
-from lora_train.hosts.standalone.files import find  # noqa: E402
 from lora_train.hosts.standalone.host import StandaloneHost  # noqa: E402
 from lora_train.hosts.standalone.load import hollow  # noqa: E402
 from lora_train.hosts.standalone.loan import Loan  # noqa: E402
 from lora_train.hosts.standalone.sample import scheduler  # noqa: E402
+from lora_train.models.facts import USUAL, Facts, of_file, of_folder  # noqa: E402
+from lora_train.models.files import find  # noqa: E402
 from lora_train.weights import open_weights  # noqa: E402
 from tests.hosts import tiny_checkpoints  # noqa: E402
 from tests.hosts.standalone.families import borrowed  # noqa: E402
@@ -159,7 +159,7 @@ def test_the_real_models_are_built_whole_from_their_names_and_shapes(tensors, mo
     path = tmp_path / "real.safetensors"
     path.touch()
     weights = types.SimpleNamespace(path=path, shapes=shapes, metadata={})
-    monkeypatch.setattr("lora_train.hosts.standalone.files.open_weights", lambda path: weights)
+    monkeypatch.setattr("lora_train.models.files.open_weights", lambda path: weights)
     made = hollow(find(path))
     counts = {part: sum(p.numel() for p in model.parameters()) for part, model in made.items()}
     assert {part: counts[part] for part in COUNTS[arch]} == COUNTS[arch]

@@ -15,10 +15,10 @@ from lora_train.host import Model
 
 pytest.importorskip("diffusers")
 yaml = pytest.importorskip("yaml")
-from lora_train.hosts.standalone.facts import Facts  # noqa: E402
-from lora_train.hosts.standalone.files import find  # noqa: E402
 from lora_train.hosts.standalone.host import StandaloneHost  # noqa: E402
 from lora_train.hosts.standalone.load import hollow  # noqa: E402
+from lora_train.models.facts import Facts  # noqa: E402
+from lora_train.models.files import find  # noqa: E402
 
 T = torch.tensor([321])
 

@@ -16,7 +16,7 @@ from tests.hosts import tiny_checkpoints
 from tests.hosts.contract import Contract, T, latents
 
 pytest.importorskip("diffusers")
-from lora_train.hosts.standalone.files import find  # noqa: E402
+from lora_train.models.files import find  # noqa: E402
 from tests.hosts.standalone.families import borrowed  # noqa: E402
 
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lora_train import names
 from lora_train.errors import Mistake
-from lora_train.hosts.standalone.files import Part, Source, find
+from lora_train.models.files import Part, Source, find
 from lora_train.run.store import whole
 
 log = logging.getLogger(__name__)

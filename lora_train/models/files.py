@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lora_train import names
 from lora_train.errors import Mistake
-from lora_train.hosts.standalone.facts import Facts, of_file, of_folder, read_json
+from lora_train.models.facts import Facts, of_file, of_folder, read_json
 from lora_train.weights import PAINTS, Weights, content, open_weights
 
 CHECKPOINT, AUTOENCODER = "model.pretrained_model_name_or_path", "model.vae"

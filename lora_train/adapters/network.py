@@ -14,7 +14,7 @@ from lora_train.adapters.family import Adapter, Family
 from lora_train.adapters.kept import Kept
 from lora_train.adapters.layer import Layer
 from lora_train.adapters.word import Word
-from lora_train.blocks import row_id
+from lora_train.blocks import BlockWeights, row_id
 from lora_train.errors import Mistake
 
 
@@ -77,10 +77,26 @@ class Network(nn.Module):
         for adapter in self.adapters.values():
             adapter.strength = value
 
-    def weigh(self, te: float, unet: float) -> None:
-        """Strengths on the text encoders and on the UNet."""
+    def weigh(self, te: float, unet: float, blocks: BlockWeights | None = None) -> None:
+        """Strengths on the text encoders and on the UNet, and times these of each layer's block; also while
+        attached."""
         for key, adapter in self.adapters.items():
-            adapter.strength = unet if self.layers[key].part == "unet" else te
+            layer = self.layers[key]
+            times = 1.0 if blocks is None else blocks.strength(layer.part, layer.path)
+            adapter.strength = (unet if layer.part == "unet" else te) * times
+
+    @contextlib.contextmanager
+    def weighed(self, te: float, unet: float, blocks: BlockWeights | None = None) -> Iterator[None]:
+        """As `weigh`, times what each layer's strength is, for as long as this lasts."""
+        before = {key: adapter.strength for key, adapter in self.adapters.items()}
+        self.weigh(te, unet, blocks)
+        try:
+            for key, adapter in self.adapters.items():
+                adapter.strength *= before[key]
+            yield
+        finally:
+            for key, adapter in self.adapters.items():
+                adapter.strength = before[key]
 
     @contextlib.contextmanager
     def attached(self) -> Iterator[Network]:
@@ -123,8 +139,8 @@ class Network(nn.Module):
 
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             ran.add(key)
-            if not self._on:
-                return None
+            if not self._on or not (adapter.strength or torch.is_grad_enabled()):
+                return None  # one that learns has to have a gradient, be it zero
             made, before = adapt(inputs[0], output), self.before(key) if self.kept else None
             return made if before is None else before(inputs[0], made, adapter.strength)
 

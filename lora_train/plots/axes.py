@@ -1,15 +1,23 @@
-"""What can vary along the side of a sheet, and how its values are written: "0, 0.5-1.0:0.25"."""
+"""What can vary along the side of a sheet, and how its values are written: "strength: 0, 0.5-1.0:0.25"."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
+from collections.abc import Callable, Sequence
 
+from lora_train.blocks import BLOCKS, LISTS, PRESETS, BlockWeights
 from lora_train.errors import Mistake
+from lora_train.knobs import nearest
+from lora_train.prompts import SAMPLERS, sampler
+from lora_train.values import either, numeral, shown
 
-NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
+NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 SPAN = re.compile(rf"^({NUMBER})\s*-\s*({NUMBER})\s*:\s*({NUMBER})$")
 MOST = 1000  # values of one axis; more is a slip of the hand
+STRONGEST = 100  # of a strength, either way
+LONG = 60  # characters of a label
 
 
 def numbers(text: str) -> list[float]:
@@ -42,3 +50,200 @@ def _between(word: str, first: float, last: float, step: float) -> list[float]:
     if count > MOST:
         raise Mistake(f"{word}: expected at most {MOST} values; this span has {count}")
     return [round(first + i * step, 10) for i in range(count)]
+
+
+# ── what one kind of axis takes ─────────────────────────────────────────────────────────────────────────────
+
+Value = float | int | str
+
+
+def words(text: str) -> list[str]:
+    """Values that may have commas in them: one a line, or with ; between."""
+    between = "\n" if "\n" in text.strip() else ";"
+    return [word.strip() for word in text.split(between) if word.strip()]
+
+
+def named(text: str) -> list[str]:
+    """Values that have no commas in them."""
+    return [word.strip() for word in re.split(r"[,;\n]", text) if word.strip()]
+
+
+def _strengths(text: str) -> list[float]:
+    return _within(numbers(text), -STRONGEST, STRONGEST)
+
+
+def _guidances(text: str) -> list[float]:
+    return _within(numbers(text), 0, STRONGEST)
+
+
+def _within(values: list[float], low: float, high: float) -> list[float]:
+    for value in values:
+        if not low <= value <= high:
+            raise Mistake(f"{numeral(value)}: expected {numeral(low)} to {numeral(high)}")
+    return values
+
+
+def _wholes(low: int, high: int) -> Callable[[str], list[int]]:
+    def read(text: str) -> list[int]:
+        for value in _within(numbers(text), low, high):
+            if value != int(value):
+                raise Mistake(f"{numeral(value)}: expected a whole number")
+        return [int(value) for value in numbers(text)]
+
+    return read
+
+
+def _samplers(text: str) -> list[str]:
+    try:
+        return [sampler(word) for word in named(text)]
+    except ValueError as e:
+        raise Mistake(str(e)) from e
+
+
+def _weights(text: str) -> list[str]:
+    """Presets' names and lists; several lists have ; or line ends between."""
+    found = named(text) if all(word.upper() in PRESETS for word in named(text)) else words(text)
+    for word in found:
+        try:
+            BlockWeights.parse(word)
+        except ValueError as e:
+            raise Mistake(f"{shown(word)}: {e}") from None
+    return found
+
+
+def _blocks(text: str) -> list[str]:
+    """Each value is one block or several, with blanks between: IN04, "IN05-OUT05", "NOT M00"; 17ALL is each
+    of the blocks that a list of 17 values names."""
+    found: list[str] = []
+    for word in named(text):
+        every = re.fullmatch(r"(\d+)ALL", word.upper())
+        if every and int(every[1]) in LISTS:
+            found += LISTS[int(every[1])]
+        else:
+            blocks_of(word)
+            found.append(word.upper())
+    return found
+
+
+def blocks_of(value: str) -> frozenset[str]:
+    """The blocks that a value of a Block ID axis stands for.
+
+    Raises:
+        Mistake: a word is no block.
+    """
+    first, *rest = value.upper().split() or [""]
+    some = rest if first == "NOT" else [first, *rest]
+    found: set[str] = set()
+    for word in some:
+        ends = word.split("-")
+        if lost := [end for end in ends if end not in BLOCKS]:
+            raise Mistake(
+                f"{shown(lost[0] or value)}: expected a block's id such as IN04, several such as IN05-OUT05, "
+                f"or {either(f'{n}ALL' for n in LISTS)}{nearest(lost[0], BLOCKS)}"
+            )
+        found |= {*BLOCKS[BLOCKS.index(ends[0]) : BLOCKS.index(ends[-1]) + 1]}
+    return frozenset(BLOCKS) - found if first == "NOT" else frozenset(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """One thing that can vary."""
+
+    title: str
+    said: str  # what its values are, for people
+    read: Callable[[str], Sequence[Value]]
+    usual: str | None = None  # its values where none are given
+
+
+AXES: dict[str, Kind] = {
+    "file": Kind("LoRA file", "names of files among network_weights; all of them if not given", named, ""),
+    "strength": Kind("Strength", "numbers and spans", _strengths, "0, 0.5-1.0:0.25"),
+    "te_strength": Kind("TE strength", "numbers and spans", _strengths, "0, 0.5-1.0:0.25"),
+    "unet_strength": Kind("UNet strength", "numbers and spans", _strengths, "0, 0.5-1.0:0.25"),
+    "block_weights": Kind(
+        "Block weights", "presets' names, or lists of 12, 17, 20 or 26 values with ; between", _weights,
+        "ALL, INS, IND, INALL, MIDD, OUTD, OUTS, OUTALL"),
+    "block_id": Kind(
+        "Block", "blocks' ids, IN05-OUT05, NOT IN05-OUT05, or 17ALL for each of them", _blocks, "17ALL"),
+    "block_strength": Kind(
+        "Block strength", "numbers and spans; of the blocks on the axis block_id", _strengths, "0, 0.5"),
+    "prompt": Kind("Prompt", "prompts, one a line or with ; between", words),
+    "negative_prompt": Kind("Negative prompt", "texts, one a line or with ; between", words),
+    "seed": Kind("Seed", "whole numbers and spans", _wholes(0, 2**53), "1-4:1"),
+    "sampler": Kind("Sampler", f"among {', '.join(SAMPLERS)}", _samplers, "ddim, euler_a, dpm++_2m"),
+    "steps": Kind("Steps", "whole numbers and spans", _wholes(1, 1000), "10-30:10"),
+    "cfg": Kind("CFG scale", "numbers and spans", _guidances, "3, 5, 7.5, 10"),
+    "start": Kind("Start step", "steps of the sampler from which on the LoRA is on", _wholes(0, 1000)),
+    "stop": Kind("Stop step", "steps of the sampler from which on it is off again", _wholes(0, 1000)),
+}  # fmt: skip
+OTHERS = {  # names that people have for them
+    "lora": "file", "checkpoint": "file", "epoch": "file", "files": "file", "weight": "strength",
+    "network_mul": "strength", "te": "te_strength", "unet": "unet_strength", "lbw": "block_weights",
+    "preset": "block_weights", "block": "block_id", "blocks": "block_id", "prompts": "prompt",
+    "negative": "negative_prompt", "cfg_scale": "cfg", "scale": "cfg", "start_step": "start",
+    "stop_step": "stop", "sample_sampler": "sampler", "sample_steps": "steps",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """One side of a sheet as it is asked for: "strength: 0-1.2:0.2", or "strength" alone."""
+
+    name: str
+    words: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Axis:
+        """Raises ValueError: there is no name. Whether there is such an axis is said when all is known."""
+        name, _, given = text.partition(":")
+        plain = re.sub(r"[\s-]+", "_", name.strip()) if "." not in name else name.strip()
+        if not plain:
+            raise ValueError("expected an axis and its values, such as strength: 0-1.2:0.2")
+        return cls(
+            OTHERS.get(plain.lower(), plain.lower() if plain.lower() in AXES else plain), given.strip()
+        )
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.words}" if self.words else self.name
+
+    @property
+    def kind(self) -> Kind | None:
+        """None for a setting of a training."""
+        return AXES.get(self.name)
+
+    def values(self) -> list[Value]:
+        """Of an axis that is not a setting's.
+
+        Raises:
+            Mistake: naming the axis and the value.
+        """
+        given = self.words or self.kind.usual
+        if given is None:
+            raise Mistake(f"{self.name}: expected its values: {self.kind.said}")
+        try:
+            return sure(self.name, [*self.kind.read(given)]) if given else []
+        except Mistake as e:
+            raise Mistake(f"{self.name} = {e}") from e
+
+
+def sure(name: str, values: Sequence[Value]) -> list[Value]:
+    """Values of an axis, none of them twice.
+
+    Raises:
+        Mistake: none, or too many.
+    """
+    found = list(dict.fromkeys(values))
+    if not 0 < len(found) <= MOST:
+        raise Mistake(f"{name}: expected 1 to {MOST} values; these are {len(found)}")
+    return found
+
+
+def labelled(name: str, value: Value) -> str:
+    """What stands beside a row or above a column."""
+    text = numeral(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+    text = text if len(text) <= LONG else f"{text[:LONG]}…"
+    alone = name in ("file", "prompt", "negative_prompt", "sampler", "block_weights", "block_id")
+    if alone:
+        return text
+    title = AXES[name].title.lower() if name in AXES else name.rpartition(".")[2]
+    return f"{title} {text}"

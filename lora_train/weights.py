@@ -39,6 +39,7 @@ class Weights(Protocol):
 
     path: pathlib.Path
     shapes: dict[str, tuple[int, ...]]
+    dtypes: Mapping[str, torch.dtype]
     metadata: Mapping[str, str]  # what the file says of itself
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
@@ -88,6 +89,7 @@ class Safetensors:
             self.metadata = said if isinstance(said, dict) else {}
             self.shapes = {name: tuple(map(int, row["shape"])) for name, row in rows.items()}
             self.rows = {n: (DTYPES[row["dtype"]], *map(int, row["data_offsets"])) for n, row in rows.items()}
+            self.dtypes = {name: row[0] for name, row in self.rows.items()}
             ends = [end for _, _, end in self.rows.values()]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             cut = length + 8 > size
@@ -131,6 +133,7 @@ class Pickled:
         found = found.get("state_dict", found) if isinstance(found, dict) else {}
         self.tensors = dict(_flat(found))
         self.shapes = {name: tuple(value.shape) for name, value in self.tensors.items()}
+        self.dtypes = {name: value.dtype for name, value in self.tensors.items()}
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         for name in names:
@@ -153,6 +156,7 @@ class Sharded:
             raise Mistake(f"{index}: {where[lost]} has no {lost}; download or copy the folder again")
         self.where = where
         self.shapes = {name: self.files[file].shapes[name] for name, file in where.items()}
+        self.dtypes = {name: self.files[file].dtypes[name] for name, file in where.items()}
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         wanted = [*names]

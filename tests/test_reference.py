@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from lora_train.adapters.family import Family
-from lora_train.adapters.file import begun, entries, hashes, load, network_of, restore, save
+from lora_train.adapters.file import begun, entries, load, network_of, restore, save
 from lora_train.adapters.loha import Loha
 from lora_train.adapters.lokr import Lokr
 from lora_train.adapters.lora import Lora
@@ -155,7 +155,6 @@ def test_a_file_that_is_read_and_written_is_the_same_file(lent, run, tmp_path):
     if metadata["ss_network_module"] == "lycoris.kohya":  # which has a hash of its own
         metadata = {k: v for k, v in metadata.items() if not k.startswith("sshs_")}
     assert metadata.items() <= written.items()
-    assert hashes(tensors, metadata).items() <= written.items()
 
 
 @runs

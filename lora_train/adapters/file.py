@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import pathlib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -25,8 +22,8 @@ from lora_train.adapters.mapped import maker
 from lora_train.adapters.network import Network
 from lora_train.adapters.word import Word, layered
 from lora_train.errors import Mistake
+from lora_train.models.written import write
 from lora_train.names import ARCHS, file_key, path_of
-from lora_train.run.store import whole
 
 log = logging.getLogger(__name__)
 
@@ -93,19 +90,13 @@ def save_word(word: Word, path: pathlib.Path, *, metadata: Mapping[str, str], dt
 def _write(
     found: Mapping[str, Tensor], path: pathlib.Path, metadata: Mapping[str, str], dtype: torch.dtype
 ) -> None:
-    tensors = {name: _narrow(tensor, dtype) for name, tensor in found.items()}
-    texts = {**metadata, **hashes(tensors, metadata)}
-    data = safetensors.torch.save(tensors, texts)
-    with whole(path) as part, part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    rows = {name: (tuple(tensor.shape), _kept(tensor, dtype)) for name, tensor in found.items()}
+    write(path, rows, lambda name: found[name].to(rows[name][1]), metadata, hashed=True)
 
 
-def _narrow(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """In the file's dtype; an alpha that is no number of it stays as exact as it is."""
-    narrow = tensor.to("cpu", dtype).contiguous()
-    return tensor.cpu() if tensor.ndim == 0 and narrow != tensor.cpu() else narrow
+def _kept(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """The file's dtype; an alpha that is no number of it stays as exact as it is."""
+    return tensor.dtype if tensor.ndim == 0 and tensor.to(dtype) != tensor else dtype
 
 
 def entries(network: Network) -> dict[str, Tensor]:
@@ -127,22 +118,6 @@ def _before(network: Network, key: str) -> dict[str, Tensor]:
 def _word(network: Network) -> dict[str, Tensor]:
     """What it brings along of a learned word."""
     return {} if network.word is None else network.word.tensors()
-
-
-def hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
-    """What a file of these tensors is known by; neither changes when other metadata than `ss_*` is edited.
-
-    `sshs_model_hash`: sha256 of all that follows the header, so the WebUI's hash of the file; modelspec's is
-    the same. `sshs_legacy_hash`: of 64 kB at 1 MB, which of smaller files is the hash of nothing.
-    """
-    data = safetensors.torch.save(dict(tensors), {k: v for k, v in metadata.items() if k.startswith("ss_")})
-    start = 8 + int.from_bytes(data[:8], "little")
-    whole_hash = hashlib.sha256(memoryview(data)[start:]).hexdigest()
-    return {
-        "sshs_model_hash": whole_hash,
-        "sshs_legacy_hash": hashlib.sha256(data[0x100000:0x110000]).hexdigest()[:8],
-        "modelspec.hash_sha256": f"0x{whole_hash}",
-    }
 
 
 def load(path: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -8,12 +8,12 @@ import shutil
 from collections.abc import Mapping
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lora_train import names
 from lora_train.errors import Mistake
 from lora_train.models.files import Part, Source, find
+from lora_train.models.written import write
 from lora_train.run.store import whole
 
 log = logging.getLogger(__name__)
@@ -48,15 +48,15 @@ def rewrite(source: pathlib.Path, changes: Changes, file: pathlib.Path, dtype: t
     if left:
         part, path, _ = next(iter(left))
         log.warning("%s has no place for %d of what was learned, first %s.%s", source, len(left), part, path)
-    weights, tensors = found.parts["unet"].weights, {}
-    for key, value in weights.read(weights.shapes):
-        tensors[key] = _changed(value, added.get(key, ()), dtype).contiguous()
+    weights = found.parts["unet"].weights
     metadata = {name: text for name, text in weights.metadata.items() if name != HASH}
-    with whole(file) as part:
-        part.touch()
-        rights = part.stat().st_mode  # as other files have them; newer safetensors has its own
-        save_file(tensors, part, {"format": "pt", **metadata})
-        part.chmod(rights)
+
+    def changed(key: str) -> Tensor:
+        [(_, value)] = weights.read([key])
+        return _changed(value, added.get(key, ()), dtype)
+
+    rows = {key: (shape, _dtype(weights.dtypes[key], dtype)) for key, shape in weights.shapes.items()}
+    write(file, rows, changed, {"format": "pt", **metadata})
     if (settings := source.with_suffix(".yaml")).is_file():  # by which a WebUI knows the prediction
         with whole(file.with_suffix(".yaml")) as part:
             shutil.copyfile(settings, part)
@@ -73,12 +73,15 @@ def _places(part: str, there: Part, arch: str) -> list[tuple[tuple[str, str, str
     return found
 
 
+def _dtype(there: torch.dtype, wanted: torch.dtype) -> torch.dtype:
+    """Whole numbers stay what they are."""
+    return wanted if there.is_floating_point else there
+
+
 def _changed(value: Tensor, more: list[tuple[Source, Tensor]], dtype: torch.dtype) -> Tensor:
-    if not value.is_floating_point():
-        return value
     if more:
         value = value.float().clone()
     for at, change in more:
         piece = at.of(value)
         piece.add_(change.to(piece).reshape(piece.shape))
-    return value.to(dtype)
+    return value.to(_dtype(value.dtype, dtype))

@@ -78,6 +78,13 @@ def row_id(path: str, arch: str) -> str:
     return f"{('IN', 'M', 'OUT')[row]}{index:02d}"
 
 
+def region(part: str, path: str, arch: str) -> str:
+    """As `row_id`; of what is in no block the first word of its path, of text encoders their part."""
+    if part != "unet":
+        return part
+    return path.partition(".")[0] if row_index(path, arch) is None else row_id(path, arch)
+
+
 def rows(arch: str) -> tuple[int, int, int]:
     """How many values those lists have."""
     return ROWS.get(arch, PLAIN_ROWS)

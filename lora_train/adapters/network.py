@@ -14,7 +14,7 @@ from lora_train.adapters.family import Adapter, Family
 from lora_train.adapters.kept import Kept
 from lora_train.adapters.layer import Layer
 from lora_train.adapters.word import Word
-from lora_train.blocks import BlockWeights, row_id
+from lora_train.blocks import BlockWeights, region, row_id
 from lora_train.errors import Mistake
 
 
@@ -221,6 +221,15 @@ class Network(nn.Module):
                 for key, adapter in self.adapters.items()
             ]
         )
+
+    @torch.no_grad()
+    def regions(self) -> dict[str, Tensor]:
+        """Frobenius norm [] of all that each block's adapters add, as "block/IN04"; without waiting for a
+        GPU."""
+        found: dict[str, list[Tensor]] = {}
+        for layer, norm in zip(self.layers.values(), self.norms().unbind(), strict=True):
+            found.setdefault(region(layer.part, layer.path, layer.arch), []).append(norm)
+        return {f"block/{name}": torch.stack(found[name]).norm() for name in sorted(found)}
 
     def delta(self, key: str) -> Tensor:
         """What a layer's weight gains, of the adapter and of those before it."""

@@ -46,6 +46,7 @@ class Batch:
     masks: Tensor | None = None  # [B, 1, h, w] float32 in 0..1: how much a place counts; None: all counts
     twins: Batch | None = None  # the other pictures of their pairs, as they are seen here
     strengths: Tensor | None = None  # [B] of the adapter while they are learned from, all the same; None: 1
+    paths: list[str] | None = None  # of the pictures' files; of prompts, their names
 
     def pieces(self, most: int) -> list[Batch]:
         """Its samples in batches of at most so many; itself where it has no more."""
@@ -295,6 +296,7 @@ class Batches:
             masks=fetched.masks,
             twins=fetched.twins and self._batch([(o, i.twin) for o, i in entries], fetched.twins, moment),
             strengths=torch.tensor([item.strength for item in items]),
+            paths=[str(item.path) for item in items],
         )
 
     def _classes(

@@ -145,8 +145,11 @@ class Denoising(Pass):
         return cond if batch.sizes is None else cond.of(sent(batch.sizes, lent.device))
 
     def timesteps(self, lent: Lent, batch: Batch, rngs: Sequence[torch.Generator]) -> list[int]:
-        """Those that `losses` draws."""
-        return self.draws(lent, batch, rngs)[0].tolist()
+        """Those that `losses` draws, without the noise that is drawn behind them."""
+        settings, steps = self.settings, len(lent.schedule)
+        if settings.fixed_timesteps_in_batch and batch.lots is not None:
+            return settings.steps_at(steps, self.shares, batch.lots).tolist()
+        return [int(settings.step(steps, self.shares, rng)) for rng in rngs]
 
     def draws(self, lent: Lent, batch: Batch, rngs: Sequence[torch.Generator]) -> list[Tensor]:
         """`drawn` of a batch's samples: [B] and [B, C, h, w]."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SELDOM, WEIGHED = 20, 200  # steps between two looks at what blocks add, at least; looks in a run, about
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -219,6 +220,7 @@ class _Step:
     team: Team
     names: list[str] = dataclasses.field(default_factory=list)  # of the numbers behind loss and norm
     numbers: Arriving | None = None
+    seen: list[tuple[Batch, torch.Tensor]] = dataclasses.field(default_factory=list)  # with losses, [B]
     after: Progress | None = None  # how things stood
 
     def run(self, at: Callable[[float], float]) -> _Step:
@@ -261,13 +263,15 @@ class _Step:
     def judged(self) -> str | None:
         """Wait for the numbers, and write down those of a good step; what was wrong with it otherwise."""
         p = self.learner.progress
-        loss, norm, *norms = self.numbers.read()
+        loss, norm, *more = self.numbers.read()
+        norms, losses = more[: len(self.names)], more[len(self.names) :]
         good = math.isfinite(loss) and (math.isfinite(norm) or self.overflowed)
         if good:
             p.saw(self.after.step, loss, norm)
             p.norms = dict(zip(self.names, norms, strict=True))
         for name in ("loss", "average", "norm", "norms"):
             setattr(self.after, name, getattr(p, name))
+        self.after.samples = [*self.samples(losses)]
         return None if good else self.why()
 
     def backward(self) -> torch.Tensor:
@@ -277,23 +281,25 @@ class _Step:
 
     def summed(self, batches: Sequence[Batch]) -> torch.Tensor:
         total = torch.zeros((), device=self.lent.device)
+        self.seen = []  # this may be the second try
         for batch in batches:
             seed = key(self.training.seed, "adapter", batch.ordinals[0])
             with seeded(self.lent.device, seed), self.learner.course.during(batch):
-                loss = self.losses(batch).sum() / self.group.images
+                losses = self.losses(batch)
+                self.seen.append((batch, losses.detach()))
+                loss = weighed(losses, batch).sum() / self.group.images
                 (loss if self.learner.scaler is None else self.learner.scaler.scale(loss)).backward()
             total += loss.detach()
         return total
 
     def losses(self, batch: Batch) -> torch.Tensor:
-        """[B] float32."""
+        """[B] float32, before the samples' weights."""
         dtype = DTYPES[self.training.mixed_precision]
         mixed = dtype is not torch.float32  # which torch 2.1 refuses on a CPU, even where it is off
         with torch.autocast(self.lent.device.type, dtype=dtype if mixed else None, enabled=mixed):
             rngs = draws(self.training.seed, batch.ordinals)
             with self.learner.course.during(batch):
-                losses = self.learner.course.losses(self.lent, batch, rngs)
-        return losses if batch.weights is None else losses * sent(batch.weights, losses.device).to(losses)
+                return self.learner.course.losses(self.lent, batch, rngs)
 
     @torch.no_grad()
     def penalized(self) -> None:
@@ -322,8 +328,19 @@ class _Step:
         learner.progress.rates = learner.rates()
         limit = learner.network.family.scale_weight_norms
         norms = {} if limit is None else learner.network.max_norm(limit)
+        if self.team.first and looked(learner.progress.step + 1, learner.progress.steps):
+            norms |= learner.network.regions()
         self.names = list(norms)
-        self.numbers = Arriving(torch.stack([*values, *(norm.to(values) for norm in norms.values())]))
+        found = torch.stack([*values, *(norm.to(values) for norm in norms.values())])
+        self.numbers = Arriving(torch.cat([found, *(losses.to(values) for _, losses in self.seen)]))
+
+    def samples(self, losses: Sequence[float]) -> Iterator[tuple[str, int, float]]:
+        """Picture, timestep, which is drawn once more, and loss of the step's samples, in the order seen."""
+        coming = iter(losses)
+        for batch, _ in self.seen:
+            rngs = draws(self.training.seed, batch.ordinals)
+            steps = self.learner.course.timesteps(self.lent, batch, rngs)
+            yield from zip(batch.paths or batch.names, steps, coming, strict=False)
 
     @property
     def overflowed(self) -> bool:
@@ -338,6 +355,17 @@ class _Step:
         return next((f for f, _ in told if f), None) or gradient(
             [name for _, names in told for name in names]
         )
+
+
+def weighed(losses: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Losses [B] times the samples' weights."""
+    return losses if batch.weights is None else losses * sent(batch.weights, losses.device).to(losses)
+
+
+def looked(step: int, steps: int) -> bool:
+    """Whether what each block adds is written down after a step: the first, the last, and some 200 between,
+    seldom enough that it costs nothing to speak of."""
+    return step in (1, steps) or step % max(SELDOM, -(-steps // WEIGHED)) == 0
 
 
 def _tell(network: Network) -> None:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from lora_train import tooling
 from lora_train.errors import Mistake
 from lora_train.knobs import nearest
 from lora_train.options import Parser, add, parse, settings_file, to_write, train_runs, train_values
@@ -361,4 +362,5 @@ COMMANDS = {
     "plot": (plot, "Draw a labelled sheet of strengths and prompts."),
     "ui": (ui, "Open a window to train in."),
     "settings": (manual, "List all settings, as Markdown."),
+    **{name: (tooling.command(name), about) for name, about in tooling.ABOUT.items()},
 }

@@ -84,6 +84,7 @@ class Family(Paced):
     """Which layers get an adapter, and what it starts from."""
 
     linear = False  # whether what is added is proportional to what is learned
+    of_weight = False  # whether what is added follows from the layer's own weight as well
     own_form = False  # whether the WebUI reads what is made from it, rather than what it is
 
     scale_weight_norms: float | None = knob(

@@ -112,7 +112,7 @@ def first_layout(tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> dict[
 class Glora(Altering, Scaled):
     """GLoRA, of linear layers: those that the WebUI reads it for."""
 
-    algo, mark, late = "glora", "a1.weight", True
+    algo, mark, late, of_weight = "glora", "a1.weight", True, True
 
     def make(self, layer: Layer) -> GloraAdapter | None:
         times = 0.0 if layer.kernel else self.times(layer)

@@ -76,7 +76,7 @@ class Ia3(Altering):
         False, "Make the inputs of every layer larger or smaller, rather than its outputs. Those of the "
         "second feed-forward layers always are.", group="network")  # fmt: skip
 
-    algo, mark, linear = "ia3", "on", True
+    algo, mark, linear, of_weight = "ia3", "on", True, True
 
     def _preset(self, layer: Layer) -> bool:
         """Without a preset those that it was made for."""

@@ -138,6 +138,7 @@ class Turning(Altering, Sized):
         "less is usual. 0: as far as they will.", group="network", low=0, high=100)  # fmt: skip
     rescaled: bool = knob(False, "Let each output learn a size as well.", group="network")
 
+    of_weight = True
     mark, turns = "oft", 1  # as many matrices as a file has for each layer, about
 
     def check(self) -> Iterable[str]:

@@ -1,0 +1,57 @@
+"""Commands of the tools: their settings as options, and what they report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from lora_train.knobs import build, settings
+from lora_train.options import Parser, add, parse
+
+if TYPE_CHECKING:
+    from lora_train.tools.tool import Told, Tool
+
+ABOUT: dict[str, str] = {  # command -> what help lists it with; a row for each of TOOLS, which need torch
+}
+
+
+def command(name: str) -> Callable[[Sequence[str]], int]:
+    """What runs a tool on the words of a command line."""
+
+    def run(words: Sequence[str]) -> int:
+        from lora_train.tools import TOOLS
+
+        return _run(TOOLS[name], f"lora-train {name}", words)
+
+    return run
+
+
+def _run(tool: type[Tool], prog: str, words: Sequence[str]) -> int:
+    parser = Parser(prog, tool.about or ABOUT[prog.split()[-1]])
+    groups = {}
+    for s in settings(tool):
+        if s.group not in groups:
+            groups[s.group] = parser.add_argument_group(s.group)
+        add(groups[s.group], s, list(dict.fromkeys([*s.aka, s.path])), dest=s.path)
+    parser.add_argument("--json", action="store_true", help="Print the report as JSON.")
+    given = parse(parser, words)
+    as_json = given.pop("json", False)
+    report = build(tool, given).run(_bar())
+    if as_json:
+        sys.stdout.write(json.dumps(report.facts, indent=2, ensure_ascii=False) + "\n")
+    else:
+        sys.stdout.write("".join(f"{line}\n" for line in report.lines))
+    return 0
+
+
+def _bar() -> Told:
+    """A line that says how far it is, where somebody sits at a terminal."""
+    if not sys.stderr.isatty():
+        return lambda done, of: None
+
+    def told(done: int, of: int) -> None:
+        sys.stderr.write(f"\r{done} of {of} layers" if done < of else "\r" + " " * 40 + "\r")
+
+    return told

@@ -1,0 +1,7 @@
+"""The tools there are, by the name of their command."""
+
+from __future__ import annotations
+
+from lora_train.tools.tool import Tool
+
+TOOLS: dict[str, type[Tool]] = {}

@@ -1,0 +1,84 @@
+"""Tool: what works on files of weights; a component as any other, that declares its settings and acts."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+
+from lora_train.errors import Mistake
+from lora_train.knobs import knob
+from lora_train.values import shown
+
+PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+Told = Callable[[int, int], None]  # how many layers are done, and of how many; may raise to break off
+
+
+def unheard(done: int, of: int) -> None:
+    """For who does not look on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a tool has to say."""
+
+    lines: tuple[str, ...]  # for a person
+    facts: Mapping[str, object] = dataclasses.field(
+        default_factory=dict
+    )  # for programs, as JSON has it
+    files: tuple[pathlib.Path, ...] = ()  # that it wrote
+
+
+@dataclasses.dataclass(frozen=True)
+class Tool:
+    """Settings of a tool, and what it does."""
+
+    about = ""  # a few sentences on it
+
+    def check(self) -> Iterable[str]:
+        """Complaints about settings, each "name = value: expected …"; nothing is read for them."""
+        return ()
+
+    def run(self, told: Told = unheard) -> Report:
+        """Do it.
+
+        Raises:
+            Mistake: a file is not what it should be, or something is in the way; nothing is written then.
+        """
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Writing(Tool):
+    """Tools that make a file."""
+
+    save_to: pathlib.Path | None = knob(
+        None, "File that is written; .safetensors.", group="output", basic=True, place=True)  # fmt: skip
+    save_precision: str | None = knob(
+        None, "Precision of what is written. Empty: that of the first file that is read.", group="output",
+        choices=tuple(PRECISIONS))  # fmt: skip
+    overwrite: bool = knob(
+        False, "Replace the file to write to, where there is one.", group="output")  # fmt: skip
+
+    def check(self) -> Iterable[str]:
+        if self.save_to is None:
+            yield "save_to: expected the file to write, such as --save_to new.safetensors"
+        elif self.save_to.suffix != ".safetensors":
+            yield f"save_to = {shown(str(self.save_to))}: expected a name that ends with .safetensors"
+
+    def free(self, path: pathlib.Path | None = None) -> pathlib.Path:
+        """The file to write to.
+
+        Raises:
+            Mistake: there is one, and nobody said that it may go.
+        """
+        path = path or self.save_to
+        if path.exists() and not self.overwrite:
+            raise Mistake(f"save_to = {path}: is there already; take another name, or set overwrite")
+        return path
+
+    def dtype(self, usual: torch.dtype) -> torch.dtype:
+        """Of what is written."""
+        return usual if self.save_precision is None else PRECISIONS[self.save_precision]

@@ -143,12 +143,12 @@ def load(path: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         why = f"cannot be read ({e.strerror})" if system else "is damaged or none"
         raise Mistake(f"{path}: expected a .safetensors file; this one {why}") from e
     for name, tensor in tensors.items():
-        if reason := _fault(name, tensor):
+        if reason := fault(name, tensor):
             raise Mistake(f"{path}: {name} {reason}; the file is damaged, or its training was")
     return tensors, texts
 
 
-def _fault(name: str, tensor: Tensor) -> str:
+def fault(name: str, tensor: Tensor) -> str:
     """What no tensor of a LoRA is, as a clause; "" where it is sound."""
     if name.endswith(".alpha"):
         if tensor.numel() != 1:

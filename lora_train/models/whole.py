@@ -42,7 +42,7 @@ def rewrite(source: pathlib.Path, changes: Changes, file: pathlib.Path, dtype: t
     left = dict(changes)
     for part, there in found.parts.items():
         if part != "vae":
-            for where, at in _places(part, there, found.facts.arch):
+            for where, at in places(part, there, found.facts.arch):
                 if where in left:
                     added.setdefault(at.key, []).append((at, left.pop(where)))
     if left:
@@ -62,7 +62,7 @@ def rewrite(source: pathlib.Path, changes: Changes, file: pathlib.Path, dtype: t
             shutil.copyfile(settings, part)
 
 
-def _places(part: str, there: Part, arch: str) -> list[tuple[tuple[str, str, str], Source]]:
+def places(part: str, there: Part, arch: str) -> list[tuple[tuple[str, str, str], Source]]:
     """By a layer's path, as `Layer` has it, where its tensors are."""
     found = []
     for name, at in there.keys.items():

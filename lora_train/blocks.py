@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Iterable, Mapping, Sequence
 
 INS, OUTS = [f"IN{i:02d}" for i in range(12)], [f"OUT{i:02d}" for i in range(12)]
 BLOCKS = ("BASE", *INS, "M00", *OUTS)  # BASE is the text encoder
@@ -34,7 +35,7 @@ def block_id(part: str, path: str) -> str | None:
     """One of BLOCKS; None for what is in no block (time_embed, out)."""
     if part != "unet":
         return "BASE"
-    found = re.match(r"(input_blocks|middle_block|output_blocks)\.(\d+)\.", path)
+    found = re.match(r"(input_blocks|middle_block|output_blocks)[._](\d+)[._]", path)  # _ as in keys of files
     if not found:
         return None
     if found[1] == "middle_block":
@@ -147,34 +148,132 @@ def _number(word: str) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
+class Element:
+    """Another strength than their block's for layers of some blocks whose paths have one of some words.
+
+    Written as in sd-webui-lora-block-weight: BLOCKS:WORDS:RATIO, with blanks between several, NOT before
+    those that it is not for, and nothing for all; IN05-OUT05 is a span. Words are parts of the layer's path:
+    IN05-OUT05:attn:0, :proj:0.5, NOT BASE:NOT attn1 attn2:0.
+    """
+
+    blocks: str  # as it is written
+    words: str
+    ratio: float
+
+    @classmethod
+    def parse(cls, text: str) -> Element:
+        """Raises ValueError: it is not written so."""
+        parts = text.split(":")
+        try:
+            ratio = float(parts[2]) if len(parts) == 3 else math.nan
+        except ValueError:
+            ratio = math.nan
+        if not abs(ratio) < math.inf:
+            raise ValueError(f"{text.strip()}: expected BLOCKS:WORDS:RATIO, such as IN05-OUT05:attn:0")
+        blocks, words = " ".join(parts[0].upper().split()), " ".join(parts[1].split())
+        some(blocks)
+        return cls(blocks, words, ratio)
+
+    def __str__(self) -> str:
+        return f"{self.blocks}:{self.words}:{str(self.ratio).removesuffix('.0')}"
+
+    def means(self, part: str, path: str) -> bool:
+        """Whether it is for a layer."""
+        block, own = block_id(part, path), path.replace(".", "_")
+        chosen, all_but = some(self.blocks)
+        no, *rest = self.words.split() or [""]
+        words = rest if no == "NOT" else [no, *rest]
+        named = any(word in own for word in words)
+        return ((block in chosen) != all_but) and (named != (no == "NOT"))
+
+
+def some(text: str) -> tuple[frozenset[str | None], bool]:
+    """Blocks by their ids, as "IN04", "IN05-OUT05", "BASE M00" or "NOT IN00-IN11"; nothing means all.
+
+    Returns:
+        Those that are named, and whether all but them are meant.
+
+    Raises:
+        ValueError: a word is no block.
+    """
+    no, *rest = text.split() or [""]
+    if not no:
+        return frozenset(), True
+    found: set[str] = set()
+    for word in rest if no == "NOT" else [no, *rest]:
+        first, _, last = word.partition("-")
+        if not {first, last or first} <= {*BLOCKS}:
+            raise ValueError(
+                f"{word}: expected a block's id, BASE, IN00 to IN11, M00, OUT00 to OUT11, or a span such as "
+                "IN05-OUT05"
+            )
+        found |= {*BLOCKS[BLOCKS.index(first) : BLOCKS.index(last or first) + 1]}
+    return frozenset(found), no == "NOT"
+
+
+ELEMENTS = {  # presets of them; that extension's
+    "ATTNDEEPON": "IN05-OUT05:attn:1",
+    "ATTNDEEPOFF": "IN05-OUT05:attn:0",
+    "PROJDEEPOFF": "IN05-OUT05:proj:0",
+}
+
+
+@dataclasses.dataclass(frozen=True)
 class BlockWeights:
     """A strength for each block.
 
     Written as a preset's name or as 12, 17, 20 or 26 values; blocks that a shorter list does not name get 0.
     (Those lists name the blocks with attention; what else a model has there is then left alone too.)
+    Elements, or their presets' names, follow with | before each: OUTALL|IN05-OUT05:attn:0.5.
     """
 
     values: tuple[float, ...] = (1.0,) * len(BLOCKS)  # in the order of BLOCKS
+    elements: tuple[Element, ...] = ()  # the last that means a layer counts
 
     @classmethod
     def parse(cls, text: str) -> BlockWeights:
-        """Raises ValueError: neither a preset's name nor a list of a known length."""
-        words = PRESETS.get(text.strip().upper(), text).strip(" []()").split(",")
+        """Raises ValueError: neither a preset's name nor a list of a known length; or no element."""
+        first, *rest = text.split("|")
+        words = PRESETS.get(first.strip().upper(), first).strip(" []()").split(",")
         try:
             given = [float(word) for word in words]
         except ValueError:
             given = []
+        elements = [Element.parse(e) for word in rest for e in elements_of(word)]
+        return cls.of(given, elements, PRESETS)
+
+    @classmethod
+    def of(
+        cls, given: Sequence[float], elements: Iterable[Element] = (), presets: Iterable[str] = ()
+    ) -> BlockWeights:
+        """Of a list of a known length.
+
+        Args:
+            presets: names for the complaint.
+
+        Raises:
+            ValueError: it is none.
+        """
         if len(given) not in LISTS or not all(abs(value) < float("inf") for value in given):
-            raise ValueError(f"expected 12, 17, 20 or 26 numbers, or one of {', '.join(PRESETS)}")
+            raise ValueError(f"expected 12, 17, 20 or 26 numbers, or one of {', '.join(presets)}")
         named = dict(zip(LISTS[len(given)], given, strict=True))
-        return cls(tuple(named.get(block, 0.0) for block in BLOCKS))
+        return cls(tuple(named.get(block, 0.0) for block in BLOCKS), tuple(elements))
 
     def __str__(self) -> str:
-        if self == BlockWeights():
-            return "ALL"
-        return ",".join(str(value).removesuffix(".0") for value in self.values)
+        values = ",".join(str(value).removesuffix(".0") for value in self.values)
+        first = "ALL" if self.values == BlockWeights.values else values
+        return "|".join([first, *map(str, self.elements)])
 
     def strength(self, part: str, path: str) -> float:
-        """Of a layer; 1 for what is in no block."""
+        """Of a layer; 1 for what is in no block. The path may have _ in place of its dots."""
+        for element in reversed(self.elements):
+            if element.means(part, path):
+                return element.ratio
         block = block_id(part, path)
         return 1.0 if block is None else self.values[BLOCKS.index(block)]
+
+
+def elements_of(text: str, presets: Mapping[str, str] = ELEMENTS) -> list[str]:
+    """What one word means: an element, several with commas or line ends between, or a preset's name."""
+    whole = presets.get(text.strip().upper(), text)
+    return [word.strip() for word in re.split(r"[,\n]", whole) if word.strip()]

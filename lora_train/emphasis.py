@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lora_train.values import shown
 
@@ -90,14 +90,35 @@ class Named:
     name: str  # a file's, without its ending
     te: float = 1.0  # strength on the text encoder
     unet: float = 1.0
+    lbw: str = ""  # weights of its blocks, and
+    lbwe: str = ""  # elements, as `spelling.Book` reads them
+    x: float = 1.0  # what X stands for there
+    start: int = 0  # from which step on it acts on the UNet
+    stop: int | None = None  # from which on no longer
+
+    def acts(self, step: int) -> bool:
+        """On the UNet, in a step as the WebUI counts them: those that are done by then but one, so that its
+        first two are both 0. So start=n (2 or more) rests for n steps, stop=n acts for n, and 1 is at once.
+
+        The rule is sd-webui-lora-block-weight's in that WebUI, on whose prompts it has to act the same.
+        """
+        return step > self.start - 2 and (self.stop is None or step <= self.stop - 2)
+
+    @property
+    def timed(self) -> bool:
+        """Whether it does not act all the time."""
+        return self.start > 1 or self.stop is not None
 
 
 def loras(prompt: str) -> tuple[str, list[Named]]:
     """The prompt without its <lora:name:te:unet>, and what they say; the UNet's strength is the text
-    encoder's if it is not given. te= and unet= may stand in their places.
+    encoder's if it is not given. What goes by a name may stand in any place: te, unet, and
+    sd-webui-lora-block-weight's lbw (or w), lbwe, x, start, stop and step=from-to. As there, what is no
+    number in the third place is lbw, and behind it stand lbwe or x.
 
-    >>> loras("a cat <lora:style:0.8><lora:eyes:1:unet=0.5>")
-    ('a cat ', [Named(name='style', te=0.8, unet=0.8), Named(name='eyes', te=1.0, unet=0.5)])
+    >>> text, named = loras("a cat <lora:style:0.8><lora:eyes:1:unet=0.5:lbw=OUTALL:step=5-20>")
+    >>> [(one.name, one.te, one.unet, one.lbw, one.start, one.stop) for one in named]
+    [('style', 0.8, 0.8, '', 0, None), ('eyes', 1.0, 0.5, 'OUTALL', 5, 20)]
 
     Raises:
         ValueError: something in such brackets that cannot be done, or read.
@@ -117,21 +138,50 @@ def loras(prompt: str) -> tuple[str, list[Named]]:
     return TAG.sub(taken, prompt), found
 
 
-def _named(tag: str, words: Sequence[str]) -> Named:
-    values: dict[str, str] = {}
-    names = iter(("name", "te", "unet", "dyn"))
-    for word in words:
+NAMED = ("te", "unet", "dyn", "lbw", "lbwe", "x", "start", "stop", "step")
+SAME = {"w": "lbw"}
+
+
+def placed(words: Sequence[str]) -> dict[str, str]:
+    """The parts of a tag by their names; what stands in no place that there is, as "more"."""
+    values = {"name": words[0].strip()}
+    places = iter(("te", "unet", "dyn"))
+    for word in words[1:]:
         name, equals, value = word.partition("=")
-        if equals and name in ("te", "unet", "dyn"):
-            values[name] = value
-        else:
-            values.setdefault(next(names, "more"), word)
+        name = SAME.get(name.strip(), name.strip())
+        if equals and name in NAMED:
+            values[name] = value.strip()
+            continue
+        place, number = next(places, "more"), _number(word.strip()) is not None
+        if place == "unet" and not number:
+            place = "lbw"
+        elif place == "dyn" and ("lbw" in values or not number):
+            place = "x" if number else "lbwe"
+        values.setdefault(place, word.strip())
+    return values
+
+
+def _named(tag: str, words: Sequence[str]) -> Named:
+    values = placed(words)
     if "dyn" in values or "more" in values:
         raise ValueError(f"{tag}: expected <lora:name:te:unet>; a fourth value is not in this version")
-    if not values.get("name", "").strip():
+    if not values.get("name"):
         raise ValueError(f"{tag}: expected a file's name, as in <lora:name:1>")
     te = _strength(tag, values.get("te", "1"))
-    return Named(values["name"].strip(), te, _strength(tag, values["unet"]) if "unet" in values else te)
+    start, stop = _steps(tag, values)
+    return Named(
+        values["name"], te, _strength(tag, values["unet"]) if "unet" in values else te,
+        values.get("lbw", ""), values.get("lbwe", ""), _strength(tag, values.get("x", "1")), start, stop,
+    )  # fmt: skip
+
+
+def _steps(tag: str, values: Mapping[str, str]) -> tuple[int, int | None]:
+    first, _, last = values["step"].partition("-") if "step" in values else ("", "", "")
+    first, last = values.get("start", first).strip(), values.get("stop", last).strip()
+    for text in filter(None, (first, last)):
+        if not re.fullmatch(r"\d{1,6}", text):
+            raise ValueError(f"{tag}: {shown(text)} is no step; expected start=5, stop=20 or step=5-20")
+    return int(first or 0), int(last) if last else None
 
 
 def _strength(tag: str, text: str) -> float:

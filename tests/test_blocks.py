@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lora_train.blocks import BLOCKS, PRESETS, BlockWeights, block_id, block_index
+from lora_train.blocks import BLOCKS, PRESETS, BlockWeights, Element, block_id, block_index, some
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,55 @@ def test_shorter_lists_name_the_blocks_with_attention():
 def test_what_is_no_list_is_refused(text):
     with pytest.raises(ValueError, match="expected 12, 17, 20 or 26 numbers, or one of NONE, ALL"):
         BlockWeights.parse(text)
+
+
+Q, PROJ = "input_blocks.4.1.transformer_blocks.0.attn1.to_q", "output_blocks.11.1.proj_out"
+TE = "encoder.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("element", "means"),
+    [
+        ("::0", [Q, PROJ, TE]),
+        ("IN04::0", [Q]),
+        ("in04 out11::0", [Q, PROJ]),
+        ("IN04-OUT05::0", [Q]),
+        ("BASE-IN04:attn:0", [Q, TE]),
+        (":attn:0", [Q, TE]),
+        (":attn1 proj_out:0", [Q, PROJ]),
+        ("NOT BASE:attn:0", [Q]),
+        ("NOT IN00-IN11:NOT attn:0", [PROJ]),
+        (":NOT to_q self_attn:0", [PROJ]),
+        (":input_blocks_4:0", [Q]),
+    ],
+)
+def test_an_element_means_layers(element, means):
+    read = Element.parse(element)
+    layers = [("unet", Q), ("unet", PROJ), ("te1", TE)]
+    assert [path for part, path in layers if read.means(part, path)] == means
+    keys = [(part, path.replace(".", "_")) for part, path in layers]
+    assert sum(read.means(*key) for key in keys) == len(means)
+    assert Element.parse(str(read)) == read
+
+
+def test_the_last_element_that_means_a_layer_counts():
+    weights = BlockWeights.parse("ALL0.5|NOT BASE:attn:0.25,IN05-OUT05::2|IN04:to_q:-1")
+    assert weights.strength("unet", Q) == -1
+    assert weights.strength("unet", Q.replace("to_q", "to_k")) == 0.25
+    assert weights.strength("unet", "middle_block.1.proj_in") == 2
+    assert weights.strength("unet", PROJ) == 0.5
+    assert weights.strength("unet", "time_embed.0") == 1
+    assert BlockWeights.parse(str(weights)) == weights
+    assert BlockWeights.parse("OUTALL|attndeepoff").elements == (Element("IN05-OUT05", "attn", 0.0),)
+
+
+@pytest.mark.parametrize("text", ["ALL|IN05:attn", "ALL|IN12::0", "ALL|::strong", "ALL|IN04 OUT::0", "ALL|x"])
+def test_what_is_no_element_is_refused(text):
+    with pytest.raises(ValueError, match="expected (BLOCKS:WORDS:RATIO|a block's id)"):
+        BlockWeights.parse(text)
+
+
+def test_spans_of_blocks_go_in_the_order_of_the_model():
+    named, all_but = some("IN11-OUT01")
+    assert (sorted(named), all_but) == (["IN11", "M00", "OUT00", "OUT01"], False)
+    assert some("NOT BASE") == ({"BASE"}, True)

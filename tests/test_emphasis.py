@@ -59,6 +59,16 @@ def test_what_is_made_literal_is_read_as_it_stands(text):
         ("<lora:a:unet=0.2>", Named("a", 1, 0.2)),
         ("<lora:a:0.5:te=0:unet=-1>", Named("a", 0, -1)),
         ("<lyco:my style v1.2:.5>", Named("my style v1.2", 0.5, 0.5)),
+        ("<lora:a:1:0.5:lbw=1,0,R>", Named("a", 1, 0.5, "1,0,R")),
+        ("<lora:a:0.5:OUTALL>", Named("a", 0.5, 0.5, "OUTALL")),
+        ("<lora:a:0.5:1,0,X+0.1:2>", Named("a", 0.5, 0.5, "1,0,X+0.1", x=2)),
+        ("<lora:a:0.5:OUTALL:ATTNDEEPOFF>", Named("a", 0.5, 0.5, "OUTALL", "ATTNDEEPOFF")),
+        ("<lora:a:1:1:ATTNDEEPOFF>", Named("a", 1, 1, lbwe="ATTNDEEPOFF")),
+        ("<lora:a:w= MIDD :unet=2:x=.5>", Named("a", 1, 2, "MIDD", x=0.5)),
+        ("<lora:a:1:start=5:stop=20>", Named("a", start=5, stop=20)),
+        ("<lora:a:1:step=5-20>", Named("a", start=5, stop=20)),
+        ("<lora:a:1:step=-20>", Named("a", stop=20)),
+        ("<lora:x=1:0.5>", Named("x=1", 0.5, 0.5)),
     ],
 )
 def test_loras_are_taken_out_of_the_text(tag, named):
@@ -80,9 +90,22 @@ def test_several_loras_come_in_their_order():
         ("<lora::1>", "expected a file's name"),
         ("<lora:a:1:1:8>", "a fourth value is not in this version"),
         ("<lora:a:dyn=8>", "a fourth value is not in this version"),
+        ("<lora:a:1:start=soon>", "soon is no step; expected start=5"),
+        ("<lora:a:1:step=5-x>", "x is no step"),
+        ("<lora:a:1:x=much>", "much is no strength"),
         ("<hypernet:a:1>", "hypernetworks are not in this version"),
     ],
 )
 def test_what_cannot_be_named_is_refused(tag, complaint):
     with pytest.raises(ValueError, match=complaint):
         loras(tag)
+
+
+def test_when_a_lora_acts_is_lora_block_weights_rule():
+    """Its own words: nothing until sampling_step > start - 2, and nothing from sampling_step > stop - 2."""
+    for start in range(6):
+        for stop in (None, *range(6)):
+            named = Named("a", start=start, stop=stop)
+            acts = [step > start - 2 and not (stop is not None and step > stop - 2) for step in range(10)]
+            assert [named.acts(step) for step in range(10)] == acts
+            assert named.timed == (acts != [True] * 10)

@@ -82,8 +82,9 @@ class Chosen:
         group="network")  # fmt: skip
     block_weights: BlockWeights = knob(
         BlockWeights(), "Strength of each block, as a preset (ALL, INS, MIDD, OUTALL, …) or 12, 17, 20 or 26 "
-        "numbers. Blocks at 0 get no adapter; other numbers are worked into alpha, so the file acts as it "
-        "was trained.", group="blocks")  # fmt: skip
+        "numbers; IN05-OUT05:attn:0.5 behind a | is another for layers of such names. Layers at 0 get no "
+        "adapter; other numbers are worked into alpha, so the file acts as it was trained.",
+        group="blocks")  # fmt: skip
 
     def check(self) -> Iterable[str]:
         if self.train_unet_only and self.train_text_encoder_only:

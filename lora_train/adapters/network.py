@@ -77,26 +77,22 @@ class Network(nn.Module):
         for adapter in self.adapters.values():
             adapter.strength = value
 
+    @property
+    def strengths(self) -> dict[str, float]:
+        """Of each layer's adapter."""
+        return {key: adapter.strength for key, adapter in self.adapters.items()}
+
+    @strengths.setter
+    def strengths(self, values: Mapping[str, float]) -> None:
+        for key, value in values.items():
+            self.adapters[key].strength = value
+
     def weigh(self, te: float, unet: float, blocks: BlockWeights | None = None) -> None:
         """Strengths on the text encoders and on the UNet, and times these of each layer's block; also while
         attached."""
-        for key, adapter in self.adapters.items():
-            layer = self.layers[key]
+        for key, layer in self.layers.items():
             times = 1.0 if blocks is None else blocks.strength(layer.part, layer.path)
-            adapter.strength = (unet if layer.part == "unet" else te) * times
-
-    @contextlib.contextmanager
-    def weighed(self, te: float, unet: float, blocks: BlockWeights | None = None) -> Iterator[None]:
-        """As `weigh`, times what each layer's strength is, for as long as this lasts."""
-        before = {key: adapter.strength for key, adapter in self.adapters.items()}
-        self.weigh(te, unet, blocks)
-        try:
-            for key, adapter in self.adapters.items():
-                adapter.strength *= before[key]
-            yield
-        finally:
-            for key, adapter in self.adapters.items():
-                adapter.strength = before[key]
+            self.adapters[key].strength = (unet if layer.part == "unet" else te) * times
 
     @contextlib.contextmanager
     def attached(self) -> Iterator[Network]:

@@ -149,7 +149,7 @@ def family_words(kind: str) -> Words:
     from lora_train.adapters import FAMILIES
     from lora_train.knobs import settings
 
-    has = {setting.aka or setting.name for setting in settings(FAMILIES[kind])}
+    has = {name for setting in settings(FAMILIES[kind]) for name in (setting.name, *setting.aka)}
     ranks = {name: value for name, value in LORA.items() if name in has}
     style = {
         "train_data_dir": "demo/dataset", "train_batch_size": 4, "max_train_steps": STEPS,

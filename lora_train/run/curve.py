@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 POINTS = 1000  # of the curves, that are shown
 FIRST = ("step", "loss", "average", "lr", "norm", "megabytes")  # lr: the highest of the parts
 LEFT_OUT = ("epoch", "images_per_second")
+ASIDE = "block/"  # begins what is seldom there and is shown by itself, see `insight`
 
 
 class Curve:
@@ -32,6 +33,7 @@ class Curve:
 
     def add(self, line: Mapping[str, object]) -> None:
         """One line of the metrics."""
+        line = {name: value for name, value in line.items() if not name.startswith(ASIDE)}
         if self.rows and "loss" not in line and line["step"] == self.rows[-1][0]:  # beside those of a step
             self.columns += [k for k in line if k not in self.columns and k not in LEFT_OUT]
             row = self.rows[-1] + [None] * (len(self.columns) - len(self.rows[-1]))
@@ -81,13 +83,16 @@ def thinned(points: list[list], most: int = POINTS) -> list[list]:
     return points[:-1:stride] + points[-1:]
 
 
-def lines(path: pathlib.Path) -> Iterator[dict]:
-    """The whole lines of a file of JSON, without what a cut-off process left behind."""
+def lines(path: pathlib.Path, word: str = "") -> Iterator[dict]:
+    """The whole lines of a file of JSON that have a word in them, without what a cut-off process left
+    behind."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return
     for line in text.splitlines():
+        if word not in line:
+            continue
         with contextlib.suppress(ValueError):
             found = json.loads(line)
             if isinstance(found, dict) and isinstance(found.get("step"), int):

@@ -94,7 +94,7 @@ class Runs:
         jobs = sorted(self.folder.glob("*/*-run/job.json"), key=_when, reverse=True)
         for job in jobs:
             with contextlib.suppress(Mistake, OSError):
-                yield _read(job)
+                yield at(job.parent)
 
     def one(self, name: str) -> Run:
         """Raises LookupError: there is none of this name."""
@@ -111,7 +111,13 @@ class Runs:
         return {**run.row(), **found}
 
 
-def _read(job: pathlib.Path) -> Run:
+def at(records: pathlib.Path) -> Run:
+    """The run whose records are in a folder.
+
+    Raises:
+        Mistake: they are not.
+    """
+    job = records / "job.json"
     values = unpacked(read_json(job), job)
     folder = pathlib.Path(str(values.get("output.output_dir") or job.parent.parent))
     return Run(RunStore(folder, job.parent.name.removesuffix("-run"), job.parent.parent), values)

@@ -37,6 +37,7 @@ from lora_train.run.draw import Wardrobe, noted
 from lora_train.run.embeddings import checked, spoken, unspoken, word
 from lora_train.run.fit import fitted
 from lora_train.run.hub import Uploads
+from lora_train.run.losses import Losses
 from lora_train.run.measure import enough
 from lora_train.run.metadata import Facts, metadata
 from lora_train.run.refusals import refusals
@@ -296,9 +297,10 @@ class Session:
         self.samples = Samples(
             self.output, self.store, mine, self.draw, base=self.draw_base, control=self.control
         )
+        losses = Losses(self.store, self.planned, self.crew)
         if not self.crew.first:
-            return [self.samples]
-        seen: list[Watcher] = [Metrics(self.store, self.lent.device)]
+            return [self.samples, losses]
+        seen: list[Watcher] = [Metrics(self.store, self.lent.device), losses]
         settings = written(self.job, self.output, self.place, places=False)
         logged = trackers(self.output, self.store.records, settings)
         self.samples.trackers = logged

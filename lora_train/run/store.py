@@ -50,6 +50,40 @@ def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
             part.unlink(missing_ok=True)
 
 
+class Grown:
+    """A file that grows at its end. What cannot be written is held until it can be: a full disk costs
+    nothing, if there is room again."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path, self.size, self.held = path, 0, b""
+
+    def begin(self, anew: bool) -> None:
+        """Behind what is there, or in place of it."""
+        with contextlib.suppress(OSError):
+            self.size = 0 if anew else self.path.stat().st_size
+
+    @property
+    def gone(self) -> bool:
+        """Whether someone has removed it; it begins anew then."""
+        return self.size > 0 and not self.path.exists()
+
+    def add(self, data: bytes) -> None:
+        """What is held and this, behind the last whole piece: half a piece of a full disk is written over.
+
+        Raises:
+            OSError: it cannot be written, and is held.
+        """
+        self.held += data
+        if self.gone:
+            self.size = 0
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("r+b" if self.size else "wb") as file:
+            file.seek(self.size)
+            file.truncate()
+            file.write(self.held)
+        self.size, self.held = self.size + len(self.held), b""
+
+
 class RunStore:
     """The files of the run `name`: results in `folder`, all else in `beside`, if given."""
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lora_train.errors import Mistake
-from lora_train.run.store import RunStore, Unwritable
+from lora_train.run.store import Grown, RunStore, Unwritable
 from lora_train.train.events import Progress, Watcher
 
 if TYPE_CHECKING:
@@ -184,22 +184,18 @@ class Saves(Watcher):
 
 
 class Metrics(Watcher):
-    """One line of JSON for every step. Time and memory in it differ from run to run; the rest does not.
-
-    Lines that cannot be written are held until they can be: a full disk costs none, if there is room again.
-    """
+    """One line of JSON for every step. Time and memory in it differ from run to run; the rest does not."""
 
     def __init__(self, store: RunStore, device: torch.device):
         self.store, self.device = store, device
-        self.last, self.size, self.told = 0.0, 0, False
-        self.held: list[str] = []
+        self.last, self.told = 0.0, False
+        self.file = Grown(store.metrics)
 
     def started(self, progress: Progress) -> None:
         if progress.step:
             self.store.cut_metrics(progress.step)
         self.last, self.images = time.monotonic(), progress.images
-        with contextlib.suppress(OSError):
-            self.size = self.store.metrics.stat().st_size if progress.step else 0
+        self.file.begin(anew=not progress.step)
 
     def measured(self, progress: Progress) -> None:
         now = time.monotonic()
@@ -216,30 +212,16 @@ class Metrics(Watcher):
         self._add({"step": progress.step, "epoch": progress.epoch, **numbers})
 
     def _add(self, line: dict[str, object]) -> None:
-        self.held.append(json.dumps(line) + "\n")
+        if self.file.gone:
+            log.warning("%s: gone in the midst of the run; it begins anew", self.store.metrics)
         try:
-            self._write()
+            self.file.add(f"{json.dumps(line)}\n".encode())
         except OSError as e:
             if not self.told:
                 log.warning(
                     "%s: cannot be written (%s); the run goes on, and its lines are kept until they can be",
                     self.store.metrics, e.strerror or e)  # fmt: skip
             self.told = True
-
-    def _write(self) -> None:
-        """The lines held, behind the last whole one: half a line of a full disk is written over."""
-        path = self.store.metrics
-        if self.size and not path.exists():
-            log.warning("%s: gone in the midst of the run; it begins anew", path)
-            self.size = 0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        data = "".join(self.held).encode()
-        with path.open("r+b" if self.size else "wb") as file:
-            file.seek(self.size)
-            file.truncate()
-            file.write(data)
-        self.size += len(data)
-        self.held.clear()
 
 
 def numbers(progress: Progress) -> dict[str, float]:

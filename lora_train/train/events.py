@@ -33,8 +33,8 @@ class Progress:
     average: float = 0.0  # of the losses of the last epoch's worth of steps, exponentially
     norm: float = 0.0  # of the gradient, before clipping
     rates: dict[str, float] = dataclasses.field(default_factory=dict)  # part -> learning rate of the step
-    norms: dict[str, float] = dataclasses.field(default_factory=dict)  # see Network.max_norm, Network.regions
-    # of the step, in this process: picture, timestep and loss before its weight; only what is `measured` has it
+    norms: dict[str, float] = dataclasses.field(default_factory=dict)  # see Network.max_norm and .regions
+    # of the step's samples in this process: picture, timestep, loss before its weight; for `measured` alone
     samples: Sequence[tuple[str, int, float]] = ()
     began: float = dataclasses.field(default_factory=time.monotonic)
     best: float | None = None  # of the validation losses so far, the lowest

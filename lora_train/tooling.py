@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lora_train.knobs import build, settings
 from lora_train.options import Parser, add, parse
+from lora_train.values import unwrapped
 
 if TYPE_CHECKING:
     from lora_train.tools.tool import Told, Tool
@@ -36,14 +37,22 @@ def _run(tool: type[Tool], prog: str, words: Sequence[str]) -> int:
             groups[s.group] = parser.add_argument_group(s.group)
         add(groups[s.group], s, list(dict.fromkeys([*s.aka, s.path])), dest=s.path)
     parser.add_argument("--json", action="store_true", help="Print the report as JSON.")
+    if tool.alone and words and not words[0].startswith("-"):
+        words = [f"--{tool.alone}", *words]
     given = parse(parser, words)
     as_json = given.pop("json", False)
-    report = build(tool, given).run(_bar())
+    report = build(tool, _unsplit(tool, given)).run(_bar())
     if as_json:
         sys.stdout.write(json.dumps(report.facts, indent=2, ensure_ascii=False) + "\n")
     else:
         sys.stdout.write("".join(f"{line}\n" for line in report.lines))
     return 0
+
+
+def _unsplit(tool: type[Tool], given: Mapping[str, object]) -> dict[str, object]:
+    """A word behind an option that takes several texts is one of them, whatever commas are in it."""
+    texts = {s.path for s in settings(tool) if unwrapped(s.type)[0] == tuple[str, ...]}
+    return {n: [v] if n in texts and isinstance(v, str) else v for n, v in given.items()}
 
 
 def _bar() -> Told:

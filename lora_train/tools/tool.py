@@ -36,6 +36,7 @@ class Tool:
     """Settings of a tool, and what it does."""
 
     about = ""  # a few sentences on it
+    alone = ""  # the setting that a word stands for which follows the command, if any
 
     def check(self) -> Iterable[str]:
         """Complaints about settings, each "name = value: expected …"; nothing is read for them."""

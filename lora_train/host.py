@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from lora_train.prompts import Prompt
 
 
+Stepped = Callable[[int], object]
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
     """Which checkpoint, and how its text encoder and prediction are read."""
@@ -198,7 +201,9 @@ class Lent(Protocol):
         """pixels: [B, 3, H, W] in -1..1 -> scaled latents [B, 4, H/8, W/8]; without `draws` the mean."""
         ...
 
-    def sample(self, prompt: Prompt) -> Image.Image: ...
+    def sample(self, prompt: Prompt, stepped: Stepped | None = None) -> Image.Image:
+        """stepped: called before each call of the denoiser, with the step as `Named.acts` counts them."""
+        ...
 
     def layers(self) -> list[Layer]: ...
 

@@ -148,7 +148,8 @@ class Turning(Altering, Sized):
                 f"scale_weight_norms = {self.scale_weight_norms:g}: a turn adds to no weight what could be "
                 "shrunk; expected constraint in its place"
             )
-        if any(value not in (0, 1) for value in self.block_weights.values):
+        weights = self.block_weights
+        if any(value not in (0, 1) for value in (*weights.values, *(e.ratio for e in weights.elements))):
             yield "block_weights: expected 0 or 1 for each block; a turn at half strength is none"
 
     @property

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import pathlib
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -19,11 +19,13 @@ from lora_train.errors import Mistake
 from lora_train.knobs import nearest
 from lora_train.plots.grid import sheet
 from lora_train.run.embeddings import worn
+from lora_train.spelling import Book
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from lora_train.adapters.layer import Layer
+    from lora_train.blocks import BlockWeights
     from lora_train.host import Lent
     from lora_train.prompts import Prompt
 
@@ -72,7 +74,10 @@ def _worn(file: pathlib.Path, layers: Sequence[Layer]) -> tuple[Network, Words]:
 
 
 class Wardrobe:
-    """LoRAs that prompts name, found in folders by the names of their files, and worn for one picture."""
+    """LoRAs that prompts name, found in folders by the names of their files, and worn for one picture.
+
+    A person's presets of block weights, `lbwpresets.txt` and `elempresets.txt`, lie in these folders too.
+    """
 
     def __init__(self, lent: Lent, folders: Sequence[pathlib.Path]):
         self.lent, self.folders = lent, folders
@@ -86,16 +91,20 @@ class Wardrobe:
             worn: names of what will be on anyway.
 
         Raises:
-            Mistake: no such file, or not a LoRA of this model.
+            Mistake: no such file, or not a LoRA of this model, or block weights that cannot be read.
         """
-        wanted = [named.name for prompt in prompts for named in loras(prompt.prompt)[1]]
-        missing = [name for name in dict.fromkeys(wanted) if name not in (*self.networks, *worn)]
-        if not missing:
-            return
-        files = self._files()
-        if lost := [self._lost(name, [*files, *worn]) for name in missing if name not in files]:
+        wanted = [named for prompt in prompts for named in loras(prompt.prompt)[1]]
+        book, lost = Book.read(self.folders), []
+        for named in dict.fromkeys(wanted):
+            try:
+                weights_of(named, book, None)
+            except ValueError as e:
+                lost.append(f"<lora:{named.name}>: {e}")
+        missing = dict.fromkeys(one.name for one in wanted if one.name not in (*self.networks, *worn))
+        files = self._files() if missing else {}
+        if lost := [self._lost(name, [*files, *worn]) for name in missing if name not in files] + lost:
             raise Mistake("\n".join(lost))
-        layers = self.lent.layers()
+        layers = self.lent.layers() if missing else []
         for name in missing:
             self.networks[name], self.words[name] = _worn(files[name], layers)
 
@@ -109,28 +118,33 @@ class Wardrobe:
         worn = worn or {}
         self.read([prompt], list(worn))
         text, named = loras(prompt.prompt)
+        if prompt.seed is None and any(one.lbw for one in named):  # what is drawn with it is drawn of a seed
+            prompt = dataclasses.replace(prompt, seed=random.SystemRandom().randrange(2**32))
+        book, weighed = Book.read(self.folders), []
         with contextlib.ExitStack() as on:
-            for name, (te, unet) in _summed(named).items():
-                on.enter_context(self._on(worn.get(name), name, te, unet))
-            return self.lent.sample(dataclasses.replace(prompt, prompt=text))
+            for name in dict.fromkeys(one.name for one in named):
+                tags = [(one, weights_of(one, book, prompt.seed)) for one in named if one.name == name]
+                weighed.append(on.enter_context(self._on(worn.get(name), name, tags)))
+            bare = dataclasses.replace(prompt, prompt=text)
+            if not any(one.timed for one in named):
+                return self.lent.sample(bare)
+            return self.lent.sample(bare, lambda step: [one.at(step) for one in weighed])
 
     @contextlib.contextmanager
-    def _on(self, there: Network | None, name: str, te: float, unet: float) -> Iterator[None]:
+    def _on(self, there: Network | None, name: str, tags: Sequence[Tag]) -> Iterator[Weighed]:
         """there: the one of that name that is on already."""
-        if there is not None:
-            before = there.strength
-            there.weigh(te * before, unet * before)
+        own = self.networks[name] if there is None else there
+        before = own.strengths
+        weighed = Weighed(own, tags, dict.fromkeys(before, 1.0) if there is None else before)
+        with contextlib.ExitStack() as on:
+            if there is None and any(one.te or one.unet for one, _ in tags):
+                on.enter_context(own.attached())
+                on.enter_context(worn(self.lent, self.words[name]))
             try:
-                yield
+                weighed.at(0)
+                yield weighed
             finally:
-                there.strength = before
-        elif te or unet:
-            other = self.networks[name]
-            other.weigh(te, unet)
-            with other.attached(), worn(self.lent, self.words[name]):
-                yield
-        else:
-            yield
+                own.strengths = before
 
     def _files(self) -> dict[str, pathlib.Path]:
         """Name -> file; of those with one name, that which lies least deep."""
@@ -156,13 +170,42 @@ def noted(image: Image.Image, prompt: Prompt, name: str) -> Image.Image:
     return image
 
 
-def _summed(named: Sequence[Named]) -> dict[str, tuple[float, float]]:
-    """Strengths of one that is named twice add up."""
-    te, unet = collections.Counter(), collections.Counter()
-    for lora in named:
-        te[lora.name] += lora.te
-        unet[lora.name] += lora.unet
-    return {name: (te[name], unet[name]) for name in te}
+Tag = tuple[Named, "BlockWeights | None"]
+
+
+def weights_of(named: Named, book: Book, seed: int | None) -> BlockWeights | None:
+    """Of its blocks, where it says any; random ones are drawn of the picture's seed.
+
+    Raises:
+        ValueError: they cannot be read.
+    """
+    if not (named.lbw or named.lbwe):
+        return None
+    draw = random.Random(seed)  # noqa: S311 (nobody's secret)
+    return book.weights(named.lbw or "ALL", named.lbwe, x=named.x, draw=draw)
+
+
+class Weighed:
+    """A network that a prompt names, layer by layer; strengths of one that is named twice add up.
+
+    Args:
+        times: what the prompt's strengths multiply.
+    """
+
+    def __init__(self, network: Network, tags: Sequence[Tag], times: Mapping[str, float]):
+        self.network, self.tags, self.times = network, tags, times
+        self.now: tuple[bool, ...] | None = None
+
+    def at(self, step: int) -> None:
+        """Be as in this step, as `Named.acts` counts them."""
+        now = tuple(named.acts(step) for named, _ in self.tags)
+        if now == self.now:
+            return
+        self.now, sums = now, dict.fromkeys(self.times, 0.0)
+        for (named, blocks), acts in zip(self.tags, now, strict=True):
+            self.network.weigh(named.te, named.unet * acts, blocks)
+            sums = {key: sums[key] + more for key, more in self.network.strengths.items()}
+        self.network.strengths = {key: sums[key] * self.times[key] for key in sums}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lora_train import names
 from lora_train.adapters.layer import Layer
 from lora_train.errors import Mistake
-from lora_train.host import Cond, Model, Origin, widened
+from lora_train.host import Cond, Model, Origin, Stepped, widened
 from lora_train.hosts.standalone.packed import pack
 from lora_train.hosts.standalone.slot import Slot
 from lora_train.hosts.standalone.texts import Texts, Vectors, trunk
@@ -202,13 +202,15 @@ class Loan:
         with torch.autocast(self.device.type, enabled=False):
             return vae.decode((latents / self.facts.scale).to(self.device, dtype)).sample.float()
 
-    def sample(self, prompt: Prompt) -> Image.Image:
+    def sample(self, prompt: Prompt, stepped: Stepped | None = None) -> Image.Image:
         from lora_train.hosts.standalone.sample import sample
 
         with contextlib.ExitStack() as visits:
             for part in (*self.texts.slots, "vae"):
                 visits.enter_context(self.slots[part].visit())
-            return sample(self, prompt, encode=self.encode_prompts, facts=self.facts, decode=self.decode)
+            return sample(
+                self, prompt, encode=self.encode_prompts, facts=self.facts, decode=self.decode,
+                stepped=stepped)  # fmt: skip
 
     def layers(self) -> list[Layer]:
         """Of a text encoder those in its layers; a projection behind them is none that files have."""

@@ -21,7 +21,7 @@ from diffusers import (
 from PIL import Image
 from torch import Tensor
 
-from lora_train.host import Cond, Lent
+from lora_train.host import Cond, Lent, Stepped
 from lora_train.models.facts import Facts
 from lora_train.noise import Schedule
 from lora_train.prompts import Prompt
@@ -79,6 +79,7 @@ SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {  # a row for each value o
     "dpm++_2m": (DPMSolverMultistepScheduler, {}),
     "dpmsingle": (DPMSolverSinglestepScheduler, {}),
 }
+TWICE = ("heun", "dpm_2", "dpm_2_a")  # call the denoiser twice in a step
 ANCESTRAL = ("euler_a", "dpm_2_a")  # draw noise at each step
 
 
@@ -110,6 +111,7 @@ def sample(
     encode: Callable[..., Cond],
     facts: Facts,
     decode: Callable[[Tensor], Tensor],
+    stepped: Stepped | None = None,
 ) -> Image.Image:
     """The picture that diffusers' StableDiffusionPipeline draws with the same scheduler and CPU generator,
     of a prompt without emphasis. Takes no random number from torch's global generators.
@@ -117,6 +119,7 @@ def sample(
     Args:
         encode: prompts -> their Cond.
         decode: scaled latents [1, 4, h, w] -> pixels [1, 3, 8h, 8w] in -1..1.
+        stepped: see `Lent.sample`.
     """
     rng = torch.Generator()
     if prompt.seed is None:
@@ -132,7 +135,9 @@ def sample(
     x = torch.randn(1, 4, prompt.height // 8, prompt.width // 8, generator=rng).to(lent.device)
     x = x * steps.init_noise_sigma
     random = {"generator": rng} if prompt.sample_sampler in ANCESTRAL else {}
-    for t in steps.timesteps:
+    for call, t in enumerate(steps.timesteps):
+        if stepped is not None:
+            stepped(counted(call, prompt.sample_sampler))
         many = steps.scale_model_input(torch.cat([x] * len(cond.context)), t)
         guess = lent.denoise(many, t.expand(len(many)), cond).float()
         if guided:
@@ -140,6 +145,15 @@ def sample(
             guess = without + prompt.scale * (guess - without)
         x = steps.step(guess, t, x, **random).prev_sample
     return picture(decode(x)[0])
+
+
+def counted(call: int, name: str) -> int:
+    """The step that the WebUI has at a call of the denoiser. It counts a step when it is done, but with
+    samplers of second order, which call twice in one, between the two; PNDM's first is two calls long."""
+    if name == "pndm":
+        call = max(call - 1, 0)
+    step, again = divmod(call, 2) if name in TWICE else (call, 0)
+    return step if again else max(step - 1, 0)
 
 
 def picture(pixels: Tensor) -> Image.Image:

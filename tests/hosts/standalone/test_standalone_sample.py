@@ -136,6 +136,30 @@ def test_without_guidance_the_negative_prompt_is_not_read(lents, pipeline):
     assert (ours == drawn(lents["epsilon"], Prompt("a cat", "", 64, 64, 5, 3, 1.0, "euler"))).all()
 
 
+@pytest.mark.parametrize(
+    ("sampler", "steps"),
+    [
+        ("ddim", [0, 0, 1, 2]),
+        ("euler_a", [0, 0, 1, 2]),
+        ("dpm++_2m", [0, 0, 1, 2]),
+        ("pndm", [0, 0, 0, 1, 2]),  # whose first step calls twice
+        ("heun", [0, 0, 0, 1, 1, 2, 2]),  # counted between a step's two calls
+        ("dpm_2_a", [0, 0, 0, 1, 1, 2, 2]),
+    ],
+)
+def test_steps_are_told_as_the_webui_counts_them(lents, sampler, steps):
+    """Its k-diffusion samplers say a step when its first call is done; so each lags by one."""
+    told, calls = [], []
+    handle = lents["v"].denoisers()[0].register_forward_hook(lambda *_: calls.append(len(told)))
+    prompt = Prompt("a cat", width=64, height=64, seed=1, sample_steps=4, sample_sampler=sampler)
+    try:
+        lents["v"].sample(prompt, told.append)
+    finally:
+        handle.remove()
+    assert told == steps
+    assert calls == [*range(1, len(steps) + 1)]  # each before its call
+
+
 def test_without_a_seed_every_picture_is_another(lents):
     prompt = Prompt("a cat", width=64, height=64, sample_steps=1)
     assert (drawn(lents["v"], prompt) != drawn(lents["v"], prompt)).any()

@@ -5,12 +5,12 @@
     window.loraTrain.words.ja = {
         // goals, presets and groups, as the server names them
         "Character": "キャラクター", "Style": "画風", "Object or concept": "物・概念", "Slider": "スライダー", "Edit concept": "概念の編集",
-        "for now under All settings, as objective.kind": "今は「すべての設定」の objective.kind から",
         "One person, animal or figure, in any clothes, place and style.": "一人の人物・動物・キャラクター。服装、場所、画風は問いません。",
         "How pictures look, whatever is on them.": "何が描かれていても変わらない絵の見た目。",
         "A thing, a dress, a pose, a place.": "物、衣装、ポーズ、場所など。",
-        "More or less of a quality, by the strength.": "強度で性質を強めたり弱めたりします。",
-        "Take a concept out of the model, or put another in its place.": "モデルから概念を消す、または別の概念に置き換えます。",
+        "More or less of a quality, by the strength. Learned from words, without pictures.": "強度で性質を強めたり弱めたりします。画像なしで、言葉から学習します。",
+        "Take a concept out of the model, or put another in its place. Learned from words, without pictures.": "モデルから概念を消す、または別の概念に置き換えます。画像なしで、言葉から学習します。",
+        "Prompt": "プロンプト", "What to do": "すること", "With this (empty: the prompt)": "これで（空欄: プロンプトそのもの）", "More of": "増やすもの", "Less of": "減らすもの",
         "Fast": "高速", "Balanced": "標準", "Thorough": "じっくり",
         "Half the steps and half the rank: to see whether pictures and captions are right.": "ステップ数とランクが半分。画像とキャプションの確認に。",
         "What works for most sets of 10 to 50 pictures.": "10〜50枚の画像ならたいていうまくいく設定。",

@@ -16,6 +16,7 @@
         base: {}, // the preset's values
         reasons: {},
         values: {}, // what differs from the defaults
+        aside: {}, // what a person gave, and the goal has no place for
         pictures: null, // number that the preset was made for
         look: { complaints: [], remarks: [], disabled: {}, plan: null, estimate: null },
         editing: null, // a queued job's id
@@ -65,8 +66,8 @@
 
     function keep() {
         if (draft.editing) return;
-        const { goal, preset, values, base, reasons } = draft;
-        page.kept("draft", { goal, preset, values, base, reasons });
+        const { goal, preset, values, base, reasons, aside } = draft;
+        page.kept("draft", { goal, preset, values, base, reasons, aside });
     }
 
     /** All values as the server takes them: those that nobody set are its defaults. */
@@ -131,10 +132,13 @@
             [draft.preset, draft.goal] = before;
             throw error;
         }
-        const own = Object.entries(draft.values).filter(([path]) => page.own(path));
+        const own = Object.entries({ ...draft.aside, ...draft.values }).filter(([path]) => page.own(path));
+        const chosen = draft.goals.find((g) => g.id === draft.goal);
+        const idle = ([path]) => chosen && chosen.aside.includes(path);
+        draft.aside = Object.fromEntries(own.filter(idle));
         draft.base = found.values;
         draft.reasons = found.reasons || {};
-        draft.values = { ...found.values, ...Object.fromEntries(own) };
+        draft.values = { ...found.values, ...Object.fromEntries(own.filter((row) => !idle(row))) };
         draft.edited(null);
     };
 
@@ -153,7 +157,8 @@
         const s = draft.settings[path];
         return s !== undefined && (s.type === "path" || page.OWN.includes(path));
     };
-    page.OWN = ["output.output_name", "data.trigger_word", "output.card.trigger_phrase"];
+    page.OWN = ["output.output_name", "data.trigger_word", "output.card.trigger_phrase", "objective.target", "objective.positive",
+        "objective.negative", "objective.action"];
 
     draft.open = async () => {
         const [declared, goals, presets, header] = await Promise.all(

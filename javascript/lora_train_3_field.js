@@ -7,6 +7,8 @@
     const t = (...given) => page.t(...given);
     let count = 0;
 
+    page.ASKED = ["data.train_data_dir", "objective.target", "objective.positive", "objective.negative"]; // what a run is about
+
     /** Range, choices and default of a setting, in words. */
     page.range = (s) => {
         const said = [];
@@ -111,7 +113,7 @@
             const why = own.alone ? null : page.idle(s());
             input.disabled = Boolean(why);
             made.classList.toggle("lt-idle", Boolean(why));
-            const begun = at() !== "data.train_data_dir" || draft.value(at()); // an empty page is asked, not blamed
+            const begun = !page.ASKED.includes(at()) || draft.value(at()); // an empty page is asked, not blamed
             const blamed = wrong.length > 0 && Boolean(begun);
             made.classList.toggle("lt-wrong", blamed);
             input.setAttribute("aria-invalid", String(blamed));

@@ -34,10 +34,9 @@
     function goals() {
         const box = el("fieldset.goals", { "data-says": "" }, el("legend", {}, t("What do you want to teach?")));
         const radios = page.draft.goals.map((goal) => {
-            const radio = el("input", { type: "radio", name: "lt_goal", value: goal.id, disabled: !goal.ready });
+            const radio = el("input", { type: "radio", name: "lt_goal", value: goal.id });
             radio.addEventListener("change", () => page.busy(radio, () => page.draft.take(page.draft.preset || page.draft.usual(), goal.id)));
-            const title = t(goal.title) + (goal.ready ? "" : ` (${t(goal.reason)})`);
-            box.append(el("label.goal", { title: t(goal.text) }, radio, title));
+            box.append(el("label.goal", { title: t(goal.text) }, radio, t(goal.title)));
             return radio;
         });
         const draw = () => radios.forEach((radio) => (radio.checked = Boolean(page.draft.preset) && radio.value === page.draft.goal));
@@ -134,21 +133,30 @@
             const plan = draft.look.plan;
             return plan && draft.value(`training.max_train_${name}`) === null ? t("comes to {n}", { n: page.number(plan[name]) }) : "";
         };
+        const of = (...kinds) => ({ only: kinds });
         const list = [
-            ["data.train_data_dir", { title: t("Pictures") }],
+            ["objective.target", { title: t("Prompt"), ...of("erase", "slider") }],
+            ["objective.action", { title: t("What to do"), ...of("erase") }],
+            ["objective.positive", { title: t("With this (empty: the prompt)"), ...of("erase") }],
+            ["objective.positive", { title: t("More of"), ...of("slider") }],
+            ["objective.negative", { title: t("Less of"), ...of("slider") }],
+            ["data.train_data_dir", { title: t("Pictures"), ...of("denoise") }],
             ["output.output_name", { title: t("Name") }],
-            ["data.trigger_word", { title: t("Trigger word"), typed: trigger }],
-            ["training.max_train_epochs", { title: t("Epochs"), alone: true, hint: planned("epochs") }],
+            ["data.trigger_word", { title: t("Trigger word"), typed: trigger, ...of("denoise") }],
+            ["training.max_train_epochs", { ...of("denoise"), title: t("Epochs"), alone: true, hint: planned("epochs") }],
             ["training.max_train_steps", { title: t("or steps"), alone: true, typed: instead("training.max_train_epochs"),
                 hint: () => page.draft.value("training.max_train_epochs") !== null && page.draft.look.plan ? t("comes to {n}", { n: page.draft.look.plan.steps }) : "" }],
             ["data.resolution", { title: t("Size") }],
             ["network.dim", { title: t("Rank") }],
             [rate, { title: t("Learning rate") }],
-            ["network.train_unet_only", { title: t("Train the text encoder"), inverse: true }],
+            ["network.train_unet_only", { title: t("Train the text encoder"), inverse: true, ...of("denoise") }],
             ["model.pretrained_model_name_or_path", { title: t("Model"), placeholder: t("the one that is loaded") }],
         ].filter((row) => row && draft.settings[typeof row[0] === "function" ? row[0]() : row[0]]);
-        const made = list.map(([path, given]) => page.field(path, given));
-        const refresh = () => made.forEach((field) => field.refresh());
+        const made = list.map(([path, given]) => ({ ...page.field(path, given), only: given.only }));
+        const refresh = () => made.forEach((field) => {
+            page.show(field.box, !field.only || field.only.includes(draft.value("objective.kind")));
+            field.refresh();
+        });
         page.on("values", refresh);
         page.on("look", refresh);
         const named = made.find((field) => field.path() === "data.trigger_word");
@@ -156,6 +164,7 @@
         made.filter((f) => ["data.train_data_dir", "data.trigger_word", "model.pretrained_model_name_or_path"].includes(f.path()))
             .forEach((f) => f.box.classList.add("lt-wide"));
         trigger(draft.value("data.trigger_word"));
+        refresh();
         return el("div.fields", {}, presets(), made.map((field) => field.box));
     }
 
@@ -259,7 +268,7 @@
         const draw = () => {
             const wrong = draft.look.complaints;
             // with no pictures yet there is a word beside their field, and nothing to be alarmed about
-            const begun = wrong.filter((c) => c.path !== "data.train_data_dir" || draft.value(c.path));
+            const begun = wrong.filter((c) => !page.ASKED.includes(c.path) || draft.value(c.path));
             page.fill(list, begun.map((c) => el("li", {}, page.button(page.said(c.text), () => page.seek(c.path), { kind: "plain" }))));
             [queue, begin, save].forEach((b) => (b.disabled = wrong.length > 0 || !draft.looked));
             [queue, begin].forEach((b) => page.show(b, !draft.editing));
@@ -308,7 +317,8 @@
             el("pre", {}, "okara\\\n   0001.png\n   0001.txt   okara, a fox sitting in the snow\n   0002.jpg\n   0002.txt   okara, close-up of the face"),
             el("div.line", {}, el("span", {}, t("To see how it goes, try the 28 drawings that come along:")), demo));
         const some = () => Object.keys(page.draft.values).some((path) => path.startsWith("data.datasets."));
-        const draw = () => page.show(box, !page.draft.value("data.train_data_dir") && !some() && !page.draft.editing);
+        const draw = () => page.show(box, page.draft.value("objective.kind") === "denoise" && !page.draft.value("data.train_data_dir") && !some()
+            && !page.draft.editing);
         page.on("values", draw);
         draw();
         return box;

@@ -66,7 +66,8 @@
 
         /** Brings a setting's field into view: the simple form's, or the one here. */
         page.seek = (path) => {
-            const simple = page.root.querySelector(`.lt-fields [data-path="${CSS.escape(path || "")}"] input, .lt-fields [data-path="${CSS.escape(path || "")}"] select`);
+            const at = `.lt-fields .lt-field:not([hidden])[data-path="${CSS.escape(path || "")}"]`;
+            const simple = page.root.querySelector(`${at} input, ${at} select`);
             if (simple) return simple.focus();
             box.open = true;
             build();

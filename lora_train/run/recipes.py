@@ -11,18 +11,18 @@ from lora_train.values import either, plain, shown
 
 Values = dict[str, object]
 
-ELSEWHERE = "for now under All settings, as objective.kind"
-GOALS: list[dict[str, object]] = [
-    {"id": "character", "title": "Character", "ready": True, "reason": None,
+OF_PICTURES = ("data.train_data_dir", "data.reg_data_dir", "data.in_json", "data.trigger_word")
+GOALS: list[dict[str, object]] = [  # aside: what a form puts by while the goal is chosen, for it has no place
+    {"id": "character", "title": "Character", "aside": (),
      "text": "One person, animal or figure, in any clothes, place and style."},
-    {"id": "style", "title": "Style", "ready": True, "reason": None,
-     "text": "How pictures look, whatever is on them."},
-    {"id": "concept", "title": "Object or concept", "ready": True, "reason": None,
+    {"id": "style", "title": "Style", "aside": (), "text": "How pictures look, whatever is on them."},
+    {"id": "concept", "title": "Object or concept", "aside": (),
      "text": "A thing, a dress, a pose, a place."},
-    {"id": "slider", "title": "Slider", "ready": False, "reason": ELSEWHERE,
-     "text": "More or less of a quality, by the strength."},
-    {"id": "edit", "title": "Edit concept", "ready": False, "reason": ELSEWHERE,
-     "text": "Take a concept out of the model, or put another in its place."},
+    {"id": "slider", "title": "Slider", "aside": OF_PICTURES,
+     "text": "More or less of a quality, by the strength. Learned from words, without pictures."},
+    {"id": "edit", "title": "Edit concept", "aside": OF_PICTURES,
+     "text": "Take a concept out of the model, or put another in its place. Learned from words, without "
+             "pictures."},
 ]  # fmt: skip
 FAMILIES = ("sd1", "sd2", "sdxl")
 USUAL = 8192  # megabytes, where they are not known
@@ -39,6 +39,7 @@ class Goal:
     flip: bool
     why_dim: str
     why_flip: str
+    words: str = ""  # the objective that learns from prompts, without pictures
 
 
 NEEDS = {
@@ -51,6 +52,12 @@ NEEDS = {
     "concept": Goal(
         8, 100, 600, 1500, True, "One thing needs little room, and a small rank cannot learn backgrounds too",
         "Most things may stand the other way round; switch it off for letters and logos"),
+    "slider": Goal(
+        4, 0, 500, 500, False, "One quality is one direction, and a small rank leaves all else alone", "",
+        "slider"),
+    "edit": Goal(
+        4, 0, 500, 500, False, "Taking one thing out needs little room, and a small rank leaves all else "
+        "alone", "", "erase"),
 }  # fmt: skip
 
 
@@ -135,9 +142,6 @@ class _Chosen:
         name: str,
         dtype: str | None,
     ) -> _Chosen:
-        lost = next((row for row in GOALS if row["id"] == goal and not row["ready"]), None)
-        if lost:
-            raise Mistake(f"goal = {goal}: {lost['reason']}; choose {either(NEEDS)}")
         if goal not in NEEDS:
             raise Mistake(f"goal = {shown(goal)}: expected {either(NEEDS)}")
         family = family or "sd1"
@@ -156,19 +160,27 @@ class _Chosen:
     def steps(self) -> int:
         """Rounded to tens, so that saves and samples fall on round numbers."""
         g = self.goal
+        if g.words:
+            return round(g.most * self.pace.samples)
         seen = 1600 if self.pictures is None else min(g.most, max(g.least, g.each * self.pictures))
         return max(20, 20 * round(seen * self.pace.samples / self.batch / 20))
 
     @property
     def batch(self) -> int:
+        if self.goal.words:
+            return 1
         roomy = {"sd1": 12_000, "sd2": 16_000, "sdxl": 30_000}[self.family]
         return 2 if self.card and self.card >= roomy else 1
 
     def rows(self) -> Iterator[tuple[str, object, str]]:
         """(path, value, reason) of each setting that the preset has an opinion on."""
+        if self.goal.words:
+            yield "objective.kind", self.goal.words, "Learns from what the model says of your prompts."
         yield from self._network()
         yield from self._rates()
-        yield from self._data()
+        yield from self._size()
+        if not self.goal.words:
+            yield from self._data()
         yield from self._time()
         yield from self._memory()
 
@@ -181,19 +193,21 @@ class _Chosen:
             dim / 2,
             "Half the rank: the update is scaled by alpha/rank, so rates mean the same at every rank.",
         )
-        only = self.family == "sdxl"
-        why = (
-            "SDXL's two text encoders need memory and take harm easily; sd-scripts advises the UNet alone."
-            if only
-            else "The text encoder learns the trigger word, which makes it hold with fewer steps."
-        )
+        only = self.family == "sdxl" or bool(self.goal.words)
+        why = "The text encoder learns the trigger word, which makes it hold with fewer steps."
+        if self.goal.words:
+            why = "Prompts have to mean what they meant, for what the model says of them is learned from."
+        elif only:
+            why = (
+                "SDXL's two text encoders need memory and take harm easily; sd-scripts advises the UNet alone."
+            )
         yield "network.train_unet_only", only, why
 
     def _rates(self) -> Iterator[tuple[str, object, str]]:
         yield "lr.kind", "cosine", "Ends at 0, so that the last file is not the luck of the last steps."
         yield "lr.learning_rate", 1e-4, "The rate that sd-scripts and kohya_ss begin with for LoRA."
         yield "lr.unet_lr", 1e-4, "As learning_rate."
-        if self.family != "sdxl":
+        if self.family != "sdxl" and not self.goal.words:
             yield (
                 "lr.text_encoder_lr",
                 5e-5,
@@ -201,30 +215,31 @@ class _Chosen:
             )
         yield "lr.lr_warmup_steps", 0.05, "A twentieth of the run: AdamW's first steps are its roughest."
         yield "optimizer.kind", "adamw", "The one whose rates everybody's advice is for."
-        yield (
-            "objective.min_snr_gamma",
-            5.0,
-            "Noise levels that are easy no longer drown the others (Hang et al. 2023, arXiv:2303.09556).",
-        )
+        if not self.goal.words:
+            yield (
+                "objective.min_snr_gamma",
+                5.0,
+                "Noise levels that are easy no longer drown the others (Hang et al. 2023, arXiv:2303.09556).",
+            )
 
-    def _data(self) -> Iterator[tuple[str, object, str]]:
+    def _size(self) -> Iterator[tuple[str, object, str]]:
         side, why = self._side()
         yield "data.resolution", str(side), why
+        why = (
+            "Two pictures at once fit, and a step is steadier."
+            if self.batch > 1
+            else "One picture at once needs the least memory and learns as well."
+        )
+        yield "data.batch_size", self.batch, why
+
+    def _data(self) -> Iterator[tuple[str, object, str]]:
+        side, _ = self._side()
         yield "data.enable_bucket", True, "Pictures keep their shape: nothing is cut to a square."
         yield "data.min_bucket_reso", 256, "As in sd-scripts: narrower pictures are rare."
         yield (
             "data.max_bucket_reso",
             side * 2,
             "Twice the resolution: longer pictures are rare, and shown smaller.",
-        )
-        yield (
-            "data.batch_size",
-            self.batch,
-            (
-                "Two pictures at once fit, and a step is steadier."
-                if self.batch > 1
-                else "One picture at once needs the least memory and learns as well."
-            ),
         )
         yield "data.num_repeats", 1.0, "How long the run is, max_train_steps says; folders named 10_… count."
         yield "data.flip_aug", self.goal.flip, f"{self.goal.why_flip}."
@@ -257,15 +272,12 @@ class _Chosen:
 
     def _time(self) -> Iterator[tuple[str, object, str]]:
         steps, of = self.steps, self.pictures
-        yield (
-            "training.max_train_steps",
-            steps,
-            (
-                "The usual length in sd-scripts; it follows the number of pictures once the folder is known."
-                if of is None
-                else f"{of} pictures, each seen about {steps * self.batch / of:.0f} times."
-            ),
-        )
+        why = "The usual length in sd-scripts; it follows the number of pictures once the folder is known."
+        if self.goal.words:
+            why = "The usual length of LECO: one prompt is learned fast."
+        elif of is not None:
+            why = f"{of} pictures, each seen about {steps * self.batch / of:.0f} times."
+        yield "training.max_train_steps", steps, why
         yield "training.max_train_epochs", None, "The length is given in steps."
         every = max(1, steps // self.pace.saves)
         yield (
@@ -306,6 +318,9 @@ class _Chosen:
                 else f"There is room for all activations in {card}, and without it steps are faster."
             ),
         )
+        if self.goal.words:
+            yield "output.save_precision", "fp16", "Half the size, and no difference that can be seen."
+            return
         yield "place.cache_latents", True, "The autoencoder runs once for each picture, then leaves the card."
         yield "place.cache_latents_to_disk", True, "The next run over these pictures begins at once."
         if self.family == "sdxl":

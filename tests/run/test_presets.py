@@ -5,11 +5,15 @@ import itertools
 import pytest
 
 from lora_train.errors import Mistake
-from lora_train.job import assemble
+from lora_train.job import assemble, declared
 from lora_train.run.presets import BUILTIN, FAMILIES, GOALS, Presets, preset, reasons
 from lora_train.run.recipes import NEEDS
 
 MEMORY = (None, 4096, 8192, 12288, 24576, 81920)
+SAID = {  # by the person
+    "slider": {"objective.target": "a face", "objective.positive": "old", "objective.negative": "young"},
+    "edit": {"objective.target": "a hat"},
+}
 EVERY = list(itertools.product(NEEDS, FAMILIES, MEMORY, BUILTIN))
 
 
@@ -18,17 +22,17 @@ def test_every_preset_is_a_job(goal, family, megabytes, name):
     for pictures, dtype in itertools.product((None, 1, 20, 5000), (None, "fp32", "bf16")):
         of = {"name": name, "dtype": dtype}
         values = preset(goal, family, megabytes, pictures, **of)
-        assemble(values)  # strictly: a setting of a kind that is not chosen is a complaint
+        assemble({**values, **SAID.get(goal, {})})  # strictly: no setting of a kind that is not chosen
         why = reasons(goal, family, megabytes, pictures, **of)
         assert why.keys() == values.keys()
         assert all(not text[0].islower() and text.endswith(".") for text in why.values()), why
 
 
-def test_goals_without_a_preset_say_where_they_are():
-    assert [goal["id"] for goal in GOALS if goal["ready"]] == list(NEEDS)
-    with pytest.raises(Mistake, match="goal = slider: for now under All settings, as objective.kind; choose"):
-        preset("slider")
-    with pytest.raises(Mistake, match="goal = cat: expected character, style or concept"):
+def test_every_goal_has_a_preset():
+    assert [goal["id"] for goal in GOALS] == list(NEEDS)
+    known = {setting.path for setting in declared()}
+    assert all(path in known for goal in GOALS for path in goal["aside"])
+    with pytest.raises(Mistake, match="goal = cat: expected character, style, concept, slider or edit"):
         preset("cat")
     with pytest.raises(Mistake, match="family = sd3: expected sd1, sd2 or sdxl"):
         preset("style", "sd3")

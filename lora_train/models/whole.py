@@ -1,9 +1,10 @@
-"""A checkpoint's file with something added to its layers, written as another file of the same names."""
+"""A checkpoint with something added to its layers, written as another one of the same names."""
 
 from __future__ import annotations
 
 import logging
 import pathlib
+import re
 import shutil
 from collections.abc import Mapping
 
@@ -12,24 +13,37 @@ from torch import Tensor
 
 from lora_train import names
 from lora_train.errors import Mistake
-from lora_train.models.files import Part, Source, find
+from lora_train.models.files import FOLDERS, Found, Part, Source, find
 from lora_train.models.written import write
-from lora_train.run.store import whole
+from lora_train.run.store import Unwritable, whole
+from lora_train.weights import Weights
 
 log = logging.getLogger(__name__)
 
-# (part, path of a layer, "weight" or "bias") -> what is added to it
+# (part, path of a layer, "weight" or "bias") -> what is added to it; may make it when it is asked for, once
 Changes = Mapping[tuple[str, str, str], Tensor]
+Where = tuple[str, str, str]
+Added = Mapping[str, list[tuple[Source, Where]]]  # a tensor's key in a file -> what comes to it, and where
 
 SINGLE = "output.save_checkpoint = true: expected a checkpoint of one file, and {} is a folder; leave it out"
 HASH = "modelspec.hash_sha256"  # of the tensors before
+WEIGHTS = re.compile(
+    r"\.(safetensors|bin|ckpt|pt|pth|msgpack|h5|onnx|onnx_data|part)(\.index(\.\w+)?\.json)?$"
+)
 
 
-def rewrite(source: pathlib.Path, changes: Changes, file: pathlib.Path, dtype: torch.dtype) -> None:
+def rewrite(
+    source: pathlib.Path, changes: Changes, file: pathlib.Path, dtype: torch.dtype | None = None,
+    *, within: torch.dtype = torch.float32,
+) -> list[Where]:  # fmt: skip
     """Names, shapes and metadata are the source's, and so is a .yaml beside it.
 
     Args:
-        dtype: of the tensors that are numbers with a point.
+        dtype: of the tensors that are numbers with a point; None: each keeps its own.
+        within: what is added is added in this.
+
+    Returns:
+        What the source has no place for.
 
     Raises:
         Mistake: the source is a folder.
@@ -38,28 +52,90 @@ def rewrite(source: pathlib.Path, changes: Changes, file: pathlib.Path, dtype: t
     if source.is_dir():
         raise Mistake(SINGLE.format(source))
     found = find(source)
-    added: dict[str, list[tuple[Source, Tensor]]] = {}
-    left = dict(changes)
+    added, left = _placed(found, changes)
+    weights = found.parts["unet"].weights
+    _stream(weights, added.get(weights.path, {}), changes, file, (dtype, within))
+    if (settings := source.with_suffix(".yaml")).is_file():  # by which a WebUI knows the prediction
+        with whole(file.with_suffix(".yaml")) as part:
+            shutil.copyfile(settings, part)
+    return left
+
+
+def rewrite_folder(
+    source: pathlib.Path, changes: Changes, folder: pathlib.Path, dtype: torch.dtype | None = None,
+    *, within: torch.dtype = torch.float32,
+) -> list[Where]:  # fmt: skip
+    """A diffusers folder as another one; its denoiser and text encoders are one .safetensors each there. The
+    folder appears under its name when it is whole; one that is there is replaced.
+
+    Args, returns and raises: as `rewrite`.
+    """
+    found = find(source)
+    added, left = _placed(found, changes)
+    made = folder.with_name(folder.name + ".part")
+    shutil.rmtree(made, ignore_errors=True)
+    try:
+        for part, there in found.parts.items():
+            if part != "vae":
+                name, stem = FOLDERS[part]
+                file, weights = made / name / f"{stem}.safetensors", there.weights
+                _stream(weights, added.get(weights.path, {}), changes, file, (dtype, within))
+        _copy(source, made, {FOLDERS[part][0] for part in found.parts if part != "vae"})
+        before = folder.with_name(folder.name + ".before")
+        if folder.exists():
+            folder.replace(before)
+        made.replace(folder)
+        shutil.rmtree(before, ignore_errors=True)
+    except OSError as e:
+        raise Unwritable(folder, e) from e
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return left
+
+
+def _copy(source: pathlib.Path, folder: pathlib.Path, written: set[str]) -> None:
+    """All but weights that are written anew, and files of weights that lie beside the folders."""
+    for file in sorted(p for p in source.rglob("*") if p.is_file()):
+        inside = file.relative_to(source)
+        if any(word.startswith(".") for word in inside.parts):
+            continue
+        anew = inside.parts[0] in written or len(inside.parts) == 1
+        if not (anew and WEIGHTS.search(file.name)):
+            (folder / inside).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / inside)
+
+
+def _placed(found: Found, changes: Changes) -> tuple[dict[pathlib.Path, Added], list[Where]]:
+    """By the file and key of what they change; and those that there is nothing for."""
+    added: dict[pathlib.Path, dict[str, list[tuple[Source, Where]]]] = {}
+    left = dict.fromkeys(changes)
     for part, there in found.parts.items():
         if part != "vae":
             for where, at in places(part, there, found.facts.arch):
                 if where in left:
-                    added.setdefault(at.key, []).append((at, left.pop(where)))
+                    del left[where]
+                    added.setdefault(there.weights.path, {}).setdefault(at.key, []).append((at, where))
     if left:
         part, path, _ = next(iter(left))
-        log.warning("%s has no place for %d of what was learned, first %s.%s", source, len(left), part, path)
-    weights = found.parts["unet"].weights
+        log.warning("%s has no place for %d of the changes, first %s.%s", found.path, len(left), part, path)
+    return added, [*left]
+
+
+def _stream(
+    weights: Weights, added: Added, changes: Changes, file: pathlib.Path,
+    dtypes: tuple[torch.dtype | None, torch.dtype],
+) -> None:  # fmt: skip
+    """dtypes: of what is written, and in which what is added is added."""
+    dtype, within = dtypes
     metadata = {name: text for name, text in weights.metadata.items() if name != HASH}
+    rows = {key: (shape, _dtype(weights.dtypes[key], dtype)) for key, shape in weights.shapes.items()}
 
     def changed(key: str) -> Tensor:
         [(_, value)] = weights.read([key])
-        return _changed(value, added.get(key, ()), dtype)
+        more = [(at, changes[where]) for at, where in added.get(key, ())]
+        return _changed(value, more, within).to(rows[key][1])
 
-    rows = {key: (shape, _dtype(weights.dtypes[key], dtype)) for key, shape in weights.shapes.items()}
     write(file, rows, changed, {"format": "pt", **metadata})
-    if (settings := source.with_suffix(".yaml")).is_file():  # by which a WebUI knows the prediction
-        with whole(file.with_suffix(".yaml")) as part:
-            shutil.copyfile(settings, part)
 
 
 def places(part: str, there: Part, arch: str) -> list[tuple[tuple[str, str, str], Source]]:
@@ -73,15 +149,15 @@ def places(part: str, there: Part, arch: str) -> list[tuple[tuple[str, str, str]
     return found
 
 
-def _dtype(there: torch.dtype, wanted: torch.dtype) -> torch.dtype:
+def _dtype(there: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
     """Whole numbers stay what they are."""
-    return wanted if there.is_floating_point else there
+    return wanted if wanted is not None and there.is_floating_point else there
 
 
-def _changed(value: Tensor, more: list[tuple[Source, Tensor]], dtype: torch.dtype) -> Tensor:
+def _changed(value: Tensor, more: list[tuple[Source, Tensor]], within: torch.dtype) -> Tensor:
     if more:
-        value = value.float().clone()
+        value = value.to(within, copy=True)
     for at, change in more:
         piece = at.of(value)
         piece.add_(change.to(piece).reshape(piece.shape))
-    return value.to(_dtype(value.dtype, dtype))
+    return value

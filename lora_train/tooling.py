@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from lora_train.tools.tool import Told, Tool
 
 ABOUT: dict[str, str] = {  # command -> what help lists it with; a row for each of TOOLS, which need torch
+    "metadata": "Show or edit what a file says of itself.",
+    "card": "Show or edit the card that a WebUI shows of a LoRA.",
 }
 
 

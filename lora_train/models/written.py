@@ -17,7 +17,7 @@ from lora_train.weights import DTYPES
 
 Row = tuple[tuple[int, ...], torch.dtype]
 RANK = (  # the order of safetensors' own writer, so that equal tensors give equal bytes and hashes
-    *("F64", "I64", "F32", "I32", "BF16", "F16", "F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL"),
+    *("I64", "F64", "F32", "I32", "BF16", "F16", "I16", "F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL"),
 )
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LEGACY = (0x100000, 0x110000)  # the bytes of a file that `sshs_legacy_hash` is of

@@ -17,15 +17,14 @@ from lora_train.adapters.layer import Layer
 from lora_train.errors import Mistake
 from lora_train.names import ARCHS, path_of
 from lora_train.tools.base import Base
-from lora_train.tools.spelling import kohya
-from lora_train.weights import open_weights
+from lora_train.tools.spelling import opened
 
 CONVOLUTION = re.compile(r"(in_layers\.2|out_layers\.3|\.op|\.conv|input_blocks\.0\.0|(?<![\w.])out\.2)$")
 POINT = re.compile(r"(skip_connection|proj_in|proj_out)$")
 TELLING = ("te2", "input_blocks", "output_blocks")  # words that only SDXL's keys have
-DEEP = re.compile(r"lora_te_text_model_encoder_layers_(1[2-9]|2\d)_")  # layers that SD 1.x has not
+DEEP = re.compile(r"lora_te1?_text_model_encoder_layers_(1[2-9]|2\d)_")  # layers that SD 1.x has not
 CAPTIONED = "attn2_to_k.lora_down.weight"
-WIDE = 1024  # of SD 2.x' captions; 768 of SD 1.x'
+WIDE, WIDEST = 1024, 2048  # of SD 2.x' captions, and of SDXL's; 768 of SD 1.x'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Held:
 
     part: str
     path: str  # in the house's language, see names.py
-    names: dict[str, str]  # a tensor's name within the layer -> its key in the file
+    names: dict[str, str]  # a tensor's name within the layer -> its key as kohya's files have it
 
 
 class Opened:
@@ -63,11 +62,9 @@ class Opened:
     """
 
     def __init__(self, path: pathlib.Path):
-        if not path.is_file():
-            raise Mistake(f"{path}: no such file")
-        self.path, self.weights = path, open_weights(path)
-        self.metadata = {str(k): str(v) for k, v in self.weights.metadata.items()}
-        self.spelled = kohya(self.weights)  # a key as kohya's files have it -> its key in this one
+        self.path, self.weights = path, opened(path)
+        self.metadata = self.weights.metadata
+        self.spelled = self.weights.names  # a key as kohya's files have it -> its key in this one
         if (kind := told(self.spelled)) != OURS:
             known = ", ".join(arch.said for arch in ARCHS.values())
             raise Mistake(f"{path}: expected a LoRA for {known}; this is {kind}")
@@ -82,13 +79,16 @@ class Opened:
                 self.rest[key] = there
             else:
                 held = self.layers.setdefault(".".join(place), Held(*place, {}))
-                held.names[own] = there
+                held.names[own] = key
 
     def _arch(self) -> str:
         """The architecture it was made for: by its keys, and of SD 1.x and 2.x by widths."""
         modules = {key.partition(".")[0] for key in self.spelled}
         known = {arch: sum(path_of(module, arch) is not None for module in modules) for arch in ARCHS}
-        if any(word in key for key in modules for word in TELLING) or known["sdxl"] > known["sd1"]:
+        words = any(word in key for key in modules for word in TELLING)
+        if known["sdxl"] > known["sd1"] or (words and known["sdxl"] == known["sd1"]):
+            return "sdxl"
+        if self._captions() == WIDEST:
             return "sdxl"
         said = self.metadata.get("ss_base_model_version", "")
         deep = any(DEEP.match(module) for module in modules)
@@ -96,8 +96,7 @@ class Opened:
 
     def _captions(self) -> int | None:
         """How wide those of the model are, where a LoRA tells."""
-        found = (there for key, there in self.spelled.items() if key.endswith(CAPTIONED))
-        return next((self.weights.shapes[there][1] for there in found), None)
+        return next((self.weights.shapes[key][1] for key in self.spelled if key.endswith(CAPTIONED)), None)
 
     @property
     def dtype(self) -> torch.dtype:

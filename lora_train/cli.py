@@ -9,9 +9,8 @@ import contextlib
 import logging
 import os
 import pathlib
-import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lora_train import tooling
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from lora_train.host import Lent
     from lora_train.job import Job, Output, Place
     from lora_train.run.control import Control
-
-STRENGTHS = "0, 0.5-1.0:0.25"
 
 DONE, FAULT, MISTAKE, STOPPED = 0, 1, 2, 130
 FAULTY = "This is a fault of lora-train. Please report it, with the lines below."
@@ -96,6 +93,7 @@ def _command(words: list[str]) -> int:
 
 def train(words: list[str]) -> int:
     from lora_train.job import assemble, declared, written
+    from lora_train.stopping import interruptible
 
     every = declared()
     file = to_write(words, every)
@@ -112,7 +110,7 @@ def train(words: list[str]) -> int:
 
     for note in notes:
         log.info(note)
-    with _interruptible() as control:
+    with interruptible("Stopping after this step, with a saved state") as control:
         for number, (job, output, place) in enumerate(runs, 1):
             if len(runs) > 1:
                 log.info("Stage %d of %d: %s", number, len(runs), output.output_name)
@@ -129,11 +127,12 @@ def _run(job: Job, output: Output, place: Place, control: Control) -> int:
     from lora_train.run.session import Ended, run
     from lora_train.run.watchers import Bar
 
+    host = StandaloneHost()
     job, instead = fitted(job, place)
     for note in instead:
         log.info(note)
     try:
-        ended = run(job, output, place, StandaloneHost(), watchers=[Bar()], control=control)
+        ended = run(job, output, place, host, watchers=[Bar()], control=control)
     except Ended:
         log.info("Stopped before the first step; there is nothing to save.")
         return STOPPED
@@ -145,6 +144,9 @@ def _run(job: Job, output: Output, place: Place, control: Control) -> int:
         )
         return STOPPED
     log.info("Saved %s", ended.file)
+    if os.environ.get("RANK", "0") == "0":
+        for note in host.announce(ended.file, job, output):
+            log.info(note)
     return DONE
 
 
@@ -180,28 +182,6 @@ def find_lr(words: list[str]) -> int:
     return DONE
 
 
-@contextlib.contextmanager
-def _interruptible() -> Iterator[Control]:
-    """The first Ctrl-C, or a launcher's or system's request to end, asks for a stop after the step that is
-    under way; the second Ctrl-C stops at once."""
-    from lora_train.run.control import Control
-
-    control = Control()
-
-    def ask(signum: int, frame: object) -> None:
-        if control.stopping and signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        control.stop()
-        sys.stderr.write("\nStopping after this step, with a saved state; press again to stop at once.\n")
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield control
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def check(words: list[str]) -> int:
     from lora_train.checking import command
 
@@ -212,7 +192,7 @@ def check(words: list[str]) -> int:
 
 
 def _picture_parser(prog: str, text: str) -> Parser:
-    """What `sample` and `plot` share: a model, where it draws, prompts."""
+    """A model, where it draws, prompts."""
     from lora_train.job import declared
 
     parser = Parser(prog, text)
@@ -298,26 +278,15 @@ def _several(given: Mapping[str, object], name: str) -> list[str]:
 
 
 def plot(words: list[str]) -> int:
-    parser = _picture_parser("lora-train plot", "One sheet: prompts down the side, strengths along the top.")
-    parser.add_argument("--network_weights", metavar="FILE", help="The LoRA file.")
-    parser.add_argument("--strengths", metavar="NUMBERS", help=f"Numbers and spans. [{STRENGTHS}]")
-    parser.add_argument("--output", metavar="PNG", help="Where the sheet goes. [plot.png]")
-    given = parse(parser, words)
-    if "network_weights" not in given:
-        raise Mistake("network_weights: expected a LoRA file to plot")
-    values, prompts = numbers(str(given.get("strengths", STRENGTHS))), _prompts(given)
-    path = pathlib.Path(str(given.get("output", "plot.png")))
+    from lora_train.plotting import command
 
-    from lora_train.run.draw import columns, strengths
-    from lora_train.run.store import whole
+    return command(words)
 
-    file = pathlib.Path(str(given["network_weights"]))
-    with _borrowed(given) as lent:
-        page = columns(lent, strengths(file, values), prompts, _wardrobes(given), title=file.stem)
-    with whole(path) as part:
-        page.save(part, "PNG")
-    log.info("Saved %s", path)
-    return DONE
+
+def insight(words: list[str]) -> int:
+    from lora_train.telling import command
+
+    return command(words)
 
 
 def ui(words: list[str]) -> int:
@@ -359,7 +328,8 @@ COMMANDS = {
     "find-lr": (find_lr, "Find a learning rate with a short run."),
     "check": (check, "Look at pictures, captions and settings before training."),
     "sample": (sample, "Draw pictures, with LoRA files on the model."),
-    "plot": (plot, "Draw a labelled sheet of strengths and prompts."),
+    "plot": (plot, "Draw a labelled sheet over any axis, and suggest a strength."),
+    "insight": (insight, "Say what runs' own records tell of losses, pictures and blocks."),
     "ui": (ui, "Open a window to train in."),
     "settings": (manual, "List all settings, as Markdown."),
     **{name: (tooling.command(name), about) for name, about in tooling.ABOUT.items()},

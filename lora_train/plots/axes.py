@@ -7,9 +7,8 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
-from lora_train.blocks import BLOCKS, LISTS, PRESETS, BlockWeights
+from lora_train.blocks import BLOCKS, LISTS, PRESETS, BlockWeights, some
 from lora_train.errors import Mistake
-from lora_train.knobs import nearest
 from lora_train.prompts import SAMPLERS, sampler
 from lora_train.values import either, numeral, shown
 
@@ -131,18 +130,12 @@ def blocks_of(value: str) -> frozenset[str]:
     Raises:
         Mistake: a word is no block.
     """
-    first, *rest = value.upper().split() or [""]
-    some = rest if first == "NOT" else [first, *rest]
-    found: set[str] = set()
-    for word in some:
-        ends = word.split("-")
-        if lost := [end for end in ends if end not in BLOCKS]:
-            raise Mistake(
-                f"{shown(lost[0] or value)}: expected a block's id such as IN04, several such as IN05-OUT05, "
-                f"or {either(f'{n}ALL' for n in LISTS)}{nearest(lost[0], BLOCKS)}"
-            )
-        found |= {*BLOCKS[BLOCKS.index(ends[0]) : BLOCKS.index(ends[-1]) + 1]}
-    return frozenset(BLOCKS) - found if first == "NOT" else frozenset(found)
+    try:
+        chosen, all_but = some(value.upper())
+    except ValueError as e:
+        lists = either(f"{count}ALL" for count in LISTS)
+        raise Mistake(f"{e}; or {lists} for each of them") from None
+    return frozenset(BLOCKS) - chosen if all_but else frozenset(chosen)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from lora_train.blocks import BlockWeights
 from lora_train.knobs import knob
-from lora_train.plots.axes import STRONGEST, Axis
+from lora_train.plots.axes import STRONGEST, Axis, named
 from lora_train.prompts import SAMPLERS, WIDEST
 
 SIDES = ("x", "y", "z")
@@ -109,3 +109,31 @@ class Plan:
     def axes(self) -> dict[str, Axis]:
         """Of the sides that are given."""
         return {side: axis for side in SIDES if (axis := vars(self)[side]) is not None}
+
+
+def with_files(plan: Plan, of_run: Callable[[str], Sequence[pathlib.Path]] | None) -> Plan:
+    """Of a plan whose axis of files names some, or a run, one that has these files.
+
+    Args:
+        of_run: all that a run saved, by its name; None: files that are named have to be among
+            network_weights.
+
+    Raises:
+        Mistake: there is no such run.
+    """
+    side = next((side for side, axis in plan.axes.items() if axis.name == "file"), None)
+    if side is None:
+        return plan
+    more: list[pathlib.Path] = []
+    kept: list[str] = []
+    for word in named(vars(plan)[side].words):
+        if word.startswith("run ") and of_run is not None:
+            found = of_run(word.removeprefix("run ").strip())
+            more += found
+            kept += map(str, found)
+        else:
+            path = pathlib.Path(word)
+            more += [path] * (of_run is not None and path.is_file())
+            kept.append(word)
+    weights = tuple(dict.fromkeys([*plan.network_weights, *more]))
+    return dataclasses.replace(plan, network_weights=weights, **{side: Axis("file", ", ".join(kept))})

@@ -544,3 +544,10 @@ def test_the_planner_counts_prompts_and_measures_a_step(tmp_path):
     assert (plan["steps"], plan["pictures"], plan["images"]) == (20, 0, 20)
     assert found["disabled"]["data.flip_aug"] == "what is learned are prompts, not pictures"
     assert measure(values, TinyHost(tmp_path))["seconds_per_step"] > 0
+
+
+def test_a_start_without_signal_is_refused_where_noise_is_predicted():
+    last, shorter = Erase(target="a", max_denoising_steps=1000), Erase(target="a", max_denoising_steps=999)
+    [said] = last.refusals("epsilon", True)
+    assert said.startswith("max_denoising_steps = 1000: the first step would begin where no signal is left")
+    assert not (shorter.refusals("epsilon", True) or last.refusals("v", True) or last.refusals("epsilon", False))

@@ -24,6 +24,7 @@ CALLED = {  # other names of settings, those of its classes among them
     "weight_decompose": "dora_wd", "wd_on_out": "wd_on_output",
 }  # fmt: skip
 WITHOUT = ("bypass_mode", "rank_dropout_scale", "train_norm")  # which change nothing, or nothing of one layer
+UNIT = 4  # block_size of LyCORIS' DyLoRA, where none is given
 LARGEST = 512  # dim; LoKr takes more, and means the whole matrix
 SIZES = ("dim", "alpha")
 
@@ -54,6 +55,8 @@ def of(family: Family, rule: Rule) -> Family:
     """
     found = {CALLED.get(name, name): value for name, value in rule.items() if name not in WITHOUT}
     algo = str(found.pop("algo", "")).lower()
+    if algo == "dylora":
+        found.setdefault("unit", UNIT)
     if algo and ALGOS.get(algo) not in FAMILIES:
         raise Mistake(f"algo = {algo}: expected {either(a for a, kind in ALGOS.items() if kind in FAMILIES)}")
     cls = FAMILIES[ALGOS[algo]] if algo else type(family)

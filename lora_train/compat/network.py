@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from lora_train.adapters import FAMILIES
 from lora_train.adapters.chosen import PRESETS
-from lora_train.adapters.mapped import ALGOS, CALLED, LARGEST
+from lora_train.adapters.mapped import ALGOS, CALLED, LARGEST, UNIT
 from lora_train.compat.rules import LATER, Refused, Rules, Translated, Values, off, unless_off
 from lora_train.errors import Mistake
 from lora_train.knobs import settings
@@ -57,7 +57,6 @@ MODULES = {  # network_module -> what it means by itself; LyCORIS names the fami
 }  # fmt: skip
 SIZES = ("dim", "alpha", "conv_dim", "conv_alpha", "dropout")  # which sd-scripts passes to every module
 USUAL = 4  # network_dim, where none is given
-UNIT = 4  # block_size of LyCORIS' DyLoRA, where none is given
 
 
 @functools.cache

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lora_train.data.buckets import Resolution
     from lora_train.host import Lent
 
+ALL = 1000  # timesteps of a schedule
 LARGER = 3.0  # times that a picture's own size is at most what is shown of it, with dynamic_crops
 
 
@@ -69,6 +70,15 @@ class Asked(Timed, Weighed, Objective):
         unless there are none."""
         most = self.max_denoising_steps
         return steps if self.instant else (most - 1) * (steps // most)
+
+    def refusals(self, prediction: str, last_is_noise: bool) -> list[str]:
+        said = super().refusals(prediction, last_is_noise)
+        if prediction == "epsilon" and last_is_noise and self.top(ALL) == ALL - 1 and not self.instant:
+            said.append(
+                f"max_denoising_steps = {self.max_denoising_steps}: the first step would begin where no signal "
+                "is left, and from predicted noise nothing follows there; expected less"
+            )
+        return said
 
     def apart(self) -> list[str]:
         """The anchors."""

@@ -145,6 +145,9 @@ def rates(job: Job, place: Place) -> list[str]:
         said.append(f"lr.learning_rate: expected a rate; nothing is usual with {optimizer.path()}")
     else:
         said += optimizer.refusals(found)
+    if optimizer.ALONE:
+        why = f"{optimizer.kind()} takes one learning rate for all parameters; leave it out"
+        said += [f"{path}: {why}" for path in _apart(job) if not path.startswith("embedding.")]
     if optimizer.chooses:
         why = "Adafactor chooses the rate, one for all; set optimizer.relative_step = false, or leave it out"
         said += [f"{path}: {why}" for path in _apart(job)]

@@ -47,8 +47,10 @@ def heard(found: Mapping[str, object]) -> Heard:
             out.words[f"network.conv_{'dim' if name == 'rank' else name}"] = (
                 own if float(own) else left.get(f"network_{name}")
             )
+    elif kind == "loha":
+        out.words["network.kind"] = "loha"
     elif kind != "lierla":
-        out.refused.append(f"network_type = {shown(kind)}: {LATER}; expected lierla or c3lier")
+        out.refused.append(f"network_type = {shown(kind)}: expected lierla, c3lier or loha")
     for name in ("network_conv_rank", "network_conv_alpha"):
         left.pop(name, None)
     if str(left.get("train_lr_scheduler")) == "constant":

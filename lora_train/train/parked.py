@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from lora_train.adapters.vera import shared
 from lora_train.host import Cond
 from lora_train.train.finite import Guard, Kept
 from lora_train.train.learner import Learner
@@ -26,6 +27,7 @@ def parked(*held: object) -> Iterator[None]:
     for tensor, _ in there:
         tensor.data = fetched(tensor.data, torch.device("cpu"))
     if there:
+        shared.cache_clear()
         torch.cuda.empty_cache()
     yield
     for tensor, device in there:

@@ -44,6 +44,11 @@ def network(found=None, kind="loha", **values):
     return begun(family, Tiny().layers())
 
 
+def test_a_rules_dylora_learns_as_many_ranks_at_a_time_as_lycoris_does():
+    net = network({"module_algo_map": {"FeedForward": {"algo": "dylora", "dim": 8}}})
+    assert {a.unit for a in net.adapters.values() if type(a).__name__ == "DyloraAdapter"} == {4}
+
+
 def test_each_layer_has_the_family_of_the_innermost_class_around_it():
     net = network(dim=5, alpha=2)
     kinds = {key.partition(".")[2]: adapter for key, adapter in net.adapters.items()}

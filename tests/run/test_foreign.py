@@ -394,3 +394,8 @@ def test_onetrainers_optimizers_and_schedules_are_taken():
     assert kind_of(OPTIMIZERS, job.optimizer) == "adamwschedulefree"
     assert kind_of(SCHEDULERS, job.lr) == "rex"
     assert job.optimizer.betas == (0.9, 0.98)
+
+
+def test_a_traintrain_loha_is_one():
+    values, _ = of("a.json", {**TRAINTRAIN, "network_type": "loha"})
+    assert values["network.kind"] == "loha"

@@ -249,6 +249,14 @@ def test_optimizers_of_one_rate_take_no_two():
     assert rates(job, place) == []
 
 
+def test_optimizers_of_one_rate_take_no_rates_by_block_either():
+    job, _, place = assemble({"optimizer.kind": "dadaptadam", "network.loraplus_lr_ratio": 16})
+    assert (
+        "network.loraplus_lr_ratio: dadaptadam takes one learning rate for all parameters; leave it out"
+        in rates(job, place)
+    )
+
+
 def test_choosing_prodigy_sets_its_rate_and_arguments_unless_a_person_did():
     job = assemble({"optimizer.kind": "prodigy", "optimizer.d_coef": 1})[0].usual()
     assert (job.lr.learning_rate, job.optimizer.d_coef, job.optimizer.decouple) == (1.0, 1.0, True)

@@ -101,6 +101,18 @@
         // the page
         "One moment …": "少々お待ちください…", "Try again": "もう一度", "The server answered {status}.": "サーバーの応答: {status}",
         "The server does not answer. Look at its window; this page goes on by itself when it is back.": "サーバーが応答しません。コンソールを確認してください。復帰すればこのページは自動で続きます。",
+        // what a run's records tell
+        "What its records tell": "記録からわかること", "Loss by timestep": "タイムステップ別の損失", "Pictures by loss": "損失の大きい画像",
+        "The mean at each span of timesteps, from little noise to much; half of all samples lie in the shade. Two more lines are of the run's first and second half.": "タイムステップの範囲ごとの平均です（左はノイズが少なく、右は多い）。塗った幅に半分のサンプルが入ります。残りの2本は学習の前半と後半です。",
+        "The highest first: a wrong caption, or a picture that does not belong, is often among them. The number says how much its loss is against what is usual at the timesteps it was seen at, and how sure that is.": "損失の大きい順です。キャプションの誤りや、混ざった別の画像は、よく上位に出ます。数値は、見たタイムステップでの普通の損失に対する比と、その確かさです。",
+        "How much each block's adapters add to the model over the run, all on one scale, and the last value: what learns, and what stands still.": "各ブロックのアダプターがモデルに加える量の推移（同じ目盛り）と最後の値です。学習しているブロックと、止まっているブロックがわかります。",
+        "Norms by block": "ブロック別のノルム", "Compare runs": "学習を比べる", "Runs to compare with": "比べる学習", "setting": "設定",
+        "Choose other runs: their smoothed losses, their losses by timestep, and the settings that differ.": "他の学習を選ぶと、平滑化した損失、タイムステップ別の損失、違う設定を並べます。",
+        "mean": "平均", "a quarter is above": "上位4分の1", "a quarter is below": "下位4分の1", "first half": "前半", "second half": "後半", "timestep": "タイムステップ",
+        "Show more": "もっと見る", "Show {n} of {total}": "{total} 枚中 {n} 枚を表示", "seen {n} times": "{n} 回学習", "regularisation": "正則化画像", "no caption": "キャプションなし",
+        "Smoothed losses of {names}": "{names} の平滑化した損失", "Losses by timestep of {names}": "{names} のタイムステップ別の損失",
+        "lowest validation loss {loss} at step {step}": "検証損失の最小値 {loss}（{step} ステップ）", "Their settings are the same.": "設定は同じです。",
+        "The first steps are still to come.": "まだ最初のステップの前です。",
         "Learning rate over the run, at most {n}": "学習率の推移（最大 {n}）",
     };
 })();

@@ -341,6 +341,11 @@
         ["is what Adafactor chooses by itself; set optimizer.kind = adafactor, with relative_step, or choose another", "Adafactorが自分で決める学習率です。optimizer.kind を adafactor（relative_step）にするか、別のものを選んでください"],
         ["expected a rate; nothing is usual with {optimizer}", "学習率を入れてください。{optimizer} には決まった値がありません"],
         ["by its entry v_pred the loaded model predicts v, and the WebUI takes it for one that predicts noise; put a .yaml of its name beside it that says v, and load it again", "読み込まれているモデルは項目 v_pred によればvを予測しますが、WebUIはノイズを予測するものとして扱っています。vと書いた同名の .yaml を隣に置いて、読み込み直してください"],
+        ["the first steps are still to come", "まだ最初のステップの前です"],
+        ["the run has no record of its samples' losses; runs from this version on have one", "この学習にはサンプルごとの損失の記録がありません。このバージョン以降の学習にはあります"],
+        ["the run has no record of what its blocks learned; runs from this version on have one", "この学習にはブロックごとの記録がありません。このバージョン以降の学習にはあります"],
+        ["{kind} learns from words and not from pictures, so there are none to sort", "{kind} は画像ではなく言葉から学ぶので、並べる画像はありません"],
+        ["there is no other run", "他の学習はありません"],
         ["{count} pictures of the class lack, and are drawn before the run.", "クラス画像が {count} 枚足りないため、学習の前に描きます。"],
     ];
 })();

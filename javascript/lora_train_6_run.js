@@ -17,7 +17,8 @@
         const memory = el("div.memory");
         const box = el("section.run", { hidden: true, "data-says": "", "aria-label": t("Run") },
             el("div.line.top", {}, title, el("span.grow"), buttons.box), bar, state, note,
-            el("div.two", {}, page.curve(), page.samples()), page.log(), settingsOf(), memory);
+            el("div.two", {}, page.curve(), page.samples()),
+            page.insight(() => page.status && page.status.run && page.status.run.name, () => page.active(page.status && page.status.run)), page.log(), settingsOf(), memory);
         page.on("status", (status) => {
             const run = status.run;
             page.show(box, run);

@@ -145,7 +145,7 @@
             run.file && !page.active(run) ? page.sheetButtons(run.name) : null,
             run.caches_bytes && !page.active(run) ? clear(run, "caches", t("Clear caches ({size})", { size: page.bytes(run.caches_bytes) }), t("They are made again when needed.")) : null,
             run.states_bytes && !page.active(run) ? clear(run, "states", t("Clear states ({size})", { size: page.bytes(run.states_bytes) }), t("Without them it cannot be resumed.")) : null,
-            page.active(run) ? null : clear(run, "all", t("Delete"), t("Delete this run and its files?"))));
+            page.active(run) ? null : clear(run, "all", t("Delete"), t("Delete this run and its files?"))), page.insight(() => run.name));
         async function taken(run, more) {
             const values = run.values || (await page.ask("GET", `/runs/${encodeURIComponent(run.name)}`)).values;
             page.draft.load({ ...values, "place.resume": null, ...more });

@@ -6,12 +6,12 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lora_train.errors import Mistake
 from lora_train.job import assemble
-from lora_train.run import foreign, planner, trigger
+from lora_train.run import foreign, insight, planner, trigger
 from lora_train.run.journal import Entry
 from lora_train.run.live import Live
 from lora_train.run.presets import GOALS, Presets
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Values = Mapping[str, object]
 
 CHECKPOINT = "model.pretrained_model_name_or_path"
+BESIDE = 6  # runs that are compared at once
 AGO = 0.5  # seconds that a model's header is taken for what it was
 
 
@@ -216,6 +217,14 @@ class Desk:
 
     def run(self, name: str) -> dict[str, object]:
         return {**self.past.view(name), **self._how(name)}
+
+    def insight(self, name: str) -> dict[str, object]:
+        return insight.insight(self.past.one(name))
+
+    def compare(self, names: Sequence[str]) -> dict[str, object]:
+        if not 1 < len(names) <= BESIDE:
+            raise Mistake(f"names = {'/'.join(names)}: expected two to {BESIDE} runs, with / between")
+        return insight.compare([self.past.one(name) for name in names])
 
     def _how(self, name: str) -> dict[str, object]:
         """State and steps, where the queue knows them better than the files."""

@@ -17,6 +17,7 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from lora_train.errors import Mistake
+from lora_train.ui.small import small
 from lora_train.values import shown
 
 if TYPE_CHECKING:
@@ -68,6 +69,11 @@ class Ask:
             raise Mistake(f'name = {shown(name)}: expected a name without any of / \\ : * ? " < > |')
         return name
 
+    @property
+    def names(self) -> list[str]:
+        """Of several runs, with slashes between, which no name has."""
+        return [name for name in self.query.get("names", "").split("/") if name]
+
     def whole(self, name: str, usual: int = 0) -> int:
         try:
             return int(self.query.get(name, usual))
@@ -113,6 +119,8 @@ ANSWERS: tuple[tuple[str, str, Callable[[Desk, Ask], object]], ...] = (
     ("POST", "/run/sample", lambda desk, ask: desk.sample_now()),
     ("GET", "/runs", lambda desk, ask: desk.runs()),
     ("GET", "/runs/{name}", lambda desk, ask: desk.run(ask.name)),
+    ("GET", "/runs/{name}/insight", lambda desk, ask: desk.insight(ask.name)),
+    ("GET", "/compare", lambda desk, ask: desk.compare(ask.names)),
     ("POST", "/runs/{name}/sheet", lambda desk, ask: desk.sheet(ask.name, str(ask.json.get("what", "")))),
     ("POST", "/sheet/stop", lambda desk, ask: desk.stop_sheet()),
     ("DELETE", "/runs/{name}", lambda desk, ask: desk.clear(ask.name, ask.query.get("what", ""))),
@@ -187,12 +195,16 @@ class Api:
     async def _file(self, request: Request) -> Response:
         if no := self.gate.refusal(request):
             return _refused(*no)
+        headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "private, no-cache"}
+        width = request.query_params.get("width", "")
         try:
             path = await run_in_threadpool(lambda: self.guard().picture(request.query_params.get("path", "")))
+            if not width.isdecimal():
+                return FileResponse(path, headers=headers)
+            data = await run_in_threadpool(small, path, int(width[:6]))
         except Mistake as e:
             return _refused(422, str(e))
-        headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "private, no-cache"}
-        return FileResponse(path, headers=headers)
+        return Response(data, media_type="image/jpeg", headers=headers)
 
     async def _events(self, request: Request) -> Response:
         if no := self.gate.refusal(request):

@@ -206,8 +206,8 @@ def test_many_pictures_are_shown_from_both_ends_and_fit(tmp_path, trained):
     (folder / "pictures.json").write_text(json.dumps(named))
     rows = [(i // 3, i % 3000, rng.integers(1000), 1 + i % 3000 / 3000) for i in range(9000)]
     (folder / "losses.bin").write_bytes(samples(rows).tobytes())
-    long = [json.dumps({"step": i, "loss": 0.1, "average": 0.1, **{f"block/OUT{b:02d}": 1 / 3 for b in range(27)}})
-            for i in range(1, 20_001)]  # fmt: skip
+    norms = {f"block/OUT{b:02d}": 1 / 3 for b in range(27)}
+    long = [json.dumps({"step": i, "loss": 0.1, "average": 0.1, **norms}) for i in range(1, 20_001)]
     (folder / "metrics.jsonl").write_text("\n".join(long) + "\n")
     found = insight(run_at(done))
     assert len(json.dumps(found, ensure_ascii=False).encode()) < 200_000

@@ -66,6 +66,7 @@ class Desk:
         self.kept, self.estimate, self.earlier = Presets(folder / "presets"), None, []
         self.drawn = None  # a sheet
         self.slow = 0.0  # seconds that a look takes
+        self.told = {}  # parts of a run's insight that are others
 
     def settings(self):
         return schema()
@@ -219,6 +220,16 @@ class Desk:
     def clear(self, name, what):
         self._asked("clear", name, what)
 
+    def insight(self, name):
+        self._asked("insight", name)
+        return {**insight_of(name), **self.told}
+
+    def compare(self, names):
+        self._asked("compare", *names)
+        return {"runs": [side_of(name, 0.06 * 1.2**i) for i, name in enumerate(names)], "differ": [
+            {"path": "network.dim", "values": [8 * 2**i for i in range(len(names))]},
+            {"path": "lr.learning_rate", "values": [1e-4] * (len(names) - 1) + [3e-4]}]}  # fmt: skip
+
 
 def entry_of(id, name, state, values=None, **more):
     return {
@@ -284,6 +295,56 @@ def run_of(step, *, name="okara", state="running", **more):
         "result": None,
         **more,
     }
+
+
+def insight_of(name):
+    """What the records of a run of 28 pictures tell."""
+    words = [
+        "",
+        "<b>okara</b>, sitting in the snow",
+        "okara, close-up, 1girl, outdoors, looking at viewer " * 3,
+    ]
+    shots = [
+        {
+            "file": f"/lora_train/v1/drawing?of={i % 6 * 100 + i}", "name": f"10_okara/{i:04d}.png",
+            "caption": words[i % 3], "is_reg": i == 5, "count": 26, "loss": 0.1, "place": i + 1,
+            "against": round(1.62 * 0.96**i, 3), "error": None if i == 3 else 0.05,
+        }
+        for i in range(28)
+    ]  # fmt: skip
+    bins = [
+        {
+            "from": 50 * i, "to": 50 * i + 50, "count": 40, "mean": 0.3 / (1 + i) + 0.02,
+            "low": 0.2 / (1 + i), "median": 0.28 / (1 + i), "high": 0.4 / (1 + i) + 0.03,
+            "early": 0.33 / (1 + i) + 0.02, "late": 0.27 / (1 + i) + 0.02,
+        }
+        for i in range(20)
+    ]  # fmt: skip
+    blocks = [
+        "te1",
+        *(f"IN{i:02d}" for i in (1, 2, 4, 5, 7, 8)),
+        "M00",
+        *(f"OUT{i:02d}" for i in range(3, 12)),
+    ]
+    rows = [
+        {"name": block, "values": [round((1 + k % 5) * (i / 40) ** 0.6, 4) for i in range(41)]}
+        for k, block in enumerate(blocks)
+    ]
+    return {
+        "name": name, "step": 212, "samples": 800, "timesteps": {"said": None, "rows": bins},
+        "pictures": {"said": None, "how": "times", "total": 28, "rows": shots},
+        "blocks": {"said": None, "steps": list(range(0, 410, 10)), "rows": rows},
+    }  # fmt: skip
+
+
+def side_of(name, loss):
+    """A run as it stands beside others."""
+    points = [[i, loss + 0.14 * 0.99**i, loss * 1.1 if i % 100 == 0 else None] for i in range(1, 401, 3)]
+    bins = [{"from": 50 * i, "to": 50 * i + 50, "mean": loss * 5 / (1 + i)} for i in range(20)]
+    return {
+        "name": name, "step": 400, "columns": ["step", "average", "validation"], "points": points,
+        "average": loss, "best": {"loss": loss * 1.1, "step": 300}, "timesteps": bins,
+    }  # fmt: skip
 
 
 LOG = [

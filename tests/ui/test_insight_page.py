@@ -1,0 +1,117 @@
+"""The page's panels of what a run's records tell."""
+
+import pathlib
+
+import fake
+import pytest
+from test_page import (  # noqa: F401 (fixtures)
+    SCREENS,
+    browser,
+    eventually,
+    opened,
+    running,
+)
+
+
+def others(desk):
+    running(desk)
+    desk.earlier = [
+        {"name": name, "state": "done", "step": 400, "steps": 400, "file": "/x", "bytes": 9, "began": 1.7e9}
+        for name in ("okara", "okara-r8", "okara-lr3", "style-b")
+    ]  # fmt: skip
+
+
+def fold(page):
+    return page.locator(".lt-run details", has=page.locator(".lt-insight"))
+
+
+def open_it(page):
+    fold(page).locator("> summary").click()
+    page.wait_for_selector(".lt-insight .lt-shots img")
+
+
+def test_a_run_that_goes_on_is_told_of_when_it_is_asked(opened):  # noqa: F811
+    opened.before = [others]
+    page = opened()
+    page.wait_for_selector(".lt-run .uplot")
+    assert ("insight", "okara") not in opened.desk.asked  # nothing is read before the fold is opened
+    open_it(page)
+    assert opened.desk.asked.count(("insight", "okara")) == 1
+    box = fold(page)
+    assert box.locator(".lt-shots li").count() == 12
+    first = box.locator(".lt-shots li").first.inner_text()
+    assert "× 1.62 ± 0.05" in first
+    assert "seen 26 times" in first
+    assert "no caption" in first
+    assert "<b>okara</b>" in box.locator(".lt-shots li").nth(1).inner_text()
+    box.get_by_role("button", name="Show 28 of 28").click()
+    assert box.locator(".lt-shots li").count() == 28
+    assert box.locator(".lt-courses li").count() == 17
+    assert box.locator(".lt-plot .uplot").count() == 1
+
+
+def test_runs_are_laid_side_by_side(opened):  # noqa: F811
+    opened.before = [others]
+    page = opened()
+    open_it(page)
+    chips = fold(page).get_by_role("group", name="Runs to compare with")
+    chips.get_by_role("button", name="okara-r8").click()
+    eventually(page, lambda: opened.desk.asked[-1] == ("compare", "okara", "okara-r8"))
+    page.wait_for_selector(".lt-scroll td:has-text('16')")
+    assert fold(page).locator(".uplot").count() == 3
+    chips.get_by_role("button", name="style-b").click()
+    eventually(page, lambda: fold(page).locator(".lt-sums li").count() == 3)
+    for name in ("okara-r8", "style-b"):
+        chips.get_by_role("button", name=name).click()
+    eventually(page, lambda: fold(page).locator(".lt-scroll table").count() == 0)
+
+
+def test_in_place_of_nothing_stands_why(opened):  # noqa: F811
+    from lora_train.run import insight
+
+    opened.before = [others]
+    page = opened("ja", host="webui")
+    page.wait_for_selector(".lt-run .uplot")
+    said = {"said": insight.WORDS.format(kind="erase"), "how": "times", "total": 0, "rows": []}
+    opened.desk.told = {"pictures": said, "timesteps": {"said": insight.OLDER, "rows": []},
+                        "blocks": {"said": insight.UNLOOKED, "steps": [], "rows": []}}  # fmt: skip
+    fold(page).locator("> summary").click()
+    page.wait_for_selector("text=erase は画像ではなく言葉から学ぶ")
+    assert fold(page).locator(".lt-note:visible").count() == 3
+    assert not fold(page).locator(".lt-shots").is_visible()
+
+
+def test_an_earlier_run_is_told_of_as_well(opened):  # noqa: F811
+    opened.before = [others]
+    page = opened()
+    page.locator("summary", has_text="Earlier runs").click()
+    page.locator(".lt-runs .lt-entry", has_text="style-b").locator(
+        "summary", has_text="What its records tell"
+    ).click()
+    eventually(page, lambda: ("insight", "style-b") in opened.desk.asked)
+    page.wait_for_selector(".lt-runs .lt-shots img")
+
+
+@pytest.mark.parametrize(("query", "width"), [("", 1440), ("dark&ja", 390)])
+def test_it_fits_a_wide_and_a_narrow_screen(opened, query, width):  # noqa: F811
+    opened.before = [others]
+    page = opened(query, width=width)
+    open_it(page)
+    fold(page).locator(".lt-line.lt-prompts button", has_text="okara-lr3").click()
+    page.wait_for_selector(".lt-scroll td")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    if SCREENS:
+        name = (
+            f"insight-{width}-{'dark' if 'dark' in query else 'light'}-{'ja' if 'ja' in query else 'en'}.png"
+        )
+        page.screenshot(path=pathlib.Path(SCREENS, name), full_page=True)
+
+
+def test_every_sentence_of_it_is_there_in_japanese():
+    from test_said import there
+
+    from lora_train.run import insight
+
+    for said in (insight.EARLY, insight.OLDER, insight.UNLOOKED, insight.WORDS.format(kind="erase")):
+        assert there(said), said
+    assert fake.insight_of("x")["pictures"]["rows"]

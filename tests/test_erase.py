@@ -550,4 +550,6 @@ def test_a_start_without_signal_is_refused_where_noise_is_predicted():
     last, shorter = Erase(target="a", max_denoising_steps=1000), Erase(target="a", max_denoising_steps=999)
     [said] = last.refusals("epsilon", True)
     assert said.startswith("max_denoising_steps = 1000: the first step would begin where no signal is left")
-    assert not (shorter.refusals("epsilon", True) or last.refusals("v", True) or last.refusals("epsilon", False))
+    assert not shorter.refusals("epsilon", True)
+    assert not last.refusals("v", True)
+    assert not last.refusals("epsilon", False)

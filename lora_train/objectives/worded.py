@@ -75,8 +75,8 @@ class Asked(Timed, Weighed, Objective):
         said = super().refusals(prediction, last_is_noise)
         if prediction == "epsilon" and last_is_noise and self.top(ALL) == ALL - 1 and not self.instant:
             said.append(
-                f"max_denoising_steps = {self.max_denoising_steps}: the first step would begin where no signal "
-                "is left, and from predicted noise nothing follows there; expected less"
+                f"max_denoising_steps = {self.max_denoising_steps}: the first step would begin where no "
+                "signal is left, and from predicted noise nothing follows there; expected less"
             )
         return said
 

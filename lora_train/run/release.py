@@ -13,8 +13,8 @@ from lora_train.adapters.vera import shared
 
 
 def release() -> None:
-    """VeRA's matrices; objects that know each other in a circle; torch's cache on a card; free pages, which glibc's heap
-    otherwise keeps: half a gigabyte after a short run on a CPU."""
+    """VeRA's matrices; objects that know each other in a circle; torch's cache on a card; free pages, which
+    glibc's heap otherwise keeps: half a gigabyte after a short run on a CPU."""
     shared.cache_clear()
     gc.collect()
     if torch.cuda.is_available():

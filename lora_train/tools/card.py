@@ -100,8 +100,6 @@ def put_picture(file: pathlib.Path, source: pathlib.Path) -> pathlib.Path:
                 with whole(there) as part:
                     plain.save(part, "PNG")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
-        if isinstance(e, Mistake):
-            raise
         raise Mistake(f"preview = {source}: expected a picture ({e})") from e
     for other in pictures(file):
         if other != there:

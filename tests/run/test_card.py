@@ -9,6 +9,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from lora_train.errors import Mistake
+from lora_train.hosts.standalone.host import StandaloneHost
 from lora_train.job import Card, assemble, declared
 from lora_train.options import train_values
 
@@ -135,3 +136,39 @@ def test_the_help_says_which_of_two_settings_holds(name, over):
 def test_a_ratio_of_0_is_none_as_in_sd_scripts():
     values, _ = train_values(["--save_n_epoch_ratio", "0"], declared())
     assert assemble(values)[1].save_n_epoch_ratio is None
+
+
+def carded(tmp_path, done, **values):
+    """What a host leaves beside the file of a run."""
+    usual = {
+        "data.train_data_dir": tmp_path / "pictures", "output.output_dir": tmp_path / "a",
+        "output.output_name": "x", "training.max_train_steps": 8, "data.trigger_word": "zwx",
+    }  # fmt: skip
+    job, output, _ = assemble({**usual, **values})
+    assert StandaloneHost().announce(done.file, job, output) == []
+    return json.loads(done.file.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+def test_a_webuis_list_shows_the_file_with_its_words_and_a_sample(trained, tmp_path):
+    done = trained("a", output__sample_every_n_steps=8, data__trigger_word="zwx")
+    card = carded(tmp_path, done)
+    assert (card["activation text"], card["sd version"], card["preferred weight"]) == ("zwx", "SD1", 1.0)
+    assert "8 steps" in card["notes"]
+    sample = max((tmp_path / "a" / "sample").iterdir(), key=lambda path: path.stat().st_mtime)
+    assert done.file.with_suffix(".preview.png").read_bytes() == sample.read_bytes()
+
+
+def test_what_a_person_wrote_on_the_card_stays(trained, tmp_path):
+    done = trained("a", output__sample_every_n_steps=8)
+    own, picture = {"notes": "mine", "description": "", "extra": [1]}, done.file.with_suffix(".jpg")
+    done.file.with_suffix(".json").write_text(json.dumps(own), encoding="utf-8")
+    picture.write_bytes(b"a picture")
+    card = carded(tmp_path, done, **{"output.card.description": "a thing"})
+    assert (card["notes"], card["extra"], card["description"]) == ("mine", [1], "a thing")
+    assert not done.file.with_suffix(".preview.png").exists()
+
+
+def test_a_file_of_the_cards_name_that_is_none_is_left_alone(trained, tmp_path):
+    done = trained("a")
+    done.file.with_suffix(".json").write_text('{"schema": 1}', encoding="utf-8")
+    assert carded(tmp_path, done) == {"schema": 1}

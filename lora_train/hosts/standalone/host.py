@@ -20,6 +20,7 @@ from lora_train.hosts.standalone.sketch import Sketched
 from lora_train.models.facts import asked, last_is_noise
 from lora_train.models.files import CHECKPOINT, Found, find
 from lora_train.models.whole import SINGLE
+from lora_train.run.card import announced
 from lora_train.run.refusals import one_text_encoder, undefined
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ class StandaloneHost:
         return complaints
 
     def announce(self, file: pathlib.Path, job: Job, output: Output) -> list[str]:
-        return []
+        """Writes the card that a WebUI shows once the file is among its own."""
+        return announced(file, job, output)
 
 
 def _found(model: Model) -> Found:

@@ -1,26 +1,22 @@
-"""A new LoRA among the WebUI's own: its card, its preview, the lists, and what their loader says of it."""
+"""A new LoRA among the WebUI's own: its card, the lists, and what their loader says of it."""
 
 from __future__ import annotations
 
-import json
 import pathlib
-import shutil
 import sys
 from typing import TYPE_CHECKING
 
 import torch
 
-from lora_train.run.store import RunStore
+from lora_train.run.card import announced
 
 if TYPE_CHECKING:
     from lora_train.job import Job, Output
 
-VERSIONS = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
 HEADS = (  # the tensors that start at zero, of which one at least is none in a layer that learned
     "lora_up.weight", "hada_w2_a", "lokr_w2", "lokr_w2_b", "weight", "oft_blocks", "a2.weight", "b2.weight",
     "diff", "w_norm",
 )  # fmt: skip
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def announce(file: pathlib.Path, job: Job, output: Output) -> list[str]:
@@ -30,58 +26,7 @@ def announce(file: pathlib.Path, job: Job, output: Output) -> list[str]:
     folder = pathlib.Path(shared.cmd_opts.lora_dir).resolve()
     if folder not in file.resolve().parents:
         return [f"{file.name} is not in the WebUI's folder of LoRAs, {folder}; copy it there to use it."]
-    said = []
-    try:
-        write_card(file, job, output)
-        preview(file, output)
-    except OSError as e:
-        said.append(f"{file.name}: its card and preview could not be written ({e.strerror}).")
-    return said + loaded(file)
-
-
-def write_card(file: pathlib.Path, job: Job, output: Output) -> None:
-    """What the Lora extension shows; what a person wrote into it stays."""
-    card = file.with_suffix(".json")
-    try:
-        before = json.loads(card.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        before = {}
-    if not isinstance(before, dict):
-        return
-    kind = _family()
-    new = {
-        "description": output.card.description or "", "sd version": VERSIONS.get(kind, "Unknown"),
-        "activation text": trigger(job, output), "preferred weight": 1.0, "negative text": "",
-        "notes": f"{_length(job)}, {job.network.said}",
-    }  # fmt: skip
-    part = card.with_name(card.name + ".part")
-    part.write_text(json.dumps({**new, **{k: v for k, v in before.items() if v}}, indent=4), encoding="utf-8")
-    part.replace(card)
-
-
-def _length(job: Job) -> str:
-    """Of the run; epochs win over steps."""
-    t = job.training
-    return f"{t.max_train_steps} steps" if t.max_train_epochs is None else f"{t.max_train_epochs} epochs"
-
-
-def trigger(job: Job, output: Output) -> str:
-    """Words that bring the LoRA out."""
-    if output.card.trigger_phrase:
-        return output.card.trigger_phrase
-    words = [job.data.trigger_word]
-    words += [subset.call for dataset in job.data.datasets for subset in dataset.subsets]
-    words = [word for word in words if word]
-    return ", ".join(dict.fromkeys(words))
-
-
-def preview(file: pathlib.Path, output: Output) -> None:
-    """The last sample, where there is no picture yet."""
-    taken = [file.with_suffix(end + suffix) for end in ("", ".preview") for suffix in PICTURES]
-    store = RunStore(output.output_dir, output.output_name, output.run_dir)
-    samples = sorted(store.samples.glob(f"{output.output_name}_*.png"), key=lambda path: path.stat().st_mtime)
-    if samples and not any(path.exists() for path in taken):
-        shutil.copyfile(samples[-1], file.with_suffix(".preview.png"))
+    return announced(file, job, output) + loaded(file)
 
 
 def loaded(file: pathlib.Path) -> list[str]:

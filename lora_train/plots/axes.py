@@ -149,7 +149,9 @@ class Kind:
 
 
 AXES: dict[str, Kind] = {
-    "file": Kind("LoRA file", "names of files among network_weights; all of them if not given", named, ""),
+    "file": Kind(
+        "LoRA file", "names of files among network_weights, and none for no LoRA; all of them if not given",
+        named, ""),
     "strength": Kind("Strength", "numbers and spans", _strengths, "0, 0.5-1.0:0.25"),
     "te_strength": Kind("TE strength", "numbers and spans", _strengths, "0, 0.5-1.0:0.25"),
     "unet_strength": Kind("UNet strength", "numbers and spans", _strengths, "0, 0.5-1.0:0.25"),

@@ -18,6 +18,7 @@ from lora_train.plots.sweep import setting, swept
 from lora_train.prompts import Prompt, parse_prompt, read_prompts
 from lora_train.values import shown
 
+WITHOUT = "none"  # in place of a file
 PICTURES = 2000  # of a sheet; more is a slip of the hand
 T = TypeVar("T")
 
@@ -82,7 +83,7 @@ class Grid:
         both = at.get("strength", plan.network_mul)
         te, unet = float(at.get("te_strength", both)), float(at.get("unet_strength", both))
         prompt = _prompt(self.prompts, at)
-        if not te and not unet:
+        if (not te and not unet) or at.get("file") == WITHOUT:
             return Shot(prompt)
         return Shot(
             prompt, self._file(at), te, unet, _blocks(plan, at), at.get("start"), at.get("stop")
@@ -105,16 +106,19 @@ class Grid:
         return any(side.name == "block_id" for side in self.sides)
 
 
-def drawn_up(plan: Plan, job: Mapping[str, object] | None = None) -> Grid:
+def drawn_up(
+    plan: Plan, job: Mapping[str, object] | None = None, prompts: Sequence[Prompt] | None = None
+) -> Grid:
     """The plan with every value of it read and found good; nothing is loaded.
 
     Args:
         job: settings of the run that settings on the axes are varied of, by path.
+        prompts: in place of those that the plan names.
 
     Raises:
         Mistake: everything that is wrong, one a line.
     """
-    reader = _Reader(analyzed(plan))
+    reader = _Reader(analyzed(plan), prompts)
     grid = reader.grid(job)
     if not reader.complaints:
         reader.complaints += _unread(grid)
@@ -140,11 +144,12 @@ def analyzed(plan: Plan) -> Plan:
 class _Reader:
     """One call of `drawn_up`: what was read of the plan, and what is wrong with it."""
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: Plan, prompts: Sequence[Prompt] | None):
         self.plan, self.complaints = plan, []
         self.axes = {side: self._named(axis) for side, axis in plan.axes.items()}
         self.files = self._tried(lambda: [*_files(plan)], [])
-        self.prompts = self._tried(lambda: _prompts(plan, self._axis("prompt")), [])
+        own = [] if prompts is None else _seeded(prompts, plan)
+        self.prompts = own or self._tried(lambda: _prompts(plan, self._axis("prompt")), [])
         self._fill()
 
     def grid(self, job: Mapping[str, object] | None) -> Grid:
@@ -217,10 +222,15 @@ class _Reader:
             values = [self._known(value) for value in axis.values()] or stems(self.files)
         else:
             values = axis.values()
-        return Side(axis.name, tuple(values), tuple(labelled(axis.name, value) for value in values))
+        labels = [
+            "without" if v == WITHOUT and axis.name == "file" else labelled(axis.name, v) for v in values
+        ]
+        return Side(axis.name, tuple(values), tuple(labels))
 
     def _known(self, value: Value) -> str:
         names = stems(self.files)
+        if str(value).lower() == WITHOUT:
+            return WITHOUT
         for stem, file in zip(names, self.files, strict=True):
             if value in (stem, file.name, str(file)):
                 return stem
@@ -238,7 +248,7 @@ class _Reader:
             yield "block_strength: expected an axis block_id beside it, which says of which blocks"
         if {"block_weights", "block_id"} <= names:
             yield "block_weights: expected no axis block_id beside it"
-        none = self.plan.prompt == Lines() and self.plan.from_file is None
+        none = self.plan.prompt is None and self.plan.from_file is None
         if not self.prompts and none and "prompt" not in names:
             yield "prompt: expected --prompt or --from_file"
 
@@ -279,14 +289,19 @@ def stems(files: Sequence[pathlib.Path]) -> list[str]:
 
 def _prompts(plan: Plan, axis: Axis | None) -> list[Prompt]:
     """Those of the axis, or else those of the plan."""
-    lines = plan.prompt.texts if axis is None or not axis.words else axis.values()
+    lines = (plan.prompt or Lines()).texts if axis is None or not axis.words else axis.values()
     try:
         found = [parse_prompt(_flagged(line, plan), plan.sampler) for line in lines]
     except ValueError as e:
         raise Mistake(str(e)) from e
     if plan.from_file is not None and (axis is None or not axis.words):
         found += read_prompts(plan.from_file, plan.sampler)
-    found = [p if p.seed is not None else dataclasses.replace(p, seed=plan.seed) for p in found]
+    return _seeded(found, plan)
+
+
+def _seeded(prompts: Sequence[Prompt], plan: Plan) -> list[Prompt]:
+    """Each once."""
+    found = [p if p.seed is not None else dataclasses.replace(p, seed=plan.seed) for p in prompts]
     return list(dict.fromkeys(found))
 
 

@@ -59,8 +59,8 @@ class Plan:
         None, "The blocks, such as 17ALL or IN04, OUT05, that are each turned down alone while all others "
         "are on; the sheet then has a table of how far each one moves the picture. block_strength on an axis "
         "says to what.", group="sheet")  # fmt: skip
-    prompt: Lines = knob(
-        Lines(), "Prompts, one a line, with the flags of --from_file.", group="pictures", basic=True
+    prompt: Lines | None = knob(
+        None, "Prompts, one a line, with the flags of --from_file.", group="pictures", basic=True
     )
     from_file: pathlib.Path | None = knob(
         None, "Prompts, one a line: text --n negative --w 512 --h 512 --d seed --s steps --l cfg --ss "

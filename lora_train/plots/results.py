@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lora_train.knobs import flat
 from lora_train.plots import grid as sheets
-from lora_train.plots.cells import Grid
+from lora_train.plots.cells import WITHOUT, Grid
 from lora_train.plots.folder import Folder
 from lora_train.plots.heat import heat
 from lora_train.plots.suggestion import Measured, Place, Suggestion, suggestion
@@ -67,9 +67,14 @@ class Results:
             rows = [(i, k) for k in range(len(z.values)) for i in range(len(y.values))]
             return {"sheet.png": self._page(folder, rows, "")}
         return {
-            f"sheet-{k + 1}.png": self._page(folder, [(i, k) for i in range(len(y.values))], z.labels[k])
-            for k in range(len(z.values))
+            name: self._page(folder, [(i, k) for i in range(len(y.values))], z.labels[k])
+            for k, name in enumerate(self.names())
         }
+
+    def names(self) -> list[str]:
+        """Of the sheets' files."""
+        count = 1 if self.grid.plan.tall else len(self.grid.sides[2].values)
+        return ["sheet.png"] if count == 1 else [f"sheet-{k + 1}.png" for k in range(count)]
 
     def _page(self, folder: Folder, rows: list[tuple[int, int]], above: str) -> Image.Image:
         x, y, z = self.grid.sides
@@ -132,7 +137,8 @@ class Results:
         at = cell["values"]
         swept = [f"{name.rpartition('.')[2]} {value}" for name, value in at.items() if "." in name]
         file = str(at["file"]) if "file" in at else ", ".join(swept) or self.grid.files[0].stem
-        return file, float(at.get("strength", self.grid.plan.network_mul))
+        strength = float(at.get("strength", self.grid.plan.network_mul))
+        return file, 0.0 if file == WITHOUT else strength
 
     def suggested(self) -> Suggestion | None:
         found = self.measured() if self.grid.plan.score else {}

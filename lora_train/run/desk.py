@@ -19,7 +19,7 @@ from lora_train.run.queue import RUNNING, UNFINISHED, Queue
 from lora_train.run.rules import Rules
 from lora_train.run.runs import Runs, taken
 from lora_train.run.schema import schema
-from lora_train.run.sheets import Sheets
+from lora_train.run.sheets import Sheets, Wish, offered
 from lora_train.values import plain
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Desk:
         self.kept = Presets(folders.desk / "presets")
         self.past = Runs(folders.desk / "runs")
         self.line = Queue(host, folders.desk, rules)
-        self.sheets = Sheets(host, self.line)
+        self.sheets = Sheets(host, self.line, folders.desk / "sheets")
         self._header: tuple[float, dict] = (-AGO, {})
 
     # ── what can be set ──
@@ -233,8 +233,35 @@ class Desk:
                 return {"state": row["state"], "steps": row["steps"]}
         return {}
 
+    # ── sheets ──
+
     def sheet(self, name: str, what: str) -> dict[str, object]:
-        return self.sheets.begin(self.past.one(name), what)
+        return self.sheets.begin(self.sheets.of_run(self.past.one(name), what))
+
+    def axes(self) -> dict[str, object]:
+        return offered()
+
+    def look_sheet(self, values: Values, job: Values, name: str, run: str | None) -> dict[str, object]:
+        """What would come of it, and what is wrong with it."""
+        try:
+            return {**self.sheets.look(self._wish(values, job, name, run)), "complaints": []}
+        except Mistake as e:
+            return {"complaints": str(e).splitlines()}
+
+    def plan_sheet(self, values: Values, job: Values, name: str, run: str | None) -> dict[str, object]:
+        return self.sheets.begin(self._wish(values, job, name, run))
+
+    def _wish(self, values: Values, job: Values, name: str, run: str | None) -> Wish:
+        """Of a run's file the run's own settings, under those that are given; else the loaded model."""
+        earlier = {} if run is None else self.past.one(run).values
+        full = self._whole({**earlier, **job})
+        return self.sheets.planned(values, full, name, lambda run: self.past.one(run).files(), run)
+
+    def drawn_sheets(self) -> list[dict[str, object]]:
+        return self.sheets.all()
+
+    def drawn_sheet(self, name: str, after: int = 0) -> dict[str, object]:
+        return self.sheets.one(name, after)
 
     def stop_sheet(self) -> dict[str, object]:
         return self.sheets.stop()

@@ -29,10 +29,11 @@ def schema() -> dict[str, list[dict[str, object]]]:
     kinds = {s.path: s.choices for s in every if s.name == "kind"}
     groups = dict.fromkeys([*TITLES, *(s.group for s in every)])
     titles = [{"name": g, "title": TITLES.get(g, g.capitalize())} for g in groups]
-    return {"groups": titles, "settings": [_row(s, kinds) for s in every]}
+    return {"groups": titles, "settings": [row(s, kinds) for s in every]}
 
 
-def _row(s: Setting, kinds: dict[str, tuple]) -> dict[str, object]:
+def row(s: Setting, kinds: dict[str, tuple]) -> dict[str, object]:
+    """kinds: path of each choice of a component -> what there is to choose from."""
     inner, optional = unwrapped(s.type)
     listed = typing.get_origin(inner) is tuple
     chosen = f"{s.path.rpartition('.')[0]}.kind"

@@ -1,74 +1,135 @@
-"""Sheets of a run that has ended: its LoRA at several strengths, or the files it saved side by side."""
+"""Sheets that a page asks for: of a run that has ended, or as a person plans them; one at a time."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import pathlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lora_train.data.memory import Memory, usual
-from lora_train.data.plan import plan
+from lora_train.data.plan import plan as planned_of
 from lora_train.errors import Mistake
 from lora_train.job import assemble
+from lora_train.knobs import build, settings
+from lora_train.plots.axes import AXES, Axis
+from lora_train.plots.cells import WITHOUT, Grid, drawn_up
+from lora_train.plots.drawing import Course, Drawing
+from lora_train.plots.plan import Plan, with_files
+from lora_train.plots.results import Results, axes, finished
 from lora_train.run import samples
-from lora_train.run.draw import Column, columns, strengths
+from lora_train.run.control import Control, Ended
 from lora_train.run.live import linked
 from lora_train.run.release import release
-from lora_train.run.store import whole
-from lora_train.train.arithmetic import quick
+from lora_train.run.schema import row
 from lora_train.train.room import full
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from lora_train.host import Host
     from lora_train.run.queue import Queue
     from lora_train.run.runs import Run
 
-STRENGTHS = (0.0, 0.4, 0.6, 0.8, 1.0, 1.2)
-PROMPTS, FILES = 3, 8  # at most, on one sheet
+STRENGTHS = "0, 0.4-1.2:0.2"
+PROMPTS, FILES, PICTURES = 3, 8, 8  # at most, on a run's sheet; that its loss is measured on
 DRAWING = "drawing"
 FULL = "out of memory: close other programs, or unload other models, and draw it again"
-Page = Callable[[Callable[[], None]], "Image.Image"]  # asked while it waits for the host's model
+OWN = ("outdir", "output")  # settings of a plan that are this place's
 
 log = logging.getLogger(__name__)
-
-
-class Broken(Exception):
-    """A person does not want it any more."""
 
 
 @dataclasses.dataclass
 class Sheet:
     """One that is drawn, or was."""
 
-    run: str
-    what: str  # "strengths" or "files"
+    name: str  # of its folder
+    run: str | None
+    what: str  # "strengths", "files" or "plan"
     state: str = DRAWING  # then done, stopped or failed
     done: int = 0
     of: int = 0
+    left: float | None = None  # seconds
+    note: str = ""
     url: str | None = None
+    suggestion: str | None = None
     error: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """What is to be drawn."""
+
+    sheet: Sheet
+    grid: Grid
+    values: Mapping[str, object]  # of the model, and of the run where it is one's
 
 
 class Sheets:
     """Draws one at a time, in a thread of its own, while nothing trains."""
 
-    def __init__(self, host: Host, line: Queue):
-        self.host, self.line = host, line
+    def __init__(self, host: Host, line: Queue, folder: pathlib.Path):
+        """folder: each sheet has one of its own in it."""
+        self.host, self.line, self.folder = host, line, folder
         self.now: Sheet | None = None
-        self.stopping = threading.Event()
+        self.drawing: Drawing | None = None
+        self.control = Control()
         self.thread: threading.Thread | None = None
 
-    def begin(self, run: Run, what: str) -> dict[str, object]:
-        """Raises Mistake: something else is drawn or trained, or there is nothing to draw."""
-        made, (job, output, place) = wanted(run, what), assemble(run.values, tolerant=True)
-        planned = plan(job.data, decode=False, memory=Memory(usual()))
-        prompts = samples.wanted(job, output, planned)[:PROMPTS]
+    def of_run(self, run: Run, what: str) -> Wish:
+        """One of the two sheets of a run that has ended.
+
+        Raises:
+            Mistake: the run has no file, or not two of them.
+        """
+        files, (job, output, _) = run.files(), assemble(run.values, tolerant=True)
+        prompts = samples.wanted(
+            job, output, planned_of(job.data, decode=False, memory=Memory(usual()))
+        )[:PROMPTS]  # fmt: skip
+        name = f"{run.store.name}-{what}"
+        plan = wanted(run.store.name, files, what, self.folder / name, run.store.records / f"{what}.png")
+        grid = drawn_up(dataclasses.replace(plan, lora_dir=output.output_dir), None, prompts)
+        return Wish(Sheet(name, run.store.name, what, of=_count(grid)), grid, run.values)
+
+    def planned(
+        self, values: Mapping[str, object], job: Mapping[str, object], name: str,
+        of_run: Callable[[str], Sequence[pathlib.Path]], run: str | None = None,
+    ) -> Wish:  # fmt: skip
+        """A sheet as a person plans it.
+
+        Args:
+            values: of the plan, by name.
+            job: of a run that is varied, or whose file it is; with the model.
+            of_run: the files of a run.
+
+        Raises:
+            Mistake: all that is wrong with it.
+        """
+        own = {path: value for path, value in values.items() if path not in OWN}
+        plan = build(Plan, {**own, "outdir": str(self.folder / name)})
+        plan = with_files(plan, lambda name: [*of_run(name)])
+        grid = drawn_up(plan, job)
+        return Wish(Sheet(name, run, "plan", of=_count(grid)), grid, job)
+
+    def look(self, wish: Wish) -> dict[str, object]:
+        """What would come of it: axes, cells, pictures each once, runs, and seconds where a picture's time is
+        known from the last sheet."""
+        pace, count = self._pace(), _count(wish.grid)
+        return {
+            "axes": axes(wish.grid), "cells": len([*wish.grid.places()]), "pictures": count,
+            "runs": len(wish.grid.runs), "seconds": None if pace is None else round(pace * count, 1),
+        }  # fmt: skip
+
+    def _pace(self) -> float | None:
+        """Seconds of a picture, of the sheet that was drawn last."""
+        course = None if self.drawing is None else self.drawing.course
+        return course.seconds / course.drawn if course is not None and course.drawn else None
+
+    def begin(self, wish: Wish) -> dict[str, object]:
+        """Raises Mistake: something else is drawn or trained."""
         if not self.line.machine.acquire(blocking=False):
             drawing = self.now is not None and self.now.state == DRAWING
             raise Mistake(
@@ -76,27 +137,20 @@ class Sheets:
                 if drawing
                 else "a run is on; draw the sheet when it has ended"
             )
-        self.now = sheet = Sheet(run.store.name, what, of=len(made) * len(prompts))
-        self.stopping.clear()
-
-        def page(waiting: Callable[[], None]) -> Image.Image:
-            with self.host.borrow(
-                job.model, device=place.device, precision=job.training.mixed_precision, waiting=waiting
-            ) as lent, quick(lent.device):  # fmt: skip
-                return columns(
-                    lent, made, prompts, [output.output_dir], title=run.store.name, told=self._told
-                )
-
-        file = run.store.records / f"{what}.png"
+        self.control, self.now = Control(), wish.sheet
+        job, _, place = assemble(wish.values, tolerant=True)
+        own = wish.values if wish.sheet.run is not None else None
+        self.drawing = drawing = Drawing(
+            wish.grid, job, place, self.host, values=own, control=self.control, told=self._told)  # fmt: skip
         self.thread = threading.Thread(
-            target=self._draw, args=(sheet, page, file), name="lora-train sheet", daemon=True
+            target=self._draw, args=(wish.sheet, drawing), name="lora-train sheet", daemon=True
         )
         self.thread.start()
-        return dataclasses.asdict(sheet)
+        return dataclasses.asdict(wish.sheet)
 
     def stop(self) -> dict[str, object]:
         """After the picture that is being drawn."""
-        self.stopping.set()
+        self.control.stop(False)
         return self.view() or {}
 
     def view(self) -> dict[str, object] | None:
@@ -104,69 +158,147 @@ class Sheets:
 
     def close(self, seconds: float) -> None:
         """The program ends."""
-        self.stopping.set()
+        self.control.stop(False)
         if self.thread is not None:
             self.thread.join(seconds)
 
-    def _draw(self, sheet: Sheet, page: Page, file: pathlib.Path) -> None:
-        found = self._ended(sheet, page, file)
+    def _draw(self, sheet: Sheet, drawing: Drawing) -> None:
+        found = self._ended(sheet, drawing)
         release()
         self.line.machine.release()
         for name, value in found.items():  # the state comes last: who sees it may draw the next one
             setattr(sheet, name, value)
 
-    def _ended(self, sheet: Sheet, page: Page, file: pathlib.Path) -> dict[str, str]:
+    def _ended(self, sheet: Sheet, drawing: Drawing) -> dict[str, object]:
         """What is to be said of it."""
         try:
-            image = page(self._asked)
-            with whole(file) as part:
-                image.save(part, "PNG")
-        except Broken:
-            return {"state": "stopped"}
+            drawing.make()
+            results = finished(drawing)
+            results.write()
+        except Ended:
+            return {"note": "", "state": "stopped"}
         except Mistake as e:
-            return {"error": str(e), "state": "failed"}
+            return {"note": "", "error": str(e), "state": "failed"}
         except Exception as e:
             if full(e):
-                return {"error": FULL, "state": "failed"}
-            log.exception("The sheet of %s could not be drawn", sheet.run)
+                return {"note": "", "error": FULL, "state": "failed"}
+            log.exception("The sheet %s could not be drawn", sheet.name)
             said = (
                 f"a fault of lora-train: {type(e).__name__}: {e}; the log has the traceback, please report it"
             )
-            return {"error": said, "state": "failed"}
-        url = f"{linked(file)}&drawn={time.time():.0f}"  # or a browser shows the last one
-        return {"url": url, "state": "done"}
+            return {"note": "", "error": said, "state": "failed"}
+        chosen = results.suggested()
+        return {
+            "note": "", "url": _shown(_page(drawing, results)), "suggestion": chosen and chosen.said(),
+            "state": "done",
+        }  # fmt: skip
 
-    def _asked(self) -> None:
-        if self.stopping.is_set():
-            raise Broken
+    def _told(self, course: Course) -> None:
+        self.control.heed()
+        now = self.now
+        now.done, now.of, now.left, now.note = course.done, course.of or now.of, course.left, course.note
 
-    def _told(self, done: int, of: int) -> None:
-        self._asked()
-        self.now.done, self.now.of = done, of
+    # ── on disk ──
+
+    def all(self) -> list[dict[str, object]]:
+        """The newest first."""
+        found = [(path.stat().st_mtime, path) for path in self.folder.glob("*/sheet.json")]
+        return [
+            {"name": path.parent.name, "when": when, "suggestion": _text(_record(path))}
+            for when, path in sorted(found, reverse=True)
+        ]  # fmt: skip
+
+    def one(self, name: str, after: int = 0) -> dict[str, object]:
+        """A sheet with its cells, of the one that is drawn those that are there.
+
+        Args:
+            after: of the one that is drawn, so many cells are known already.
+
+        Raises:
+            LookupError: there is none of this name.
+        """
+        drawing, now = self.drawing, self.now
+        folder = self.folder / name
+        if now is not None and drawing is not None and now.name == name and now.state == DRAWING:
+            cells = list(drawing.cells.values())[after:]
+            found = {"axes": axes(drawing.grid), "cells": cells, "count": after + len(cells)}
+            return {**found, "state": now.state, **_linked(found, folder)}
+        record = _record(folder / "sheet.json")
+        if not record:
+            raise LookupError(f"{name}: no such sheet")
+        return {**record, "count": len(record["cells"]), "state": "done", **_linked(record, folder)}
 
 
-def wanted(run: Run, what: str) -> list[Column]:
-    """The columns of one of the two sheets.
+def wanted(
+    name: str, files: Sequence[pathlib.Path], what: str, outdir: pathlib.Path, output: pathlib.Path
+) -> Plan:
+    """Of one of the two sheets of a run.
 
     Raises:
         Mistake: the run has no file, or not two of them.
     """
-    files = run.files()
     if not files:
-        raise Mistake(f"{run.store.name}: no saved file is there; train it first")
-    if what == "strengths":
-        return strengths(files[-1], STRENGTHS)
-    if what != "files":
+        raise Mistake(f"{name}: no saved file is there; train it first")
+    if what not in ("strengths", "files"):
         raise Mistake(f"what = {what}: expected strengths or files")
-    if len(files) == 1:
-        raise Mistake(
-            f"{run.store.name}: only one file was saved; output.save_every_n_epochs saves more to compare"
-        )
+    if what == "files" and len(files) == 1:
+        raise Mistake(f"{name}: only one file was saved; output.save_every_n_epochs saves more to compare")
     shown = files if len(files) <= FILES else spread(files, FILES)
-    return [Column("without", shown[0], 0.0), *(Column(f.stem, f, 1.0) for f in shown)]
+    every = Axis("file", ", ".join([WITHOUT, *map(str, shown)]))
+    return Plan(
+        network_weights=tuple(shown if what == "files" else files[-1:]),
+        x=every if what == "files" else Axis("strength", STRENGTHS), y=Axis("prompt"), score=True,
+        score_pictures=PICTURES, outdir=outdir, output=output)  # fmt: skip
+
+
+def offered() -> dict[str, object]:
+    """What a form needs: the settings of a plan, and the axes that there are beside those of a training."""
+    rows = [row(s, {}) for s in settings(Plan) if s.path not in OWN]
+    kinds = [
+        {"name": name, "title": kind.title, "help": kind.said, "usual": kind.usual}
+        for name, kind in AXES.items()
+    ]
+    return {"settings": rows, "axes": kinds}
 
 
 def spread(files: Sequence[pathlib.Path], count: int) -> list[pathlib.Path]:
     """So many of them, evenly, the first and the last among them."""
     last = len(files) - 1
     return [files[round(i * last / (count - 1))] for i in range(count)]
+
+
+def _count(grid: Grid) -> int:
+    """Pictures, each once."""
+    shots = {grid.shot(place) for place in grid.places()}
+    if grid.compares_blocks:
+        return len(shots | {grid.whole(place) for place in grid.places()})
+    return len(shots | {shot.bare() for shot in shots}) if grid.plan.score else len(shots)
+
+
+def _page(drawing: Drawing, results: Results) -> pathlib.Path:
+    plan = drawing.grid.plan
+    return plan.output or plan.outdir / results.names()[0]
+
+
+def _shown(file: pathlib.Path) -> str:
+    return f"{linked(file)}&drawn={time.time():.0f}"  # or a browser shows the last one
+
+
+def _record(path: pathlib.Path) -> dict:
+    """{} where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _text(record: Mapping) -> str | None:
+    return (record.get("suggestion") or {}).get("text")
+
+
+def _linked(record: Mapping, folder: pathlib.Path) -> dict[str, object]:
+    """With addresses of the pictures."""
+    cells = [{**cell, "url": linked(folder / cell["picture"])} for cell in record["cells"]]
+    pages = {"sheet_urls": [_shown(folder / name) for name in record.get("sheets", ())]}
+    warm = record.get("heat")
+    return {"cells": cells, **pages, "heat_url": warm and _shown(folder / warm)}

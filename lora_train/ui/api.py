@@ -74,6 +74,14 @@ class Ask:
         """Of several runs, with slashes between, which no name has."""
         return [name for name in self.query.get("names", "").split("/") if name]
 
+    @property
+    def sheet(self) -> tuple[dict[str, object], dict[str, object], str, str | None]:
+        """What is planned of one: its values, those of a run, its name, and the run whose files it shows."""
+        job, run = self.json.get("job") or {}, self.json.get("run")
+        if not isinstance(job, dict):
+            raise Mistake("job: expected an object of settings, or nothing")
+        return self.values, self.guard.values(job), self.name, None if run is None else str(run)
+
     def whole(self, name: str, usual: int = 0) -> int:
         try:
             return int(self.query.get(name, usual))
@@ -123,6 +131,11 @@ ANSWERS: tuple[tuple[str, str, Callable[[Desk, Ask], object]], ...] = (
     ("GET", "/compare", lambda desk, ask: desk.compare(ask.names)),
     ("POST", "/runs/{name}/sheet", lambda desk, ask: desk.sheet(ask.name, str(ask.json.get("what", "")))),
     ("POST", "/sheet/stop", lambda desk, ask: desk.stop_sheet()),
+    ("GET", "/axes", lambda desk, ask: desk.axes()),
+    ("GET", "/sheets", lambda desk, ask: desk.drawn_sheets()),
+    ("GET", "/sheets/{name}", lambda desk, ask: desk.drawn_sheet(ask.name, ask.whole("after"))),
+    ("POST", "/sheets/{name}/look", lambda desk, ask: desk.look_sheet(*ask.sheet)),
+    ("POST", "/sheets/{name}", lambda desk, ask: desk.plan_sheet(*ask.sheet)),
     ("DELETE", "/runs/{name}", lambda desk, ask: desk.clear(ask.name, ask.query.get("what", ""))),
 )  # fmt: skip
 

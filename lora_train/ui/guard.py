@@ -182,10 +182,12 @@ def _places(folders: Folders) -> list[pathlib.Path]:
 def _paths() -> dict[str, Setting]:
     """The settings that name files."""
     from lora_train.job import declared
+    from lora_train.knobs import settings
+    from lora_train.plots.plan import Plan
 
     files = (
         s
-        for s in declared()
+        for s in (*declared(), *settings(Plan))
         if unwrapped(s.type)[0] in (pathlib.Path, tuple[pathlib.Path, ...]) or s.place and not s.choices
     )
     return {s.path: s for s in files}

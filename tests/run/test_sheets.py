@@ -139,8 +139,9 @@ def test_what_fails_is_said_and_holds_nothing_up(desk, host):
 
     host.lent = Failing()
     desk.sheet("okara", "strengths")
-    assert drawn(desk) | {"done": 0} == {
-        "run": "okara", "what": "strengths", "state": "failed", "done": 0, "of": 12, "url": None,
+    assert drawn(desk) == {
+        "name": "okara-strengths", "run": "okara", "what": "strengths", "state": "failed", "done": 0,
+        "of": 12, "left": None, "note": "", "url": None, "suggestion": None,
         "error": "the model is gone; load it again",
     }  # fmt: skip
     until(lambda: not desk.line.machine.locked())

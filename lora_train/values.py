@@ -55,7 +55,9 @@ def parsed(kind: object, limits: Limits, value: object) -> object:
 
 def several(kind: object, value: object) -> list | tuple:
     """The elements of what is given for a tuple. Paths may have blanks in them, and have commas or line ends
-    between; all else has commas or blanks."""
+    between; what has commas of its own, ; or line ends; all else commas or blanks."""
+    if isinstance(value, str) and typing.get_args(kind)[0] not in READERS:
+        return [word.strip() for word in value.replace("\n", ";").split(";") if word.strip()]
     if isinstance(value, str) and typing.get_args(kind)[0] is pathlib.Path:
         return [word.strip() for word in value.replace("\n", ",").split(",") if word.strip()]
     words = value.replace(",", " ").split() if isinstance(value, str) else value

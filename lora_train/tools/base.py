@@ -7,7 +7,8 @@ import pathlib
 
 from torch import Tensor
 
-from lora_train.models.files import Source, find
+from lora_train.errors import Mistake
+from lora_train.models.files import CHECKPOINT, Source, find
 from lora_train.models.whole import places
 from lora_train.weights import Weights
 
@@ -22,7 +23,11 @@ class Base:
     """
 
     def __init__(self, path: pathlib.Path):
-        self.path, self.found = path, find(path)
+        self.path = path
+        try:
+            self.found = find(path)
+        except Mistake as e:  # it speaks of a job's setting, which a tool has not
+            raise Mistake(str(e).replace(f"{CHECKPOINT} = ", "")) from e
         self.arch = self.found.facts.arch
         self.weights: dict[str, Where] = {}  # key of a layer, "unet.input_blocks.0.0" -> where its weight is
         self.biases: dict[str, Where] = {}

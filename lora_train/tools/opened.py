@@ -137,7 +137,7 @@ class Opened:
 
     def _layer(self, key: str, own: Mapping[str, Tensor], base: Base | None, device: str) -> Layer:
         held, weight = self.layers[key], None
-        if base is not None:
+        if base is not None and (key in base.weights or self.needs_base(key)):
             if key not in base.weights:
                 raise Mistake(f"{self.path}: made for another model: {base.path} has no {key}")
             shape = base.shapes[key]

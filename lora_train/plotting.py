@@ -7,8 +7,8 @@ import logging
 import pathlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from lora_train.errors import Mistake
 from lora_train.options import Parser, add, parse, train_values
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from lora_train.plots.cells import Grid
     from lora_train.plots.drawing import Course
     from lora_train.plots.results import Results
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +57,20 @@ def command(words: Sequence[str]) -> int:
     job, notes = train_values(rest, every) if varied else ({}, [])
     for note in notes:
         log.info(note)
-    grid = drawn_up(plan, {**job, **model})
-    parts = assemble({**job, **model} if grid.runs else model, tolerant=True)
+    complaints: list[str] = []
+    grid = _tried(complaints, lambda: drawn_up(plan, {**job, **model}))
+    parts = _tried(complaints, lambda: assemble({**job, **model} if varied else model, tolerant=True))
+    if complaints:
+        raise Mistake("\n".join(dict.fromkeys(complaints)))
     return _drawn(grid, parts[0], parts[2])
+
+
+def _tried(complaints: list[str], look: Callable[[], T]) -> T | None:
+    try:
+        return look()
+    except Mistake as e:
+        complaints += str(e).splitlines()
+        return None
 
 
 def _saved(given: Mapping[str, object], name: str) -> list[pathlib.Path]:

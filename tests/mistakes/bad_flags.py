@@ -179,7 +179,7 @@ DRAWN: dict[str, tuple[Sequence[object], tuple[str, ...]]] = {
         ("--prompt", "a --w 64 --h 64 --s 1", "--network_weights", "gone.safetensors"),
         ("gone.safetensors",)),
     "with weights of a name too long": (
-        ("--prompt", "a", "--network_weights", "a" * 300 + ".safetensors"), ("aaa.safetensors",)),
+        ("--prompt", "a", "--network_weights", "a" * 300 + ".safetensors"), ("aaaaaaaa",)),
     "on a device that there is not": (("--prompt", "a", "--device", "tpu"), ("place.device", "tpu")),
     "with an option that there is not": (("--prompt", "a", "--nothing", "1"), ("nothing",)),
 }  # fmt: skip

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lora_train.run.runs import Run
 
 BINS, EACH = 20, 8  # at most; samples that a bin should have, or there are fewer
+PARTS, IN_PART = 20, 64  # of a run, in sequence; as before
 STEPS = 1000  # of a model's schedule
 ROOM = 100_000  # bytes that the pictures' rows may take
 CAPTION = 240  # letters of a caption that are shown
@@ -45,7 +46,8 @@ def insight(run: Run) -> Table:
     samples, rows = finite(read(records)), pictures(records)
     why = None if len(samples) else EARLY if rows else OLDER
     return {
-        "name": run.store.name, "step": run.step, "samples": len(samples),
+        "name": run.store.name, "step": int(samples["step"][-1]) if len(samples) else run.step,
+        "samples": len(samples),
         "timesteps": {"said": why, "rows": [] if why else by_timestep(samples, *window(run.values))},
         "pictures": by_picture(samples, rows, run.values, why),
         "blocks": by_block(records),
@@ -104,12 +106,19 @@ def by_timestep(samples: np.ndarray, low: int = 0, high: int = STEPS) -> list[Ta
 
 
 def relative(samples: np.ndarray, low: int = 0, high: int = STEPS) -> tuple[np.ndarray, str]:
-    """Losses against what is usual at their timestep, so that pictures can be compared that were seen at
-    others: "times" the mean of the bin, or where a mean is not above 0, as of a loss with a logarithm in it,
-    "more" than it."""
+    """Losses, which are by step, against what is usual at their timestep and at their time in the run, so
+    that pictures can be compared that were seen at others: "times" the mean of the bin, or where a mean is
+    not above 0, as of a loss with a logarithm in it, "more" than it. That is then held in the same way
+    against the mean of its part of the run, for all losses fall while the run goes on."""
     bins = Bins(samples, low, high)
-    usual = bins.means[bins.of]
-    return (bins.losses / usual, "times") if (usual > 0).all() else (bins.losses - usual, "more")
+    usual, parts = bins.means[bins.of], max(1, min(PARTS, len(samples) // IN_PART))
+    of = np.arange(len(samples)) * parts // len(samples)
+    times = (usual > 0).all()
+    found = bins.losses / usual if times else bins.losses - usual
+    now = (np.bincount(of, found) / np.bincount(of))[of]
+    if times and (now > 0).all():
+        return found / now, "times"
+    return (found, "times") if times else (found - now, "more")
 
 
 def by_picture(samples: np.ndarray, rows: list[dict], values: dict[str, object], why: str | None) -> Table:
@@ -200,7 +209,7 @@ def _side(run: Run) -> Table:
     best = min(tried, default=None)
     bins = by_timestep(samples, *window(run.values)) if len(samples) else []
     return {
-        "name": run.store.name, "step": run.step,
+        "name": run.store.name, "step": points[-1][0] if points else 0,
         "columns": ["step", "average", "validation"],
         "points": [[step, short(a), short(v)] for step, a, v in _kept(points)],
         "average": short(points[-1][1]) if points else None,

@@ -7,10 +7,12 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from lora_train.run.losses import read
 from lora_train.train.parallel import Team
 from tests.run.conftest import pictures, trained  # noqa: F401 (fixtures)
 from tests.run.test_session import LIVELY
@@ -111,6 +113,11 @@ def test_two_processes_are_one_with_twice_the_accumulation(trained, pictures, tm
     ]
     wanted = (tmp_path / "alone" / "x-run" / "metrics.jsonl").read_text().splitlines()
     assert losses == pytest.approx([json.loads(line)["loss"] for line in wanted], abs=1e-6)
+    ours, theirs = (read(folder / "x-run") for folder in (both, tmp_path / "alone"))
+    order = ["step", "picture", "timestep"]
+    ours, theirs = np.sort(ours, order=order), np.sort(theirs, order=order)
+    assert np.array_equal(ours[order], theirs[order])
+    assert np.allclose(ours["loss"], theirs["loss"], atol=1e-6)
 
 
 def test_a_stop_that_one_process_is_asked_for_stops_both_with_a_state(trained, pictures, tmp_path):  # noqa: F811

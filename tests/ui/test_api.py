@@ -105,6 +105,9 @@ def test_every_route_asks_the_desk_for_one_thing(made):
         ("POST", "/run/sample", None, ("sample_now",)),
         ("GET", "/runs", None, ("runs",)),
         ("GET", "/runs/okara", None, ("run", "okara")),
+        ("GET", "/runs/okara/insight", None, ("insight", "okara")),
+        ("GET", "/runs/compare", None, ("run", "compare")),
+        ("GET", "/compare?names=okara/a%2C%20b", None, ("compare", ["okara", "a, b"])),
         ("DELETE", "/runs/okara?what=caches", None, ("clear", "okara", "caches")),
     ]
     for method, path, body, expected in asked:
@@ -359,3 +362,25 @@ def test_a_page_that_is_left_while_it_asks_is_no_fault(made):
     asyncio.run(client.app(scope, receive, send))
     assert sent[0]["status"] == 400
     assert not desk.asked
+
+
+def test_a_picture_is_handed_out_small_where_it_is_asked_for(made, folders):
+    import io
+
+    from PIL import Image
+
+    client, _ = made()
+    path = folders.loras / "large.png"
+    Image.new("RGBA", (900, 300), (255, 0, 0, 0)).save(path)
+    whole = client.get(f"{PREFIX}/file", params={"path": str(path)})
+    assert whole.content == path.read_bytes()
+    answer = client.get(f"{PREFIX}/file", params={"path": str(path), "width": "160"})
+    assert answer.headers["content-type"] == "image/jpeg"
+    picture = Image.open(io.BytesIO(answer.content))
+    assert picture.size == (160, 53)
+    assert min(picture.getpixel((5, 5))) > 250  # nothing is white
+    most = client.get(f"{PREFIX}/file", params={"path": str(path), "width": "99999999999"})
+    assert Image.open(io.BytesIO(most.content)).width == 512
+    path.write_bytes(b"no picture")
+    refused = client.get(f"{PREFIX}/file", params={"path": str(path), "width": "160"})
+    assert (refused.status_code, "expected a picture" in refused.json()["error"]) == (422, True)

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import pathlib
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +17,6 @@ from lora_train.adapters.word import bundled
 from lora_train.emphasis import Named, loras
 from lora_train.errors import Mistake
 from lora_train.knobs import nearest
-from lora_train.plots.grid import sheet
 from lora_train.run.embeddings import worn
 from lora_train.spelling import Book
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from lora_train.host import Lent
     from lora_train.prompts import Prompt
 
-ENLARGED = 128  # pixels; cells of a smaller side are blown up to about this
 Words = dict[str, dict[str, torch.Tensor]]  # word -> part -> vectors
 TOLD = 20  # names that are listed where one is not found
 
@@ -206,48 +204,3 @@ class Weighed:
             self.network.weigh(named.te, named.unet * acts, blocks)
             sums = {key: sums[key] + more for key, more in self.network.strengths.items()}
         self.network.strengths = {key: sums[key] * self.times[key] for key in sums}
-
-
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """Of a sheet: a file at a strength."""
-
-    label: str
-    file: pathlib.Path
-    strength: float
-
-
-def columns(  # noqa: PLR0913 (what a sheet is of, and who looks on)
-    lent: Lent,
-    wanted: Sequence[Column],
-    prompts: Sequence[Prompt],
-    folders: Sequence[pathlib.Path] = (),
-    *,
-    title: str = "",
-    told: Callable[[int, int], None] = lambda done, of: None,
-) -> Image.Image:
-    """One row a prompt; the same seed along a row.
-
-    Args:
-        folders: where LoRAs lie that prompts name.
-        told: before each picture, how many are done and of how many; may raise to break off.
-    """
-    files = [*dict.fromkeys(column.file for column in wanted)]
-    worn, wardrobe = Worn(lent, files), Wardrobe(lent, folders)
-    wardrobe.read(prompts, worn.names)
-    prompts = [p if p.seed is not None else dataclasses.replace(p, seed=1) for p in prompts]
-
-    def cell(row: int, column: int) -> Image.Image:
-        told(row * len(wanted) + column, len(wanted) * len(prompts))
-        one = wanted[column]
-        with worn.at([one.strength if file == one.file else 0.0 for file in files]) as on:
-            return wardrobe.sample(prompts[row], on)
-
-    side = min(min(p.width, p.height) for p in prompts)
-    labels = [column.label for column in wanted]
-    return sheet([p.prompt for p in prompts], labels, cell, title=title, enlarge=max(1, ENLARGED // side))
-
-
-def strengths(file: pathlib.Path, values: Sequence[float]) -> list[Column]:
-    """A column for each."""
-    return [Column(f"strength {value:g}", file, value) for value in values]

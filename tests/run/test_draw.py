@@ -15,7 +15,7 @@ from lora_train.adapters.network import Network
 from lora_train.blocks import BlockWeights
 from lora_train.errors import Mistake
 from lora_train.prompts import Prompt
-from lora_train.run.draw import Wardrobe, Worn, columns, noted, strengths
+from lora_train.run.draw import Wardrobe, Worn, noted
 from lora_train.spelling import Book
 from tests.run.test_adapters_in_a_run import Lender
 from tests.tiny import Tiny
@@ -95,15 +95,6 @@ def test_what_is_worn_already_gets_the_prompts_strengths_for_its_picture(lent, f
         whole = drawn(lent, folder / "none", "a cat", on)
     assert one == with_parts(lent, folder / "style.safetensors", "a cat", 0.5, 1.0)
     assert whole == with_parts(lent, folder / "style.safetensors", "a cat", 0.5, 0.5)
-
-
-def test_a_sheet_wears_what_its_prompts_name(lent, folder):
-    prompts = [Prompt("a cat<lora:eyes:1>", width=64, height=64, seed=1)]
-    without = [Prompt("a cat<lora:eyes:0>", width=64, height=64, seed=1)]
-    wanted = strengths(folder / "style.safetensors", [0, 1])
-    pages = [columns(lent, wanted, p, [folder]) for p in (prompts, without)]
-    assert pages[0].size == pages[1].size
-    assert pages[0].tobytes() != pages[1].tobytes()
 
 
 def test_while_training_the_name_of_the_result_means_the_running_network(trained, tmp_path, folder):

@@ -149,8 +149,8 @@ def placed(words: Sequence[str]) -> dict[str, str]:
     for word in words[1:]:
         name, equals, value = word.partition("=")
         name = SAME.get(name.strip(), name.strip())
-        if equals and name in NAMED:
-            values[name] = value.strip()
+        if equals:
+            values[name if name in NAMED else "more"] = value.strip()
             continue
         place, number = next(places, "more"), _number(word.strip()) is not None
         if place == "unet" and not number:
@@ -161,10 +161,33 @@ def placed(words: Sequence[str]) -> dict[str, str]:
     return values
 
 
+def words_of(values: Mapping[str, str]) -> list[str]:
+    """The parts of a tag again; numbers in the places where the WebUI itself reads them.
+
+    >>> words_of({"name": "a", "te": "0.5", "lbw": "OUTALL"})
+    ['a', '0.5', 'lbw=OUTALL']
+    """
+    words, rest = [values["name"]], {name: value for name, value in values.items() if name != "name"}
+    for place in ("te", "unet", "dyn"):
+        if place not in rest:
+            break
+        words.append(rest.pop(place))
+    return [*words, *(f"{name}={value}" for name, value in rest.items())]
+
+
 def _named(tag: str, words: Sequence[str]) -> Named:
     values = placed(words)
     if "dyn" in values or "more" in values:
         raise ValueError(f"{tag}: expected <lora:name:te:unet>; a fourth value is not in this version")
+    return named_of(tag, values)
+
+
+def named_of(tag: str, values: Mapping[str, str]) -> Named:
+    """What the parts of a tag say, by their names.
+
+    Raises:
+        ValueError: they cannot be read; the message begins with the tag.
+    """
     if not values.get("name"):
         raise ValueError(f"{tag}: expected a file's name, as in <lora:name:1>")
     te = _strength(tag, values.get("te", "1"))

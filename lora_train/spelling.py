@@ -75,11 +75,6 @@ def _value(word: str, x: float, draw: random.Random) -> float:
         raise ValueError(f"{shown(word)}: expected a number, R, U, X, or X with +0.1 or -0.1") from None
 
 
-def random_in(text: str) -> bool:
-    """Whether a list is another each time."""
-    return any(word.strip().upper() in ("R", "U") for word in text.partition("|")[0].split(","))
-
-
 def _text(file: pathlib.Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig", errors="replace")

@@ -20,12 +20,11 @@ from torch import Tensor, nn
 from lora_train.adapters.layer import Layer
 from lora_train.errors import Mistake
 from lora_train.host import Cond, Model, Origin, Stepped, widened
-from lora_train.hosts.webui import turn
+from lora_train.hosts.webui import steps, turn
 from lora_train.hosts.webui.held import held
 from lora_train.hosts.webui.kinds import INPAINTING, family, posterior, schedule, unlike, untrainable
 from lora_train.hosts.webui.neutral import bare_after, neutral, set_options
 from lora_train.hosts.webui.proof import Proof
-from lora_train.hosts.webui.steps import telling
 from lora_train.hosts.webui.texts import Texts
 from lora_train.hosts.webui.versions import scheduler
 from lora_train.hosts.webui.words import Vectors, count, known
@@ -237,7 +236,7 @@ class Loan:
                 known(self.texts.whole, self.learned),
                 _draws_kept(self.device),
                 self.drawing(),
-                telling(stepped),
+                steps.telling(stepped),
             ):
                 shared.state.skipped = shared.state.interrupted = shared.state.stopping_generation = False
                 shared.state.job_count = -1

@@ -16,7 +16,7 @@ from tests.hosts.standin import encoder
 
 SITE = pathlib.Path(__file__).with_name("site")
 DEMO = pathlib.Path(__file__).parents[3] / "demo" / "checkpoint"
-OURS = ("modules", "networks", "ldm", "sgm")  # top-level names that come and go
+OURS = ("modules", "network", "networks", "ldm", "sgm")  # top-level names that come and go
 
 
 class World:

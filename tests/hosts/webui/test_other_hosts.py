@@ -22,7 +22,9 @@ from lora_train.hosts.webui import versions, which
 ROOT = pathlib.Path(__file__).parents[3]
 FORGE = pathlib.Path(os.environ.get("SD_FORGE_DIR", ""))
 BACKENDS = {"forge": ["modules_forge", "backend"], "reforge": ["modules_forge", "ldm_patched"]}
-CALLBACKS = ("on_ui_settings", "on_ui_tabs", "on_after_component", "on_app_started")
+CALLBACKS = (
+    "on_ui_settings", "on_ui_tabs", "on_after_component", "on_app_started", "on_before_ui", "on_cfg_denoiser",
+)  # fmt: skip
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import pathlib
 import re
 
+import network
 import torch
 from modules import shared
 from safetensors import safe_open
@@ -26,16 +27,16 @@ class NetworkOnDisk:
         pass
 
 
-class Module:
+class Module(network.NetworkModule):
     def __init__(self, net, name, weights):
-        self.net, self.name, self.w = net, name, weights
+        super().__init__(net, name)
+        self.w = weights
 
     def calc_updown(self, weight):
         up, down = (self.w[f"lora_{way}.weight"].to(weight.device, torch.float32) for way in ("up", "down"))
         change = (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
         alpha = self.w["alpha"].item() if "alpha" in self.w else len(down)
-        strength = self.net.te_multiplier if "transformer" in self.name[:20] else self.net.unet_multiplier
-        return change * (alpha / len(down)) * strength, None
+        return change * (alpha / len(down)) * self.multiplier(), None
 
 
 class Network:
@@ -43,7 +44,7 @@ class Network:
         self.name, self.network_on_disk, self.modules, self.bundle_embeddings = name, on_disk, {}, {}
         self.te_multiplier = self.unet_multiplier = 1.0
         self.dyn_dim, self.mtime = None, pathlib.Path(on_disk.filename).stat().st_mtime
-        self.keys_failed_to_match = {}
+        self.keys_failed_to_match, self.mentioned_name = {}, None
 
 
 RESNET = {"conv1": "in_layers_2", "conv2": "out_layers_3", "norm1": "in_layers_0", "norm2": "out_layers_0",
@@ -147,6 +148,7 @@ def load_networks(names, te_multipliers=None, unet_multipliers=None, dyn_dims=No
         net = networks_in_memory.get(name)
         if net is None or pathlib.Path(on_disk.filename).stat().st_mtime > net.mtime:
             net = networks_in_memory[name] = load_network(name, on_disk)
+        net.mentioned_name = name
         net.te_multiplier = te_multipliers[i] if te_multipliers else 1.0
         net.unet_multiplier = unet_multipliers[i] if unet_multipliers else 1.0
         net.dyn_dim = dyn_dims[i] if dyn_dims else None

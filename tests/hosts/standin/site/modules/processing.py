@@ -48,6 +48,9 @@ class StableDiffusionProcessing:
                     cache[:] = key, shared.sd_model.get_learned_conditioning(told)
             setattr(self, mine, cache[1])
 
+    def comment(self, text):
+        self.comments = [*vars(self).get("comments", []), text]
+
     def close(self):
         self.c = self.uc = None
 
@@ -101,6 +104,7 @@ def process_images_inner(p):
     if state.interrupted or state.stopping_generation:
         return Processed(p, [], seed)
     sd_models.reload_model_weights()
+    p.seeds = [seed]
     prompt, networks = extra_networks.parse_prompt(p.prompt)
     extra_networks.activate(p, networks)
     p.setup_conds(prompt, networks)

@@ -20,6 +20,16 @@ on_before_reload, on_after_component = _on("before_reload"), _on("after_componen
 on_cfg_denoiser = _on("cfg_denoiser")
 
 
+def cfg_denoiser_callback(params):
+    for callback in told.get("cfg_denoiser", []):
+        callback(params)
+
+
+def remove_callbacks_for_function(callback):
+    for callbacks in told.values():
+        callbacks[:] = [c for c in callbacks if c != callback]
+
+
 def model_loaded_callback(sd_model):
     for callback in told.get("model_loaded", []):
         callback(sd_model)

@@ -1,8 +1,10 @@
 """Samplers: Euler and Euler a in sigmas, as k-diffusion has them; others are Euler here."""
 
+import types
+
 import torch
 
-from modules import devices, shared
+from modules import devices, script_callbacks, shared
 
 NAMES = ("DPM++ 2M", "Euler a", "Euler", "LMS", "Heun", "DPM2", "DPM2 a", "DPM++ 2S a", "DDIM", "PLMS")
 visible_samplers = lambda: [*NAMES]  # noqa: E731
@@ -53,16 +55,17 @@ def _joined(conds):
 def sample(p, x):
     guided, state = Guided(p), shared.state
     times, sigmas = guided.course(p.steps)
-    state.sampling_steps, x = p.steps, x * sigmas[0]
+    state.sampling_steps, state.sampling_step, x = p.steps, 0, x * sigmas[0]
     for i in range(p.steps):
         if state.interrupted or state.skipped:
             break
         last, following = sigmas[i], sigmas[i + 1]
+        script_callbacks.cfg_denoiser_callback(types.SimpleNamespace(sampling_step=state.sampling_step))
         d, up = guided.derivative(x, times[i], last), torch.zeros(())
         if p.sampler_name.endswith(" a"):
             up = torch.minimum(following, (following**2 * (last**2 - following**2) / last**2).sqrt())
         x = x + d * ((following**2 - up**2).sqrt() - last)
         if up > 0:
             x = x + torch.randn(x.shape) * up
-        state.sampling_step, state.current_latent = i + 1, x
+        state.sampling_step, state.current_latent = i, x  # it is one behind when the next begins
     return x

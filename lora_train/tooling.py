@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -14,9 +15,14 @@ from lora_train.values import unwrapped
 if TYPE_CHECKING:
     from lora_train.tools.tool import Told, Tool
 
+SHORT = re.compile("-[a-z]")  # resize_lora's -r, beside --r
 ABOUT: dict[str, str] = {  # command -> what help lists it with; a row for each of TOOLS, which need torch
+    "merge": "Merge LoRAs into a checkpoint, or into one LoRA.",
+    "extract": "Extract a LoRA from a fine-tuned checkpoint.",
+    "inspect": "Say what is in a LoRA file, what is wrong with it, and what reads it.",
     "metadata": "Show or edit what a file says of itself.",
     "card": "Show or edit the card that a WebUI shows of a LoRA.",
+    "resize": "Lower the ranks of a LoRA.",
 }
 
 
@@ -41,6 +47,7 @@ def _run(tool: type[Tool], prog: str, words: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="Print the report as JSON.")
     if tool.alone and words and not words[0].startswith("-"):
         words = [f"--{tool.alone}", *words]
+    words = [f"-{word}" if SHORT.fullmatch(word) else word for word in words]
     given = parse(parser, words)
     as_json = given.pop("json", False)
     report = build(tool, _unsplit(tool, given)).run(_bar())

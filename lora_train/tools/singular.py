@@ -43,7 +43,7 @@ def of_factors(up: Tensor, down: Tensor) -> Singular:
 
 
 @torch.no_grad()
-def of_matrix(matrix: Tensor, rank: int | None = None) -> Singular:
+def of_matrix(matrix: Tensor, rank: int | None = None, seed: int = 0) -> Singular:
     """Of a matrix.
 
     Args:
@@ -55,7 +55,7 @@ def of_matrix(matrix: Tensor, rank: int | None = None) -> Singular:
     if rank is None or rank * 4 > min(matrix.shape):
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
         return Singular(u, s.double().cpu(), vh, square)
-    up, down = principal(matrix, rank)
+    up, down = principal(matrix, rank, seed)
     values = up.double().square().sum(0).cpu()  # each factor has its root
     root = values.sqrt().clamp(min=1e-30).to(up)
     return Singular(up / root, values, down / root[:, None], square)

@@ -27,6 +27,7 @@ Added = Mapping[str, list[tuple[Source, Where]]]  # a tensor's key in a file -> 
 
 SINGLE = "output.save_checkpoint = true: expected a checkpoint of one file, and {} is a folder; leave it out"
 HASH = "modelspec.hash_sha256"  # of the tensors before
+VERSION = re.compile(r'(\bversion"?: *"?)([^\s",{}]+)')  # of a text encoder, in a .yaml
 WEIGHTS = re.compile(
     r"\.(safetensors|bin|ckpt|pt|pth|msgpack|h5|onnx|onnx_data|part)(\.index(\.\w+)?\.json)?$"
 )
@@ -56,9 +57,18 @@ def rewrite(
     weights = found.parts["unet"].weights
     _stream(weights, added.get(weights.path, {}), changes, file, (dtype, within))
     if (settings := source.with_suffix(".yaml")).is_file():  # by which a WebUI knows the prediction
+        text = settings.read_text(encoding="utf-8")
+        if file.parent.resolve() != source.parent.resolve():
+            text = VERSION.sub(lambda m: m[1] + _folder(source.parent, m[2]), text)
         with whole(file.with_suffix(".yaml")) as part:
-            shutil.copyfile(settings, part)
+            part.write_text(text, encoding="utf-8")
     return left
+
+
+def _folder(beside: pathlib.Path, version: str) -> str:
+    """A text encoder's settings from elsewhere, where they are a folder beside the checkpoint's."""
+    own = beside / version
+    return own.resolve().as_posix() if (own / "config.json").is_file() else version
 
 
 def rewrite_folder(

@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from lora_train import names  # noqa: E402
+from lora_train.adapters.family import Family  # noqa: E402
 from lora_train.adapters.lora import Lora  # noqa: E402
 from lora_train.adapters.network import Network  # noqa: E402
 from lora_train.data.batches import Batch, Group  # noqa: E402
@@ -108,9 +109,13 @@ def borrowed(path: pathlib.Path, case: Case) -> Iterator[Lent]:
 
 
 @contextlib.contextmanager
-def ours(lent: Lent, case: Case) -> Iterator[Step]:
-    """As a session has it: captions are encoded before, adapters in float32 on 192 layers of the denoiser."""
-    network = Network(Lora(dim=4, alpha=1.0, train_unet_only=True), lent.layers())
+def ours(lent: Lent, case: Case, family: Family | None = None) -> Iterator[Step]:
+    """As a session has it: captions are encoded before, adapters in float32 on 192 layers of the denoiser.
+
+    Args:
+        family: of the adapters, in place of LoRA at rank 4.
+    """
+    network = Network(family or Lora(dim=4, alpha=1.0, train_unet_only=True), lent.layers())
     lent.park("text")
     progress = Progress(steps=10**6, steps_per_epoch=10**6)
     training = Training(mixed_precision=case.precision, seed=0)
@@ -119,7 +124,7 @@ def ours(lent: Lent, case: Case) -> Iterator[Step]:
     before = torch.get_float32_matmul_precision()
     with quick(lent.device):  # tries multiplication out; once in a run
         fast = torch.get_float32_matmul_precision()
-    with network.attached(), recomputed(lent.checkpoint_blocks() if case.checkpointing else []):
+    with recomputed(lent.checkpoint_blocks() if case.checkpointing else []):
         course = Denoise().begin(lent, network)
         learner = Learner.new(network, course, optimizer=AdamW(), lr=lr, progress=progress)
         numbers = _Numbers(Guard(learner), [], behind(lent.device))
@@ -127,7 +132,8 @@ def ours(lent: Lent, case: Case) -> Iterator[Step]:
         def step() -> None:
             torch.set_float32_matmul_precision(fast)
             taken = _Step(learner, lent, next(groups), training, Team())
-            numbers.take(taken.run(functools.partial(lr.at, progress.step, 10**6)))
+            with network.attached():  # for each step, so that two may take turns
+                numbers.take(taken.run(functools.partial(lr.at, progress.step, 10**6)))
             torch.set_float32_matmul_precision(before)
 
         yield step

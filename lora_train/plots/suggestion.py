@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 Place = tuple[str, float]  # file, strength
 FULL = 1.0  # the strength that files are trained at
+NOTHING = "nothing learned"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Suggestion:
         return f"Suggested: {where}. {self.reason}"
 
 
-def suggestion(found: Mapping[Place, Measured], *, held: bool, on: str = "") -> Suggestion | None:
+def suggestion(found: Mapping[Place, Measured], *, held: bool, on: str = "pictures") -> Suggestion | None:
     """By the loss where there is one, else by the looks of what was drawn; None without either.
 
     Of the places whose loss is no further from the lowest than the standard error of their difference over
@@ -65,7 +66,7 @@ def suggestion(found: Mapping[Place, Measured], *, held: bool, on: str = "") -> 
 def _same(one: Measured, best: Measured) -> bool:
     """Whether pictures do not tell them apart."""
     apart = [a - b for a, b in zip(one.losses, best.losses, strict=True)]
-    if len(apart) < 2:
+    if len(apart) == 1:
         return False
     return statistics.fmean(apart) <= statistics.stdev(apart) / math.sqrt(len(apart))
 
@@ -77,16 +78,17 @@ def _said(
     own = sorted((s for f, s in found if f == file), key=abs)
     of = f"the loss on {on}" if on else "the distance to the looks of the training pictures"
     blind = "" if held else " (which were learned from, so that too much of it does not show)"
-    best = f"{of} is lowest there, {score[chosen]:.4g}"
+    value, lowest = score[chosen], min(score.values())
+    best = f"{of} is lowest there, {value:.4g}"
+    if value > lowest:
+        best = f"{of} is {value:.4g} there, which pictures do not tell from the lowest, {lowest:.4g}"
     full = score.get((file, FULL))
     if strength == 0:
-        return Suggestion(
-            None, 0.0, f"At no strength {of}{blind} is lower than without it.", "nothing learned"
-        )
+        return Suggestion(None, 0.0, _sentence(f"at no strength {of}{blind} is lower than without"), NOTHING)
     if strength == own[-1] and len(own) > 1 and strength > FULL:
         why = f"{best}, and still falls at the highest strength: it has learned too little; train it longer"
         return Suggestion(file, strength, _sentence(f"{why} or faster{blind}"), "underfit")
-    if full is not None and strength < FULL and full > score[chosen]:
+    if full is not None and strength < FULL and full > value:
         why = f"{best}, and {full:.4g} at full strength: it has learned its own pictures more than what they "
         return Suggestion(
             file, strength, _sentence(f"{why}share; an earlier file may be better{blind}"), "overfit"

@@ -122,11 +122,19 @@ def started(tmp_path):
     return started
 
 
-INSIDE = str(ROOT / "tests" / "hosts" / "webui" / "inside.py")
+INSIDE = ROOT / "tests" / "hosts" / "webui" / "inside.py"
 
 
 def test_the_loaded_model_is_a_host_as_any_other_and_is_left_as_it_was(started):
-    ended = started("-c", str(ROOT / "pyproject.toml"), INSIDE)
+    ended = started("-c", str(ROOT / "pyproject.toml"), str(INSIDE))
+    assert ended.returncode == 0, f"{ended.stdout[-6000:]}\n{ended.stderr[-3000:]}"
+    assert " passed" in ended.stdout
+
+
+def test_prompts_weigh_blocks_and_switch_by_step(started, tmp_path):
+    """With our extension among the WebUI's."""
+    (tmp_path / "data" / "extensions" / "sd-webui-lora-train").symlink_to(ROOT)
+    ended = started("-c", str(ROOT / "pyproject.toml"), str(INSIDE.with_name("inside_prompts.py")))
     assert ended.returncode == 0, f"{ended.stdout[-6000:]}\n{ended.stderr[-3000:]}"
     assert " passed" in ended.stdout
 
@@ -138,7 +146,7 @@ def test_with_other_flags_too(started, flags):
     if flags == "fp8":
         wanted = "fp8"
     more = [flags] if flags.startswith("--") else []
-    ended = started("-c", str(ROOT / "pyproject.toml"), INSIDE, "-k", wanted, flags=[*FLAGS, *more])
+    ended = started("-c", str(ROOT / "pyproject.toml"), str(INSIDE), "-k", wanted, flags=[*FLAGS, *more])
     assert ended.returncode == 0, f"{ended.stdout[-6000:]}\n{ended.stderr[-3000:]}"
     assert " passed" in ended.stdout
 
@@ -149,7 +157,7 @@ def test_other_families_too(started, family, flags):
     wanted = "leaves_the_model or of_the_last"
     if flags == "none":
         wanted += " or Contract or pause or saved_file or kept_of_it or another_checkpoint_for"
-    words = ("-c", str(ROOT / "pyproject.toml"), INSIDE, "-k", "fp8" if flags == "fp8" else wanted)
+    words = ("-c", str(ROOT / "pyproject.toml"), str(INSIDE), "-k", "fp8" if flags == "fp8" else wanted)
     more = [flags] if flags.startswith("--") else []
     ended = started(*words, flags=[*FLAGS, *more], family=family)
     assert ended.returncode == 0, f"{ended.stdout[-6000:]}\n{ended.stderr[-3000:]}"

@@ -15,9 +15,13 @@ import time
 import torch
 from models import ROOT, TINY, Case, borrowed, ours
 
+from lora_train.data.batches import Batch
+from lora_train.data.folder import Planned
+from lora_train.run.losses import Losses
 from lora_train.run.store import RunStore
 from lora_train.run.watchers import Metrics
 from lora_train.train.events import Progress
+from lora_train.train.parallel import Team
 
 PACKAGE = str(ROOT / "lora_train")
 
@@ -42,15 +46,19 @@ def measured(step: object, lent: object, count: int) -> dict[str, float]:
     from lora_train.train.loop import draws
 
     course = Denoise().begin(lent, None)
-    progress = Progress(steps=10**6, steps_per_epoch=10**6, step=1, rates={"unet": 1e-4})
+    progress = Progress(steps=10**6, steps_per_epoch=10**6, rates={"unet": 1e-4})
+    batch = Batch(torch.zeros(1, 4, 64, 64), ["x"], None, [1], ["x"], paths=["x"])
     with tempfile.TemporaryDirectory() as folder:
-        metrics = Metrics(RunStore(pathlib.Path(folder), "x"), lent.device)
-        progress.step = 0
-        metrics.started(progress)
-        progress.step = 1
+        store = RunStore(pathlib.Path(folder), "x")
+        metrics, losses = Metrics(store, lent.device), Losses(store, Planned((), folders=False), Team())
+        for watcher in (metrics, losses):
+            watcher.started(progress)
+        progress.step, progress.samples, losses.places = 1, [("x", 500, 0.1)], {"x": 0}
         found = {
             "draws": _each(lambda: course.drawn(torch.zeros(4, 64, 64), "", 1000, draws(1, [1])[0]), count),
-            "metrics": _each(lambda: metrics.stepped(progress), count),
+            "steps drawn again": _each(lambda: course.timesteps(lent, batch, draws(1, [1])), count),
+            "metrics": _each(lambda: metrics.measured(progress), count),
+            "losses": _each(lambda: losses.measured(progress), count),
         }
         metrics.finished(progress, None)
     return found

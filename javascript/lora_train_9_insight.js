@@ -120,9 +120,8 @@
         const shot = (row) => {
             const file = page.picture(row.file);
             const image = el("img", { src: `${file}&width=160`, alt: row.name, loading: "lazy", decoding: "async" });
-            const sure = row.error === null ? "" : ` ± ${page.number(row.error, 2)}`;
-            const number = how === "times" ? `× ${page.number(row.against)}${sure}` : `${row.against > 0 ? "+" : ""}${page.number(row.against)}${sure}`;
-            const words = [t("seen {n} times", { n: row.count }), row.is_reg ? t("regularisation") : null].filter(Boolean).join(" · ");
+            const number = how === "times" ? `× ${page.number(row.against)}` : `${row.against > 0 ? "+" : ""}${page.number(row.against)}`;
+            const words = [row.error === null ? null : `± ${page.number(row.error, 2)}`, t("seen {n} times", { n: row.count }), row.is_reg ? t("regularisation") : null].filter(Boolean).join(" · ");
             return el("li", {}, el("a", { href: file, target: "_blank", rel: "noopener", title: row.file }, image),
                 el("p", {}, el("span.hint", {}, `${row.place}. `), el("strong", {}, number)), el("p.hint", {}, words),
                 el("p.caption", { title: row.caption }, row.caption || t("no caption")));
@@ -181,7 +180,7 @@
         const [home, steps] = [el("div.plot", { role: "img", hidden: true }), el("div.plot", { role: "img", hidden: true })];
         const sums = el("ul.sums");
         const differ = el("div.scroll");
-        const { box, empty } = panel(t("Compare runs"), t("Choose other runs: their smoothed losses, their losses by timestep, and the settings that differ."), chips, home, steps, sums, differ);
+        const { box, empty } = panel(t("Compare runs"), t("Choose other runs: their smoothed losses, their losses by timestep, and the settings that differ."), chips, el("div.two", {}, home, steps), sums, differ);
         const shows = [plot(home), plot(steps)];
         let [of, names, chosen, key, table] = [null, [], [], "", null];
         const side = async () => {

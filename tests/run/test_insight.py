@@ -12,6 +12,7 @@ from lora_train.run.losses import RECORD, pictures, read
 from lora_train.run.runs import at
 from lora_train.run.store import RunStore
 from lora_train.train.events import Watcher
+from tests.test_erase import erased  # noqa: F401 (a fixture)
 
 LIVELY = {"training__max_train_steps": 8, "training__gradient_accumulation_steps": 2, "data__flip_aug": True}
 
@@ -259,6 +260,16 @@ def test_an_objective_of_words_says_that_it_has_no_pictures(trained):
     found = insight(run)
     assert "learns from words" in found["pictures"]["said"]
     assert found["timesteps"]["rows"]
+
+
+def test_prompts_have_losses_by_timestep_as_well(erased):  # noqa: F811
+    done = erased("a")
+    samples, found = read(records(done)), insight(run_at(done))
+    assert set(samples["timestep"]) <= set(range(1000))
+    assert len(set(samples["timestep"])) > 1
+    assert found["timesteps"]["rows"]
+    assert found["pictures"]["said"].startswith("erase learns from words")
+    assert found["blocks"]["rows"]
 
 
 def test_a_loss_that_is_not_finite_is_in_no_mean(tmp_path):

@@ -1,0 +1,103 @@
+"""Sheets by the routes, with a desk of its own: planned, looked at, drawn, and read again."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+pytest.importorskip("starlette")
+pytest.importorskip("httpx")
+
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from lora_train.run.desk import Desk
+from lora_train.ui.api import PREFIX, Api, attach
+from lora_train.ui.gate import Gate
+from lora_train.ui.guard import Guard
+from tests.plots.conftest import files  # noqa: F401 (a fixture)
+from tests.tiny import TinyHost
+
+WHERE = "http://testserver"
+
+
+@pytest.fixture
+def desk(tmp_path):
+    desk = Desk(TinyHost(tmp_path), TinyHost(tmp_path).folders)
+    yield desk
+    desk.close(10)
+
+
+@pytest.fixture
+def client(desk, tmp_path):
+    app = Starlette()
+    attach(app, Api(lambda: desk, lambda: Guard(desk.folders), Gate()))
+    return TestClient(app, base_url=WHERE)
+
+
+def posted(client, path, **body):
+    return client.post(f"{PREFIX}{path}", json=body, headers={"Origin": WHERE})
+
+
+def planned(folder, **more) -> dict:
+    return {
+        "network_weights": [str(folder)], "prompt": "a cat", "width": 64, "height": 64, "x": "strength: 0, 1",
+        "y": "file", **more,
+    }  # fmt: skip
+
+
+def test_a_sheet_is_planned_drawn_and_read(client, desk, files):  # noqa: F811
+    look = posted(client, "/sheets/mine/look", values=planned(files)).json()
+    assert (look["cells"], look["pictures"], look["runs"], look["complaints"]) == (4, 3, 0, [])
+    assert [axis["labels"] for axis in look["axes"]] == [["strength 0", "strength 1"], ["one", "two"]]
+    begun = posted(client, "/sheets/mine", values=planned(files)).json()
+    assert (begun["name"], begun["state"]) == ("mine", "drawing")
+    end = time.monotonic() + 30
+    while (sheet := client.get(f"{PREFIX}/status").json()["sheet"])["state"] == "drawing":
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert (sheet["state"], sheet["error"], sheet["done"]) == ("done", None, 3)
+    found = client.get(f"{PREFIX}/sheets/mine").json()
+    assert [cell["values"]["file"] for cell in found["cells"]] == ["one", "one", "two", "two"]
+    for url in (found["cells"][0]["url"], found["sheet_urls"][0], sheet["url"]):
+        assert client.get(url).headers["content-type"] == "image/png"
+    assert [row["name"] for row in client.get(f"{PREFIX}/sheets").json()] == ["mine"]
+    assert posted(client, "/sheets/mine/look", values=planned(files)).json()["seconds"] > 0
+
+
+def test_what_is_wrong_is_said_before_anything_is_drawn(client, desk, files):  # noqa: F811
+    wrong = planned(files, x="strength: a", z="colour: 1")
+    said = posted(client, "/sheets/mine/look", values=wrong).json()["complaints"]
+    assert [line.partition(" ")[0] for line in said] == ["colour:", "strength"]
+    answer = posted(client, "/sheets/mine", values=wrong)
+    assert (answer.status_code, answer.json()["error"].splitlines()) == (422, said)
+    assert not (desk.folders.desk / "sheets").exists()
+    assert client.get(f"{PREFIX}/sheets/mine").status_code == 404
+
+
+def test_what_a_form_needs(client):
+    found = client.get(f"{PREFIX}/axes").json()
+    assert {row["path"] for row in found["settings"]} >= {"x", "y", "z", "prompt", "score", "analyze"}
+    assert "outdir" not in {row["path"] for row in found["settings"]}
+    assert next(axis for axis in found["axes"] if axis["name"] == "strength")["usual"]
+
+
+def test_paths_are_guarded(client, desk, tmp_path):
+    app = Starlette()
+    attach(app, Api(lambda: desk, lambda: Guard(desk.folders, remote=True), Gate()))
+    other = TestClient(app, base_url=WHERE)
+    answer = posted(other, "/sheets/mine/look", values=planned(tmp_path / "elsewhere"))
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith("network_weights = ")
+    answer = posted(other, "/sheets/mine/look", values=planned("x"), job={"data.train_data_dir": "/etc"})
+    assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("name", ["../a", "a/b"])
+def test_a_name_is_no_path(client, name, files):  # noqa: F811
+    assert posted(client, f"/sheets/{name.replace('/', '%2F')}", values=planned(files)).status_code in (
+        404,
+        405,
+        422,
+    )

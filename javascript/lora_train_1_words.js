@@ -13,7 +13,7 @@
         "Prompt": "プロンプト", "What to do": "すること", "With this (empty: the prompt)": "これで（空欄: プロンプトそのもの）", "More of": "増やすもの", "Less of": "減らすもの",
         "Fast": "高速", "Balanced": "標準", "Thorough": "じっくり",
         "Half the steps and half the rank: to see whether pictures and captions are right.": "ステップ数とランクが半分。画像とキャプションの確認に。",
-        "What works for most sets of 10 to 50 pictures.": "10〜50枚の画像ならたいていうまくいく設定。",
+        "What works for most prompts, and sets of 10 to 50 pictures.": "たいていのプロンプトと、10〜50枚の画像でうまくいく設定。", "Steps": "ステップ数",
         "Twice the steps and the rank, more files to choose from.": "ステップ数とランクが2倍。選べるファイルも増えます。",
         "Data": "データ", "Captions": "キャプション", "Sizes and buckets": "サイズとバケット", "Prompts to learn from": "学習に使うプロンプト", "Pairs of pictures": "画像のペア", "Augmentation": "データ拡張",
         "Embedding": "埋め込み", "Dreambooth": "Dreambooth",

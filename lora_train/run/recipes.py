@@ -76,7 +76,7 @@ class Pace:
 BUILTIN = {
     "Fast": Pace("Half the steps and half the rank: to see whether pictures and captions are right.",
                  samples=0.5, dim=0.5, saves=2, draws=5),
-    "Balanced": Pace("What works for most sets of 10 to 50 pictures."),
+    "Balanced": Pace("What works for most prompts, and sets of 10 to 50 pictures."),
     "Thorough": Pace("Twice the steps and the rank, more files to choose from.", samples=2, dim=2, saves=8,
                      draws=16, dropout=0.05),
 }  # fmt: skip

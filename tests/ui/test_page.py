@@ -563,6 +563,13 @@ def _settings(page, tmp_path):
     page.wait_for_selector(".lt-wrong")
 
 
+def _slider(page, tmp_path):
+    page.locator('input[name="lt_goal"][value="slider"]').check()
+    for path, words in (("target", "apple"), ("positive", "red apple"), ("negative", "green apple")):
+        page.locator(f'.lt-fields .lt-field:visible[data-path="objective.{path}"] input').fill(words)
+    page.wait_for_timeout(600)
+
+
 def _done(desk):
     memory = {"before": 2300, "during": 8192, "after": 2301}
     desk.run_ = fake.run_of(520, state="done", result=fake.RESULT, unchanged=True, memory=memory)
@@ -573,6 +580,7 @@ def _done(desk):
 STATES = {
     "empty": (None, None),
     "form": (None, _form),
+    "slider": (None, _slider),
     "settings": (None, _settings),
     "running": (running, lambda page, tmp_path: page.wait_for_selector(".lt-run .uplot")),
     "done": (_done, lambda page, tmp_path: page.wait_for_selector(".lt-end h3")),

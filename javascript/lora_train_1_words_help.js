@@ -56,7 +56,7 @@
         "network.kind": "アダプターの種類。",
         "network.train_unet_only": "テキストエンコーダーはそのままにします。",
         "network.train_text_encoder_only": "UNetはそのままにします。",
-        "network.block_weights": "ブロックごとの強さ。プリセット名（ALL、INS、MIDD、OUTALLなど）か12・17・20・26個の数。0のブロックにはアダプターを付けません。",
+        "network.block_weights": "ブロックごとの強さ。プリセット名（ALL、INS、MIDD、OUTALLなど）か12・17・20・26個の数。|の後にIN05-OUT05:attn:0.5のように書くと、その名前の層だけ別の強さになります。0の層にはアダプターを付けません。",
         "network.scale_weight_norms": "各層のアダプターの大きさの上限。超えるとステップごとに縮めます。まずは1。",
         "network.weights": "続きから学習する保存済みLoRA。",
         "network.dim_from_weights": "層・ランク・alphaを、続きのファイルから取ります。",

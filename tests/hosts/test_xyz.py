@@ -6,8 +6,8 @@ import types
 import pytest
 
 from lora_train.errors import Mistake
-from lora_train.host import Folders
 from lora_train.hosts.webui import xyz
+from lora_train.spelling import Book
 
 
 class AxisOption:
@@ -21,7 +21,7 @@ class AxisOption:
 
 
 @pytest.fixture
-def axes(tmp_path, monkeypatch):
+def axes(monkeypatch):
     """Ours by their labels, after two times of being put there."""
     script = types.SimpleNamespace(AxisOption=AxisOption, axis_options=[AxisOption("Seed", int, None)])
     data = [types.SimpleNamespace(path="/webui/scripts/xyz_grid.py", module=script),
@@ -31,7 +31,7 @@ def axes(tmp_path, monkeypatch):
     networks = types.SimpleNamespace(available_networks={"style": 1, "Eyes": 2, "run": 3, "run-000001": 4})
     for name, module in (("modules", modules), ("modules.scripts", modules.scripts), ("networks", networks)):
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(xyz, "folders", lambda: Folders(tmp_path / "loras", tmp_path / "desk"))
+    monkeypatch.setattr(xyz, "book", Book)
     monkeypatch.setattr(xyz, "_runs", lambda: {"run": ["run-000001", "run"]})
     xyz.ready()
     xyz.ready()

@@ -79,6 +79,15 @@ def other() -> bool:
     return any(pathlib.Path(found.path).name == OTHER for found in scripts.scripts_data)
 
 
+def book() -> Book:
+    """With a person's presets: those that lie beside the LoRAs or in our folder, and those of
+    sd-webui-lora-block-weight, which may be off."""
+    from modules import paths
+
+    theirs = pathlib.Path(paths.data_path, "extensions", "sd-webui-lora-block-weight", "scripts")
+    return Book.read([theirs, folders().loras, folders().desk])
+
+
 @functools.cache
 def _say(text: str) -> None:
     log.info(text)
@@ -167,11 +176,9 @@ class Activation:
         named = named_of(tag, values)
         if not (named.lbw or named.lbwe):
             return named, None
-        place = folders()
-        book = Book.read([place.loras, place.desk])
         draw = random.Random(_seed(p))  # noqa: S311 (nobody's secret)
         try:
-            blocks = book.weights(named.lbw or "ALL", named.lbwe, x=named.x, draw=draw)
+            blocks = book().weights(named.lbw or "ALL", named.lbwe, x=named.x, draw=draw)
         except ValueError as e:
             raise ValueError(f"{tag}: {e}") from None
         self._remember(p, tuple(map(str, params.items)), blocks)

@@ -17,9 +17,9 @@ from typing import Any
 from lora_train.blocks import BLOCKS
 from lora_train.emphasis import KINDS, TAG, placed, words_of
 from lora_train.errors import Mistake
+from lora_train.hosts.webui.blockwise import book
 from lora_train.hosts.webui.folders import folders
 from lora_train.plots.axes import AXES, SPAN, blocks_of, numbers
-from lora_train.spelling import Book
 from lora_train.values import numeral
 
 LEAD = "[LoRA] "
@@ -127,7 +127,7 @@ def _strengths(*parts: str) -> Act:
 
 def _weights(values: dict[str, str], value: str) -> None:
     if values.get("lbw", "").upper() == OTHER_WAY:
-        there = _book().presets.get(value.upper(), value).split(",")
+        there = book().presets.get(value.upper(), value).split(",")
         value = ",".join(numeral(round(1 - float(one), 6)) for one in there)
     values["lbw"] = value
 
@@ -139,10 +139,6 @@ def _block(values: dict[str, str], value: str) -> None:
 
 
 # ── values of a text ────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _book() -> Book:
-    return Book.read([folders().loras, folders().desk])
 
 
 def _row(text: str) -> list[str]:
@@ -159,14 +155,14 @@ def _spans(text: str) -> list[str]:
 
 def _lists(text: str) -> list[str]:
     """Presets' names with commas, or lists with ; or line ends between, or "1,0,…" in quotes each."""
-    book, cells = _book(), _row(text)
+    known, cells = book(), _row(text)
     whole = [word.strip().strip('"') for word in re.split(r"[;\n]", text) if word.strip()]
     for found in (cells, whole):
         try:
             for word in found:
                 if ":" in word:
                     raise ValueError(f"{word}: no : can stand in a prompt's tag; name a preset of elements")
-                book.weights(word)
+                known.weights(word)
         except ValueError as e:
             said = e
         else:

@@ -146,7 +146,7 @@ def placed(words: Sequence[str]) -> dict[str, str]:
     """The parts of a tag by their names; what stands in no place that there is, as "more"."""
     values = {"name": words[0].strip()}
     places = iter(("te", "unet", "dyn"))
-    for word in words[1:]:
+    for word in _whole(words[1:]):
         name, equals, value = word.partition("=")
         name = SAME.get(name.strip(), name.strip())
         if equals:
@@ -159,6 +159,23 @@ def placed(words: Sequence[str]) -> dict[str, str]:
             place = "x" if number else "lbwe"
         values.setdefault(place, word.strip())
     return values
+
+
+def _whole(words: Sequence[str]) -> list[str]:
+    """With elements behind a | in one again: they have : in them, BLOCKS:WORDS:RATIO."""
+    found: list[str] = []
+    rest = [*words]
+    while rest:
+        word = rest.pop(0)
+        while "|" in word and ":" not in re.split(r"[|,]", word)[-1] and _ratio(rest):
+            word = ":".join([word, rest.pop(0), rest.pop(0)])
+        found.append(word)
+    return found
+
+
+def _ratio(words: Sequence[str]) -> bool:
+    """Whether the second is a number, or begins with one."""
+    return len(words) > 1 and "=" not in words[0] and _number(re.split(r"[|,]", words[1])[0]) is not None
 
 
 def words_of(values: Mapping[str, str]) -> list[str]:

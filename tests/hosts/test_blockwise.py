@@ -215,3 +215,4 @@ def test_elements_are_for_names_of_layers(webui):
     (webui.folder / "lora_train").mkdir(exist_ok=True)
     (webui.folder / "lora_train" / "elempresets.txt").write_text("NOATTN:NOT BASE:attn:0\n")
     assert close(drawn(webui, "<lora:style:1:lbw=ALL|NOATTN>"), drawn(webui, "<lora:noattn:1>"))
+    assert close(drawn(webui, "<lora:style:1:lbw=ALL|NOT BASE:attn:0>"), drawn(webui, "<lora:noattn:1>"))

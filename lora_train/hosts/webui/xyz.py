@@ -160,8 +160,6 @@ def _lists(text: str) -> list[str]:
     for found in (cells, whole):
         try:
             for word in found:
-                if ":" in word:
-                    raise ValueError(f"{word}: no : can stand in a prompt's tag; name a preset of elements")
                 known.weights(word)
         except ValueError as e:
             said = e

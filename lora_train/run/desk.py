@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lora_train.errors import Mistake
 from lora_train.job import assemble
 from lora_train.run import foreign, insight, planner, trigger
+from lora_train.run.blockbook import BlockBook
 from lora_train.run.journal import Entry
 from lora_train.run.live import Live
 from lora_train.run.presets import GOALS, Presets
@@ -38,6 +39,7 @@ class Desk:
     def __init__(self, host: Host, folders: Folders, rules: Callable[[], Rules] = Rules):
         self.host, self.folders, self.rules = host, folders, rules
         self.kept = Presets(folders.desk / "presets")
+        self.blocks = BlockBook(folders.loras)  # beside what prompts name
         self.past = Runs(folders.desk / "runs")
         self.line = Queue(host, folders.desk, rules)
         self.sheets = Sheets(host, self.line, folders.desk / "sheets")
@@ -86,6 +88,17 @@ class Desk:
 
     def remove_preset(self, name: str) -> dict[str, object]:
         self.kept.remove(name)
+        return {}
+
+    def block_presets(self) -> dict[str, object]:
+        return self.blocks.list()
+
+    def put_block_preset(self, name: str, text: str) -> dict[str, object]:
+        self.blocks.write(name, text)
+        return {"name": name}
+
+    def remove_block_preset(self, name: str) -> dict[str, object]:
+        self.blocks.remove(name)
         return {}
 
     def imported(self, name: str, data: bytes) -> dict[str, object]:

@@ -109,6 +109,10 @@ ANSWERS: tuple[tuple[str, str, Callable[[Desk, Ask], object]], ...] = (
         ask.name, ask.query.get("goal"), ask.query.get("family"), ask.whole("pictures") or None)),
     ("PUT", "/presets/{name}", lambda desk, ask: desk.put_preset(ask.name, ask.values)),
     ("DELETE", "/presets/{name}", lambda desk, ask: desk.remove_preset(ask.name)),
+    ("GET", "/block_presets", lambda desk, ask: desk.block_presets()),
+    ("PUT", "/block_presets/{name}", lambda desk, ask: desk.put_block_preset(
+        ask.name, str(ask.json.get("text", "")))),
+    ("DELETE", "/block_presets/{name}", lambda desk, ask: desk.remove_block_preset(ask.name)),
     ("POST", "/import", lambda desk, ask: desk.imported(ask.query.get("name", ""), ask.body)),
     ("POST", "/look", lambda desk, ask: desk.look(ask.values)),
     ("POST", "/measure", lambda desk, ask: desk.measure(ask.values)),

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from lora_train.adapters import FAMILIES
+from lora_train.adapters.network import Network
 from lora_train.run import insight as told
 from lora_train.run.insight import compare, insight
 from lora_train.run.losses import RECORD, pictures, read
@@ -13,6 +15,8 @@ from lora_train.run.runs import at
 from lora_train.run.store import RunStore
 from lora_train.train.events import Watcher
 from tests.test_erase import erased  # noqa: F401 (a fixture)
+from tests.tiny import Tiny
+from tests.train.test_numbers import Asked
 
 LIVELY = {"training__max_train_steps": 8, "training__gradient_accumulation_steps": 2, "data__flip_aug": True}
 
@@ -137,6 +141,17 @@ def test_what_a_block_adds_is_the_norm_of_its_layers_deltas(trained, monkeypatch
         assert row["values"][-1] == pytest.approx(squares**0.5, rel=1e-4)
     names = [row["name"] for row in found["rows"]]
     assert names == ["te1", "IN01", "IN04", "M00", "OUT08", "OUT11"]
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_looking_at_blocks_does_not_wait_for_a_card(kind):
+    network = Network(FAMILIES[kind](), Tiny().layers())
+    with Asked() as asked:
+        found = network.regions()
+    assert asked.found == []
+    assert {"block/te1", "block/IN01", "block/M00"} <= set(found)
+    assert float(torch.stack([*found.values()]).square().sum()) == pytest.approx(
+        float(network.norms().square().sum()), rel=1e-5)  # fmt: skip
 
 
 def by_block(done):

@@ -136,11 +136,11 @@ def command(values: Mapping[str, object]) -> str:
     """The command line that trains so: what differs from what is usual, under sd-scripts' names."""
     known = {s.path: s for s in declared()}
     kinds = {path: value for path, value in values.items() if path.endswith(".kind")}
-    usual = written(*assemble(kinds))
+    usual = {**written(*assemble(kinds)), **{path: known[path].default for path in kinds}}
     words = ["lora-train", "train"]
     for path, value in values.items():
         s = known.get(general(path))
-        if path in usual and usual[path] == value or s is None:
+        if s is None or (path in usual and usual[path] == value):
             continue
         name = s.aka[0] if s.aka and s.path == path and s.aka[0] not in compat.FOREIGN else path
         words += [f"--{name}", *_words(value)]

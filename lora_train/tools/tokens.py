@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -41,10 +41,18 @@ class Moved:
 
 
 @torch.no_grad()
-def moved(
-    file: Opened, base: Base, most: int, device: str = "cpu", told: Told = unheard
+def moved(  # noqa: PLR0913 (what is asked, of what, and where)
+    file: Opened,
+    base: Base,
+    most: int,
+    device: str = "cpu",
+    told: Told = unheard,
+    words: Mapping[int, str] | None = None,
 ) -> dict[str, list[Moved]]:
     """The tokens that move most: text encoder -> tokens; "captions" where it is what is read of captions.
+
+    Args:
+        words: the tokens that are looked at, number -> text. None: the whole vocabulary.
 
     Raises:
         Mistake: the file has nothing that words come through, or is made for another model.
@@ -58,32 +66,33 @@ def moved(
         raise Mistake(
             f"{file.path}: has nothing that words come through, so it moves no token; leave out tokens"
         )
-    words = _vocabulary(base)
+    words = vocabulary() if words is None else words
+    ids = torch.tensor(sorted(words), device=device)
+    texts = [words[number].replace("</w>", " ") for number in sorted(words)]
     if own:
-        return {part: _first(_shares(*_encoded(part, base, file, device, told)), words, most) for part in own}
-    seen = torch.cat([_encoded(part, base, None, device, told)[0] for part in parts], 1)
+        return {part: _first(_shares(*_encoded(part, base, file, ids, told)), texts, most) for part in own}
+    seen = torch.cat([_encoded(part, base, None, ids, told)[0] for part in parts], 1)
     gains = torch.zeros(len(seen), device=device)
     for key in read:
         change = file.change(key, base, device)
         made = seen @ change.thin[1].T @ change.thin[0].T if change.thin else seen @ change.matrix().T
         gains += made.square().sum(1)
-    return {"captions": _first(gains.sqrt() / seen.norm(dim=1), words, most)}
+    return {"captions": _first(gains.sqrt() / seen.norm(dim=1), texts, most)}
 
 
-def _vocabulary(base: Base) -> dict[int, str]:
+def vocabulary() -> dict[int, str]:
+    """CLIP's tokens but for start and end."""
     names = json.loads(VOCABULARY.read_text(encoding="utf-8"))
-    count = base.shapes["te1.embeddings.token_embedding"][0]
-    return {number: text for text, number in names.items() if number < min(count, START)}
+    return {number: text for text, number in names.items() if number < START}
 
 
 def _shares(before: Tensor, after: Tensor) -> Tensor:
     return (after - before).norm(dim=1) / before.norm(dim=1)
 
 
-def _first(shares: Tensor, words: dict[int, str], most: int) -> list[Moved]:
-    shares = shares[: len(words)].cpu()
+def _first(shares: Tensor, texts: Sequence[str], most: int) -> list[Moved]:
     order = shares.argsort(descending=True)[:most].tolist()
-    return [Moved(words.get(i, str(i)).replace("</w>", " "), float(shares[i])) for i in order]
+    return [Moved(texts[i], float(shares[i])) for i in order]
 
 
 def _weights(base: Base, file: Opened | None, key: str, device: str) -> tuple[Tensor, Tensor | None]:
@@ -98,8 +107,9 @@ def _weights(base: Base, file: Opened | None, key: str, device: str) -> tuple[Te
     return weight, bias
 
 
-def _encoded(part: str, base: Base, file: Opened | None, device: str, told: Told) -> tuple[Tensor, Tensor]:
-    """What comes of each token of the vocabulary, [T, D]: without the file and with it."""
+def _encoded(part: str, base: Base, file: Opened | None, ids: Tensor, told: Told) -> tuple[Tensor, Tensor]:
+    """What comes of each token, [T, D]: without the file and with it."""
+    device = str(ids.device)
     table = base.weight(f"{part}.embeddings.token_embedding").to(device)
     places = base.weight(f"{part}.embeddings.position_embedding").to(device)
     count = base.found.parts[part].count(LAYER)
@@ -108,7 +118,7 @@ def _encoded(part: str, base: Base, file: Opened | None, device: str, told: Told
     sharp = (facts.second_activation if second else facts.text_activation) == "quick_gelu"
     streams = []
     for number, on in enumerate((None, file) if file is not None else (None,)):
-        start, tokens = (table[START : START + 1] + places[0]), table + places[1]
+        start, tokens = table[START : START + 1] + places[0], table[ids] + places[1]
         for i in range(count):
             at = f"{part}.encoder.layers.{i}"
             layer = _Layer({n: _weights(base, on, f"{at}.{n}", device) for n in NAMES}, heads, sharp)

@@ -133,7 +133,7 @@ def opened(browser, tmp_path):
 
 
 def field(page, path):
-    return page.locator(f'.lt-fields [data-path="{path}"]:visible')
+    return page.locator(f'.lt-fields [data-path="{path}"]:not([hidden])')
 
 
 def fill(page, tmp_path):

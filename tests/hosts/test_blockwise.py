@@ -189,13 +189,17 @@ def test_random_blocks_are_the_pictures_seeds(webui):
     assert (drawn(webui, tag, seed=8) == other).all()  # the text encoder's part is of this seed again
 
 
-def test_it_stands_back_for_the_other_extension(webui, monkeypatch):
+def test_it_stands_back_for_the_other_extension_and_says_so_once(webui, monkeypatch, caplog):
     script = types.SimpleNamespace(path="/x/scripts/lora_block_weight.py")
     reader = webui.extra_networks.ExtraNetworkLora()
     monkeypatch.setitem(webui.extra_networks.extra_network_registry, "lora", reader)
     monkeypatch.setattr(webui.scripts, "scripts_data", [script])
     late.ready()
+    late.ready()
     assert "activate" not in vars(reader)
+    assert [r.message for r in caplog.records if "block-weight" in r.message] == [
+        "sd-webui-lora-block-weight is there: it reads lbw=, start=, stop= in prompts, not we."
+    ]
     assert (drawn(webui, f"<lora:style:1:lbw={WEIGHTS}>") == drawn(webui, "<lora:style:1>")).all()
 
 

@@ -90,7 +90,7 @@ def book() -> Book:
 
 @functools.cache
 def _say(text: str) -> None:
-    log.info(text)
+    log.warning(text)  # what is less the WebUI shows only if asked to
 
 
 def ready() -> None:

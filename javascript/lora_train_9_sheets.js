@@ -31,13 +31,14 @@
             el("div.line.top", {}, title, el("span.grow"), stop, close), state, link);
         let shown = "";
         page.on("status", ({ sheet }) => {
-            shown = sheet ? `${sheet.run} ${sheet.what} ${sheet.url || sheet.state}` : "";
+            shown = sheet ? `${sheet.name} ${sheet.url || sheet.state}` : "";
             page.show(box, sheet && page.kept("sheet closed") !== shown);
             if (!sheet) return;
             const drawing = sheet.state === "drawing";
-            page.write(title, `${sheet.run} · ${t(KINDS[sheet.what])}`);
+            page.write(title, KINDS[sheet.what] ? `${sheet.run} · ${t(KINDS[sheet.what])}` : sheet.name);
             page.write(state, drawing ? t("Drawing picture {n} of {of} …", { n: sheet.done + 1, of: sheet.of })
-                : sheet.state === "stopped" ? t("Stopped; nothing was drawn to its end.") : sheet.error ? page.said(sheet.error) : "");
+                : sheet.state === "stopped" ? t("Stopped; nothing was drawn to its end.") : sheet.error ? page.said(sheet.error)
+                    : sheet.suggestion || "");
             state.classList.toggle("lt-warn", Boolean(sheet.error));
             page.show(state, state.textContent);
             page.show(stop, drawing);

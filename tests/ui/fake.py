@@ -199,12 +199,16 @@ class Desk:
     def sheet(self, name, what):
         self.asked.append(("sheet", name, what))
         self.drawn = {
+            "name": f"{name}-{what}",
             "run": name,
             "what": what,
             "state": "drawing",
             "done": 3,
             "of": 18,
+            "left": 12.5,
+            "note": "",
             "url": None,
+            "suggestion": None,
             "error": None,
         }
 

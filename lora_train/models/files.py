@@ -108,12 +108,13 @@ class Found:
     vae_path: pathlib.Path | None  # where the autoencoder is not the checkpoint's own
 
 
-def find(path: pathlib.Path, vae: pathlib.Path | None = None) -> Found:
+def find(path: pathlib.Path, vae: pathlib.Path | None = None, *, idle: bool = False) -> Found:
     """Look at a model without loading it.
 
     Args:
         path: a single file, or a folder that diffusers' `save_pretrained` wrote.
         vae: a file or folder whose autoencoder replaces the model's own.
+        idle: keep the last layer of SDXL's first text encoder, which nothing comes through.
 
     Raises:
         Mistake: it is not there, cannot be read, or is no such model; says what it looks like.
@@ -130,7 +131,7 @@ def find(path: pathlib.Path, vae: pathlib.Path | None = None) -> Found:
             raise Mistake(f"{CHECKPOINT} = {path}: has no {WORDS[part]}; {EXPECTED}")
     if facts.arch == "sdxl":
         _whole(path, parts["unet"])
-        parts["te1"] = _without_last(parts["te1"])
+        parts["te1"] = parts["te1"] if idle else _without_last(parts["te1"])
     return Found(path, parts, facts, vae)
 
 

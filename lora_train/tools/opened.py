@@ -86,11 +86,10 @@ class Opened:
         modules = {key.partition(".")[0] for key in self.spelled}
         known = {arch: sum(path_of(module, arch) is not None for module in modules) for arch in ARCHS}
         words = any(word in key for key in modules for word in TELLING)
-        if known["sdxl"] > known["sd1"] or (words and known["sdxl"] == known["sd1"]):
-            return "sdxl"
-        if self._captions() == WIDEST:
-            return "sdxl"
         said = self.metadata.get("ss_base_model_version", "")
+        told = words and known["sdxl"] == known["sd1"] and not said.startswith("sd_v")
+        if known["sdxl"] > known["sd1"] or told or self._captions() == WIDEST:
+            return "sdxl"
         deep = any(DEEP.match(module) for module in modules)
         return "sd2" if deep or self._captions() == WIDE or said.startswith("sd_v2") else "sd1"
 

@@ -17,6 +17,7 @@ from lora_train.errors import Mistake
 from lora_train.knobs import knob
 from lora_train.tools.base import Base
 from lora_train.tools.filed import Filed
+from lora_train.tools.formed import whole
 from lora_train.tools.opened import Change, Opened
 from lora_train.tools.recipe import Recipe, recipes, sides
 from lora_train.tools.singular import Singular, joined, of_factors, of_matrix
@@ -50,11 +51,11 @@ class Resize(Writing):
     alone = "model"
 
     model: str | None = knob(
-        None, "File to resize. Several are merged first: a.safetensors:0.7,b.safetensors:0.3.", group="input",
+        None, "File to resize. Several are merged first: a.safetensors:0.7,b.safetensors:0.3.", group="files",
         basic=True, place=True)  # fmt: skip
     base: pathlib.Path | None = knob(
         None, "Checkpoint that it was made for. DoRA, OFT and the like need it, and recipes that compare "
-        "with it.", group="input", aka=("base", "checkpoint"), basic=True, place=True)  # fmt: skip
+        "with it.", group="files", aka=("base", "checkpoint"), basic=True, place=True)  # fmt: skip
     new_rank: int = knob(4, "Rank of what is written; with dynamic_method the largest.", group="ranks", low=1,
                          high=4096, basic=True)  # fmt: skip
     new_conv_rank: int | None = knob(None, "Rank in convolutions. Empty: new_rank.", group="ranks", low=1,
@@ -72,7 +73,7 @@ class Resize(Writing):
         "spn_lora=1,size=32; several with : between, each of which writes a file.", group="ranks",
         aka=("recipe", "score_recipes", "r"))  # fmt: skip
     device: str = knob(
-        "cpu", "Where to compute.", group="place", choices=("cpu", "cuda"), place=True)  # fmt: skip
+        "cpu", "Where to compute.", group="files", choices=("cpu", "cuda"), place=True)  # fmt: skip
     verbose: bool = knob(False, "Say each layer's rank and what of it is kept.", group="output")  # fmt: skip
 
     def check(self) -> Iterable[str]:
@@ -234,15 +235,6 @@ class Source:
         if self.alone and not self.files[0][0].needs_base(key):
             return self.files[0][0].read(key), change.shape
         return whole(change), change.shape
-
-
-def whole(change: Change) -> dict[str, Tensor]:
-    """What is added, as the WebUI reads it where it is no product."""
-    if len(change.shape) == 1:
-        bias = torch.zeros_like(change.whole) if change.bias is None else change.bias
-        return {"w_norm": change.whole, "b_norm": bias}
-    found = {"diff": change.matrix().view(change.shape)}
-    return found if change.bias is None else {**found, "diff_b": change.bias}
 
 
 def _files(text: str) -> list[tuple[pathlib.Path, float]]:

@@ -32,6 +32,7 @@ LEADS = {  # how a key begins -> how its layer's key begins in kohya's files
     "text_encoders.clip_g.transformer": "lora_te2_text_model_",
     "clip_l.transformer": "lora_te1_text_model_",
     "clip_g.transformer": "lora_te2_text_model_",
+    "text_encoders.clip_h.transformer": "lora_te1_text_model_",
 }
 LEAD = re.compile("(" + "|".join(map(re.escape, sorted(LEADS, key=len, reverse=True))) + r")\.")
 BARE = re.compile(r"(down_blocks|up_blocks|mid_block|conv_in|conv_out|time_embedding|input_blocks)\b")
@@ -44,6 +45,7 @@ ENDINGS = (  # of a key whose module has dots -> the tensor as kohya says, where
     (re.compile(r"(?<=to_out)_lora\.(down|up)\.weight$"), PLAIN),
     (re.compile(r"\.(lora_magnitude_vector)(?:\.\w+)*$"), {"lora_magnitude_vector": MAGNITUDES}),
     (re.compile(rf"\.({DOWN}|{UP}|{MID}|{ALPHA}|{MAGNITUDES}|diff|diff_b|w_norm|b_norm)$"), {}),
+    (re.compile(r"\.((?:a[12]|b[12]|bm)\.weight|on_input|oft_blocks|oft_diag|rescale)$"), {}),
     (re.compile(r"\.((?:hada|lokr)_[wt][12](?:_[ab])?)(?:\.(?!weight$)\w+)?$"), {}),
 )
 OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
@@ -54,7 +56,7 @@ class Spelled:
     """An open file, or several, under the keys that kohya's files have.
 
     `names` says which key of the file that is; "" of an alpha that stands beside the tensors, in the JSON of
-    PEFT or in diffusers' metadata.
+    PEFT or in the metadata.
     """
 
     def __init__(self, path: pathlib.Path, files: Iterable[tuple[str, Weights, Mapping[str, object]]]):
@@ -70,10 +72,14 @@ class Spelled:
         for lead, weights, config in files:
             self.metadata |= {str(k): str(v) for k, v in weights.metadata.items()}
             self._take(lead, weights, config)
-        self._unfold()
+        for name in (FOLDED, TOLD):
+            self.metadata.pop(name, None)
 
     def _take(self, lead: str, weights: Weights, config: Mapping[str, object]) -> None:
         own = {key: _kohya(key, lead) for key in weights.shapes}
+        for key in [key for key, found in own.items() if found is None and key.endswith(".weight")]:
+            beside = own.get(key.removesuffix("weight") + "on_input")  # an IA3
+            own[key] = beside and (beside[0].replace("on_input", "weight"), "")
         ranks: dict[str, tuple[str, int]] = {}  # module -> where it is in the file's words, and its rank
         for key, found in own.items():
             name, place = (key, "") if found is None else found
@@ -87,15 +93,24 @@ class Spelled:
             if place and tensor in COUNTED and self.shapes[name]:
                 ranks.setdefault(module, (place, self.shapes[name][COUNTED[tensor]]))
         self._reshape()
-        told = _told(weights.metadata)
+        told, folded = _told(weights.metadata), _folded(weights.metadata)
         for module, (place, rank) in ranks.items():
             part, _, path = place.partition(":")
             settings = config or told.get(part, {})
             name = f"{module}.{ALPHA}"
-            if settings and name not in self.names:
-                self.alphas[name] = _alpha(settings, path, rank, self.path)
-                self.names[name], self.shapes[name] = "", ()
-                self.dtypes[name] = torch.float32
+            if name in self.names:
+                continue
+            if folded:
+                alpha = folded.get(f"{part}.{path}", folded[""])
+                self._fold(module, alpha / rank)
+            elif settings:
+                alpha = _alpha(settings, path, rank, self.path)
+            else:
+                continue
+            self.alphas[name], self.names[name], self.shapes[name] = alpha, "", ()
+            dtype = self.dtypes.get(f"{module}.{DOWN}", torch.float32)
+            exact = float(torch.tensor(alpha, dtype=dtype)) == alpha
+            self.dtypes[name] = dtype if exact else torch.float32
 
     def _reshape(self) -> None:
         """PEFT's magnitudes are of one axis in linear layers, and along another in convolutions."""
@@ -104,21 +119,17 @@ class Spelled:
                 up = self.shapes.get(name.replace(MAGNITUDES, UP), ())
                 self.shapes[name] = (math.prod(shape), *[1] * max(len(up) - 1, 1))
 
-    def _unfold(self) -> None:
-        """Take out of factors the scales that we worked into them when we wrote the file."""
-        for module, alpha in _folded(self.metadata).items():
-            name, down = f"{module}.{ALPHA}", self.shapes.get(f"{module}.{DOWN}")
-            if down and f"{module}.{UP}" in self.names and name not in self.names and alpha:
-                self.alphas[name], self.folded[f"{module}.{UP}"] = alpha, alpha / down[0]
-                self.names[name], self.shapes[name], self.dtypes[name] = "", (), torch.float32
-                self.dtypes[f"{module}.{UP}"] = self.dtypes[f"{module}.{DOWN}"]
-        self.metadata.pop(FOLDED, None)
-        self.metadata.pop(TOLD, None)
+    def _fold(self, module: str, scale: float) -> None:
+        """Say that a layer's scale is in its `up`, and to be taken out of it."""
+        up = f"{module}.{UP}"
+        if up in self.names and scale != 1:
+            self.folded[up] = scale
+            self.dtypes[up] = self.dtypes[f"{module}.{DOWN}"]
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         for name in names:
             if name in self.alphas:
-                yield name, torch.tensor(self.alphas[name])
+                yield name, torch.tensor(self.alphas[name], dtype=self.dtypes[name])
                 continue
             [(_, tensor)] = self.files[name].read([self.names[name]])
             if name in self.folded:
@@ -223,11 +234,13 @@ def _told(metadata: Mapping[str, str]) -> dict[str, dict[str, object]]:
 
 
 def _folded(metadata: Mapping[str, str]) -> dict[str, float]:
+    """Alphas of layers that we worked into a file's factors: that of most under "", others by their place."""
     try:
-        found = json.loads(metadata.get(FOLDED, "{}"))
-        return {str(k): float(v) for k, v in found.items()}
+        found = {str(k): float(v) for k, v in json.loads(metadata.get(FOLDED, "{}")).items()}
     except (ValueError, TypeError, AttributeError, RecursionError):
         return {}
+    sound = "" in found and all(value and math.isfinite(value) for value in found.values())
+    return found if sound else {}
 
 
 def _alpha(config: Mapping[str, object], path: str, rank: int, file: pathlib.Path) -> float:

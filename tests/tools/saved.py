@@ -50,7 +50,7 @@ def base(arch: str) -> Base:
 
 def keys(arch: str) -> list[str]:
     """Of some of its layers."""
-    texts = [f"{part}.encoder.layers.{i}.{p}" for part in TEXTS[arch] for i in (1, 2) for p in PARTS]
+    texts = [f"{part}.encoder.layers.{i}.{p}" for part in TEXTS[arch] for i in (0, 1) for p in PARTS]
     return [key for key in (*UNET, *texts) if key in base(arch).shapes]
 
 

@@ -23,6 +23,7 @@ ABOUT: dict[str, str] = {  # command -> what help lists it with; a row for each 
     "metadata": "Show or edit what a file says of itself.",
     "card": "Show or edit the card that a WebUI shows of a LoRA.",
     "resize": "Lower the ranks of a LoRA.",
+    "convert": "Spell a LoRA for other programs, or turn it into plain LoRA.",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lora_train.tools.card import Card
+from lora_train.tools.convert import Convert
 from lora_train.tools.extract import Extract
 from lora_train.tools.inspect import Inspect
 from lora_train.tools.merge import Merge
@@ -17,4 +18,5 @@ TOOLS: dict[str, type[Tool]] = {
     "metadata": Metadata,
     "card": Card,
     "resize": Resize,
+    "convert": Convert,
 }

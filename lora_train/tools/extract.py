@@ -206,7 +206,7 @@ class Extract(Writing):
             all_ = count * 4 > min(matrix.shape) or self.mode == "quantile" or self.clamp_quantile < 1
             found = of_matrix(matrix, None if all_ else count, self.seed)
             rank = kept(found, self.mode, value)
-            if all_ or rank < count or most <= count:
+            if all_ or rank < count * 3 // 4 or most <= count:  # the last found are the least exact
                 return max(1, min(rank, most)), found
             count *= 4
 

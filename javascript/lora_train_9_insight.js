@@ -39,11 +39,14 @@
             }
         };
         const again = () => shown !== named() || (going() && Date.now() - looked > AGAIN);
-        box.addEventListener("toggle", () => box.open && look());
-        page.on("status", () => box.open && box.isConnected && again() && look());
-        page.on("ended", look);
-        page.on("theme", draw);
-        new ResizeObserver(draw).observe(inside);
+        const listen = () => { // a list of runs has many that nobody opens
+            page.on("status", () => box.isConnected && again() && look());
+            page.on("ended", () => box.isConnected && look());
+            page.on("theme", draw);
+            new ResizeObserver(draw).observe(inside);
+        };
+        box.addEventListener("toggle", listen, { once: true });
+        box.addEventListener("toggle", look);
         return box;
     };
 

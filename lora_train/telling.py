@@ -41,7 +41,8 @@ def command(words: Sequence[str]) -> int:
 
     runs = [found(pathlib.Path(folder)) for folder in given["folders"]]
     told = [insight(run) for run in runs]
-    beside = compare(runs) if len(runs) > 1 else None
+    sides = compare(runs)
+    beside = sides if len(runs) > 1 else None
     if given.get("json"):
         text = json.dumps({"runs": told, "compare": beside}, indent=1, ensure_ascii=False)
         sys.stdout.write(f"{text}\n")
@@ -51,7 +52,7 @@ def command(words: Sequence[str]) -> int:
         sys.stdout.write("".join(f"{line}\n" for line in apart(beside)) if beside else "")
     if "output" in given:
         with whole(pathlib.Path(given["output"])) as part:
-            (drawn(told[0]) if beside is None else drawn_beside(beside)).save(part, "PNG")
+            drawn(sides, told).save(part, "PNG")
     return 0
 
 
@@ -139,9 +140,15 @@ def apart(beside: Mapping) -> Iterator[str]:
 # ── pictures ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def drawn(told: Mapping) -> Image.Image:
-    """One run's plots, one below the other."""
-    from lora_train.plots.chart import Line, chart, stacked, strips
+def drawn(sides: Mapping, told: Sequence[Mapping]) -> Image.Image:
+    """The runs' losses over each other, and of one run all that its records tell, one below the other."""
+    from lora_train.plots.chart import stacked
+
+    return stacked(_beside(sides) + (_alone(told[0]) if len(told) == 1 else []))
+
+
+def _alone(told: Mapping) -> list[Image.Image]:
+    from lora_train.plots.chart import Line, chart, strips
 
     rows = [row for row in told["timesteps"]["rows"] if row["count"]]
 
@@ -158,7 +165,7 @@ def drawn(told: Mapping) -> Image.Image:
         steps, blocks = told["blocks"]["steps"], told["blocks"]["rows"]
         title = f"norm of what each block adds · steps {steps[0]} to {steps[-1]}"
         parts.append(strips([(row["name"], row["values"]) for row in blocks], title=title))
-    return stacked(parts)
+    return parts
 
 
 def _gallery(part: Mapping) -> Image.Image:
@@ -195,20 +202,18 @@ def _cell(rows: Sequence[Mapping], place: int) -> Image.Image:
     return cell
 
 
-def drawn_beside(beside: Mapping) -> Image.Image:
-    """Several runs' losses over each other."""
-    from lora_train.plots.chart import Line, chart, stacked
+def _beside(sides: Mapping) -> list[Image.Image]:
+    from lora_train.plots.chart import Line, chart
 
     curves, bins, tried = [], [], []
-    for side in beside["runs"]:
+    for side in sides["runs"]:
         curves.append(Line(side["name"], [(p[0], p[1]) for p in side["points"] if p[1] is not None]))
         tried.append(Line(side["name"], [(p[0], p[2]) for p in side["points"] if p[2] is not None]))
         rows = [row for row in side["timesteps"] if row["mean"] is not None]
         bins.append(Line(side["name"], [((row["from"] + row["to"]) / 2, row["mean"]) for row in rows]))
-    parts = [
-        (curves, "smoothed loss", "step"),
-        (tried, "validation loss", "step"),
-        (bins, "loss by timestep", "timestep"),
-    ]
-    made = [chart(of, title=title, across=x) for of, title, x in parts if any(line.points for line in of)]
-    return stacked(made or [chart(curves, title="smoothed loss", across="step")])
+    others = [(tried, "validation loss", "step")]
+    if len(curves) > 1:
+        others.append((bins, "loss by timestep", "timestep"))
+    there = [(of, title, x) for of, title, x in others if any(line.points for line in of)]
+    every = [(curves, "smoothed loss", "step"), *there]
+    return [chart(of, title=title, across=x) for of, title, x in every]

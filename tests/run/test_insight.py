@@ -8,14 +8,17 @@ import torch
 
 from lora_train.adapters import FAMILIES
 from lora_train.adapters.network import Network
+from lora_train.errors import Mistake
+from lora_train.host import Folders
 from lora_train.run import insight as told
+from lora_train.run.desk import Desk
 from lora_train.run.insight import compare, insight
 from lora_train.run.losses import RECORD, pictures, read
 from lora_train.run.runs import at
 from lora_train.run.store import RunStore
 from lora_train.train.events import Watcher
 from tests.test_erase import erased  # noqa: F401 (a fixture)
-from tests.tiny import Tiny
+from tests.tiny import Tiny, TinyHost
 from tests.train.test_numbers import Asked
 
 LIVELY = {"training__max_train_steps": 8, "training__gradient_accumulation_steps": 2, "data__flip_aug": True}
@@ -300,6 +303,21 @@ def test_runs_side_by_side_say_what_is_different(trained):
     lines = [json.loads(line) for line in (records(two) / "metrics.jsonl").read_text().splitlines()]
     assert found["runs"][1]["average"] == pytest.approx(lines[-1]["average"], rel=1e-4)
     assert [p[0] for p in found["runs"][1]["points"]] == [line["step"] for line in lines]
+
+
+def test_the_desk_tells_of_runs_by_name(trained, tmp_path):
+    folders = Folders(loras=tmp_path / "a", desk=tmp_path / "desk")
+    for name in "xy":
+        trained("a", output__output_name=name, output__run_dir=tmp_path / "desk" / "runs" / name)
+    desk = Desk(TinyHost(tmp_path), folders)
+    assert desk.insight("x")["samples"] == 8
+    assert [run["name"] for run in desk.compare(["y", "x"])["runs"]] == ["y", "x"]
+    assert desk.compare(["y", "x"])["differ"] == []
+    with pytest.raises(LookupError, match="no such run"):
+        desk.insight("z")
+    for names in (["x"], ["x"] * 7):
+        with pytest.raises(Mistake, match="expected two to 6 runs"):
+            desk.compare(names)
 
 
 def test_recording_changes_nothing_of_the_run(trained, monkeypatch):

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lora_train.job import declared
 from lora_train.objectives import OBJECTIVES
 from lora_train.run.curve import ASIDE, Curve, lines, thinned
 from lora_train.run.losses import pictures, read
+from lora_train.values import plain
 
 if TYPE_CHECKING:
     import pathlib
@@ -191,11 +193,12 @@ def _depth(name: str) -> tuple[int, str]:
 
 def compare(runs: Sequence[Run]) -> Table:
     """Runs side by side: their smoothed losses, their losses by timestep, and the settings that differ."""
+    # what an older run does not have was as it is by default
+    usual = {setting.path: plain(setting.default) for setting in declared()}
     every = sorted({path for run in runs for path in run.values} - {*OWN})
+    found = {path: [run.values.get(path, usual.get(path)) for run in runs] for path in every}
     differ = [
-        {"path": path, "values": [run.values.get(path) for run in runs]}
-        for path in every
-        if any(run.values.get(path) != runs[0].values.get(path) for run in runs)
+        {"path": p, "values": values} for p, values in found.items() if values != values[:1] * len(runs)
     ]
     return {"runs": [_side(run) for run in runs], "differ": differ}
 

@@ -300,6 +300,10 @@ def test_runs_side_by_side_say_what_is_different(trained):
     found = compare([run_at(one), run_at(two)])
     assert [(row["path"], len(row["values"])) for row in found["differ"]] == [("network.dim", 2)]
     assert found["differ"][0]["values"][1] == 2
+    older = run_at(one)
+    del older.values["training.l1_penalty"]
+    older.values["network.alpha"] = 3.0
+    assert [row["path"] for row in compare([older, run_at(one)])["differ"]] == ["network.alpha"]
     lines = [json.loads(line) for line in (records(two) / "metrics.jsonl").read_text().splitlines()]
     assert found["runs"][1]["average"] == pytest.approx(lines[-1]["average"], rel=1e-4)
     assert [p[0] for p in found["runs"][1]["points"]] == [line["step"] for line in lines]

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 
 from lora_train.adapters.lora import DOWN, UP
-from lora_train.names import file_key, unet_to_diffusers
+from lora_train.names import file_key, text_path, unet_to_diffusers
 from lora_train.tools.spelling import ALPHA, MAGNITUDES
 
 Place = tuple[str, str, str]  # part, path in the house's language, architecture
@@ -90,7 +90,10 @@ DIALECTS = {
 
 
 def settings(ranks: Mapping[str, int], alphas: Mapping[str, float], *, dora: bool) -> dict[str, object]:
-    """PEFT's, as its adapter_config.json has them. By layer, its name within the model."""
+    """PEFT's, as its adapter_config.json has them. By layer, its name within the model, whose "text_model."
+    transformers 5 has not: PEFT takes the end of a name for it."""
+    ranks = {text_path(name): rank for name, rank in ranks.items()}
+    alphas = {text_path(name): alpha for name, alpha in alphas.items()}
     rank, alpha = most(ranks.values()), most(alphas.values())
     return {
         "peft_type": "LORA", "auto_mapping": None, "base_model_name_or_path": None, "task_type": None,

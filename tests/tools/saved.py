@@ -23,6 +23,7 @@ UNET = (
     "unet.output_blocks.2.0.skip_connection",
     "unet.input_blocks.3.0.op",
 )  # fmt: skip
+NORMS = ("unet.input_blocks.4.0.in_layers.0", "unet.input_blocks.4.0.out_layers.0")
 PARTS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1")
 TEXTS = {"sd1": ("te1",), "sd2": ("te1",), "sdxl": ("te1", "te2")}
 VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
@@ -60,7 +61,7 @@ def network(family: str, arch: str = "sd1", by: float = 0.1, **values: object) -
     there = base(arch)
     places = [key.split(".", 1) for key in keys(arch)]
     if family == "normed":
-        places += [["unet", "input_blocks.4.0.in_layers.0"], ["unet", "input_blocks.4.0.out_layers.0"]]
+        places += [key.split(".", 1) for key in NORMS]
     layers = [layer(part, path, arch, there.shapes[f"{part}.{path}"], there.weight(f"{part}.{path}"))
               for part, path in places]  # fmt: skip
     for at in layers:

@@ -21,6 +21,7 @@ from lora_train.tools.convert import Convert
 from lora_train.tools.dialects import DIALECTS
 from lora_train.tools.opened import Opened
 from tests.tools import saved
+from tests.webui_formulas import added
 
 ALL = [*FAMILIES, *saved.VARIANTS]
 
@@ -272,3 +273,36 @@ def test_the_command_converts(tmp_path, capsys):
     said = json.loads(capsys.readouterr().out)
     assert said["spelling"] == "diffusers"
     assert said["layers"] == len(Opened(old).layers)
+
+
+def webui(path: pathlib.Path) -> dict[str, torch.Tensor]:
+    """What the stock WebUI adds to each layer, by its own formulas."""
+    names = {key: _webui_name(key) for key in saved.base("sd1").shapes}
+    weights = {name: saved.base("sd1").weight(key) for key, name in names.items() if key in _used()}
+    return {name: weight for name, (weight, _) in added(load_file(path), "sd1", weights).items()}
+
+
+def _used() -> set[str]:
+    return {*saved.keys("sd1"), *saved.NORMS}
+
+
+def _webui_name(key: str) -> str:
+    part, _, path = key.partition(".")
+    begin = "diffusion_model_" if part == "unet" else "transformer_text_model_"
+    return begin + path.replace(".", "_")
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_the_webui_makes_the_same_of_it(family, tmp_path):
+    """Of strengths that are worked in, of plain LoRA and of whole differences."""
+    old, base = saved.file(tmp_path, family), saved.checkpoint("sd1")
+    before = webui(old)
+    ways = {"lora": ({}, 1.0), "diff": ({}, 1.0), "kohya": ({"strength": -0.5}, -0.5)}
+    for way, (values, times) in ways.items():
+        after = webui(converted(old, tmp_path / f"{way}.safetensors", way, base=base, **values).files[0])
+        assert after.keys() == before.keys()
+        for name, gain in before.items():
+            scale = float(gain.abs().max())
+            torch.testing.assert_close(
+                after[name], times * gain, rtol=1e-5, atol=1e-5 * scale, msg=f"{way} {name}"
+            )

@@ -20,6 +20,7 @@ ABOUT: dict[str, str] = {  # command -> what help lists it with; a row for each 
     "merge": "Merge LoRAs into a checkpoint, or into one LoRA.",
     "extract": "Extract a LoRA from a fine-tuned checkpoint.",
     "inspect": "Say what is in a LoRA file, what is wrong with it, and what reads it.",
+    "convert-model": "Make a diffusers folder of a checkpoint, or the other way.",
     "metadata": "Show or edit what a file says of itself.",
     "card": "Show or edit the card that a WebUI shows of a LoRA.",
     "resize": "Lower the ranks of a LoRA.",

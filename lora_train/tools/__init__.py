@@ -8,6 +8,7 @@ from lora_train.tools.extract import Extract
 from lora_train.tools.inspect import Inspect
 from lora_train.tools.merge import Merge
 from lora_train.tools.metadata import Metadata
+from lora_train.tools.models import ConvertModel
 from lora_train.tools.resize import Resize
 from lora_train.tools.tool import Tool
 
@@ -15,6 +16,7 @@ TOOLS: dict[str, type[Tool]] = {
     "merge": Merge,
     "extract": Extract,
     "inspect": Inspect,
+    "convert-model": ConvertModel,
     "metadata": Metadata,
     "card": Card,
     "resize": Resize,

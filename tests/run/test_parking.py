@@ -19,7 +19,7 @@ from tests.run.test_session import LIVELY, same
 from tests.tiny import Tiny, TinyHost
 
 LATENT, COND, SIZES = (1, 4, 8, 8), (1, 40, 12), (1, 6)
-BESIDE = {LATENT, LATENT[1:], COND, SIZES, (1000,), (2,), (1,)}  # kept off the card, or of one batch; small
+BESIDE = {LATENT, LATENT[1:], COND, SIZES, (1000,), (4,), (2,), (1,)}  # kept off the card, or of a step; small
 
 
 class Card:

@@ -1,0 +1,271 @@
+"""Tools on files of full size, ours and sd-scripts', each in a process of its own: time, peak memory, error.
+
+    python benchmarks/tools.py resize --peer /path/to/sd-scripts --size sd1 sdxl
+
+Files are of random weights, made in the user's cache folder. What sd-scripts imports and this machine has not
+is stood in for by nothing at all, as long as the script does not use it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.gpu import SD15, SDXL  # noqa: E402
+from benchmarks.models import cache  # noqa: E402
+from lora_train.names import file_key, unet_to_ldm  # noqa: E402
+
+ARCHS = {
+    "sd1": (SD15, {"te1": (768, 3072, 12)}),
+    "sdxl": (SDXL, {"te1": (768, 3072, 12), "te2": (1280, 5120, 32)}),
+}
+LINEAR = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
+CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv")
+PEAK = """
+import atexit, pathlib
+@atexit.register
+def told():
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    pathlib.Path({peak!r}).write_text(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+"""  # by the process itself: what the system tells of it at its end begins with who started it
+OURS = """
+import runpy, sys
+sys.argv = ["lora_train", *{words!r}]
+runpy.run_module("lora_train", run_name="__main__", alter_sys=True)
+"""
+STAND_IN = """
+import importlib.abc, importlib.machinery, runpy, sys, types, unittest.mock
+class Missing(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(self, name, path, target=None):
+        return importlib.machinery.ModuleSpec(name, self, is_package=True)
+    def create_module(self, spec):
+        made = unittest.mock.MagicMock(name=spec.name)
+        made.__path__, made.__spec__, made.__name__ = [], spec, spec.name
+        return made
+    def exec_module(self, module):
+        pass
+for name in {missing!r}:
+    sys.modules[name] = Missing().create_module(importlib.machinery.ModuleSpec(name, None, is_package=True))
+sys.meta_path.append(type("Inside", (Missing,), dict(find_spec=lambda self, name, path, target=None:
+    Missing.find_spec(self, name, path) if name.partition(".")[0] in {missing!r} else None))())
+sys.path.insert(0, {peer!r})
+sys.argv = [{script!r}, *{words!r}]
+runpy.run_path({script!r}, run_name="__main__")
+"""
+OTHERS = (
+    "toml",
+    "torchvision",
+    "cv2",
+    "imagesize",
+    "voluptuous",
+    "einops",
+    "tqdm",
+    "accelerate",
+    "wandb",
+    "lpips",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """What a process came to."""
+
+    wall: float  # seconds
+    cpu: float
+    peak: float  # MiB
+
+    def __str__(self) -> str:
+        return f"wall {self.wall:8.2f} s, cpu {self.cpu:8.2f} s, peak {self.peak:8.0f} MiB"
+
+
+def ran(text: str) -> Ran:
+    """Run a program to its end.
+
+    Raises:
+        SystemExit: it failed; the message is its last words.
+    """
+    peak = cache() / "peak.txt"
+    words = [sys.executable, "-c", PEAK.format(peak=str(peak)) + text]
+    start = time.perf_counter()
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT) as process:
+        said = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(said.decode(errors="replace")[-2000:])
+    return Ran(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, int(peak.read_text()) / 1024)
+
+
+def ours(*words: object) -> Ran:
+    return ran(OURS.format(words=[*map(str, words)]))
+
+
+def theirs(peer: pathlib.Path, script: str, *words: object) -> Ran:
+    """A script of sd-scripts'."""
+    missing = [name for name in OTHERS if not _found(name)]
+    text = STAND_IN.format(
+        missing=missing, peer=str(peer), script=str(peer / script), words=[*map(str, words)]
+    )
+    return ran(text)
+
+
+def _found(name: str) -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec(name) is not None
+
+
+def shapes(arch: str, *, conv: bool) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """Part, path and shape of all layers that a LoRA is put on."""
+    import diffusers
+
+    config, texts = ARCHS[arch]
+    with torch.device("meta"):
+        unet = diffusers.UNet2DConditionModel(**config)
+    for name, module in unet.named_modules():
+        taken = name.endswith(LINEAR) or (conv and name.endswith(CONVOLUTIONS))
+        if taken and hasattr(module, "weight"):
+            yield "unet", unet_to_ldm(name, arch), tuple(module.weight.shape)
+    for part, (width, wide, count) in texts.items():
+        for i in range(count):
+            for piece in ("q_proj", "k_proj", "v_proj", "out_proj"):
+                yield part, f"encoder.layers.{i}.self_attn.{piece}", (width, width)
+            yield part, f"encoder.layers.{i}.mlp.fc1", (wide, width)
+            yield part, f"encoder.layers.{i}.mlp.fc2", (width, wide)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What files are like, and who else works on them."""
+
+    arch: str
+    conv: bool  # whether there are convolutions
+    once: bool  # one layer of each shape: ratios of a full file in a fraction of its time
+    peer: pathlib.Path | None
+    out: pathlib.Path
+
+    def layers(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        every = [*shapes(self.arch, conv=self.conv)]
+        return [*{shape: row for row in every for shape in [row[2]]}.values()] if self.once else every
+
+    def __str__(self) -> str:
+        more = ", one layer of each shape" * self.once
+        return f"{self.arch}{' with convolutions' * self.conv}{more}"
+
+
+def lora(case: Case, rank: int, seed: int = 0) -> pathlib.Path:
+    """A file of random factors in float16, whose singular values fall off as trained ones do; made once."""
+    arch, words = case.arch, "_conv" * case.conv + "_once" * case.once
+    path = cache() / f"{arch}_rank{rank}{words}_{seed}.safetensors"
+    if path.is_file():
+        return path
+    torch.manual_seed(seed)
+    tensors: dict[str, Tensor] = {}
+    for part, at, (out, inn, *kernel) in case.layers():
+        key = file_key(part, at, arch)
+        falls = 0.9 ** torch.arange(rank)
+        up, down = torch.randn(out, rank) * falls / out**0.5, torch.randn(rank, inn, *kernel) / inn**0.5
+        tensors[f"{key}.lora_up.weight"] = up.view(out, rank, *[1] * len(kernel)).half()
+        tensors[f"{key}.lora_down.weight"] = down.half()
+        tensors[f"{key}.alpha"] = torch.tensor(float(rank) / 2).half()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, {"ss_base_model_version": {"sd1": "sd_v1", "sdxl": "sdxl_base_v1-0"}[arch]})
+    return path
+
+
+def factors(path: pathlib.Path) -> dict[str, tuple[Tensor, Tensor]]:
+    tensors = load_file(path)
+    found = {}
+    for key in (k.removesuffix(".lora_up.weight") for k in tensors if k.endswith(".lora_up.weight")):
+        up, down = (tensors[f"{key}.lora_{side}.weight"].flatten(1).double() for side in ("up", "down"))
+        found[key] = up * (float(tensors[f"{key}.alpha"]) / len(down)), down
+    return found
+
+
+def error(first: Mapping[str, tuple[Tensor, Tensor]], other: Mapping[str, tuple[Tensor, Tensor]]) -> float:
+    """Norm of the difference of all products over the norm of the first's; no product is made."""
+    off = there = 0.0
+    for key, (up, down) in first.items():
+        ups, downs = torch.cat([up, -other[key][0]], 1), torch.cat([down, other[key][1]])
+        off += float(((ups.t() @ ups) * (downs @ downs.t())).sum())
+        there += float(((up.t() @ up) * (down @ down.t())).sum())
+    return (max(off, 0.0) / there) ** 0.5
+
+
+def compared(name: str, ours: Ran, theirs: Ran | None, errors: Mapping[str, float]) -> None:
+    sys.stdout.write(f"{name}\n  ours   {ours}\n")
+    if theirs is not None:
+        sys.stdout.write(f"  theirs {theirs}\n")
+        sys.stdout.write(
+            f"  {theirs.wall / ours.wall:.1f} times as fast, {ours.peak / theirs.peak:.2f} of the memory\n"
+        )
+    sys.stdout.write("".join(f"  error of {who}: {value:.3e}\n" for who, value in errors.items()))
+    sys.stdout.flush()
+
+
+def resize(given: Case) -> None:
+    """To a rank, and to a share of the norm."""
+    old, peer, out = lora(given, 64), given.peer, given.out
+    cases = {"rank 16": [], "sv_fro 0.9": ["--dynamic_method", "sv_fro", "--dynamic_param", "0.9"]}
+    for case, more in cases.items():
+        words = ["--model", old, "--new_rank", "16", "--save_precision", "float", *more]
+        mine = ours("resize", *words, "--save_to", out / "ours.safetensors", "--overwrite")
+        other = peer and theirs(
+            peer, "networks/resize_lora.py", *words, "--save_to", out / "theirs.safetensors"
+        )
+        first = factors(old)
+        names = ["ours", *["theirs"] * bool(other)]
+        errors = {name: error(first, factors(out / f"{name}.safetensors")) for name in names}
+        compared(f"resize {given}, rank 64, {case}", mine, other, errors)
+
+
+def convert(given: Case) -> None:
+    """To diffusers' spelling and back; sd-scripts has no such tool."""
+    old, out = lora(given, 64), given.out
+    there, back = out / "there.safetensors", out / "back.safetensors"
+    mine = ours("convert", old, "--to", "diffusers", "--save_to", there, "--overwrite")
+    again = ours("convert", there, "--save_to", back, "--overwrite")
+    one, two = load_file(old), load_file(back)
+    same = one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+    compared(f"convert {given}, to diffusers", mine, None, {})
+    compared(f"convert {given}, back ({'equal' if same else 'NOT equal'})", again, None, {})
+
+
+PARTS: dict[str, Callable[[Case], None]] = {
+    "resize": resize,
+    "convert": convert,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", default=[*PARTS], choices=[*PARTS, []])
+    parser.add_argument("--peer", type=pathlib.Path, help="folder of sd-scripts; without it ours alone")
+    parser.add_argument("--size", nargs="+", default=["sd1"], choices=[*ARCHS])
+    parser.add_argument("--linear", action="store_true", help="files without convolutions")
+    parser.add_argument("--once", action="store_true", help="one layer of each shape")
+    given = parser.parse_args()
+    out = cache() / "tools"
+    out.mkdir(parents=True, exist_ok=True)
+    for arch in given.size:
+        for part in given.parts:
+            PARTS[part](Case(arch, not given.linear, given.once, given.peer, out))
+
+
+if __name__ == "__main__":
+    main()

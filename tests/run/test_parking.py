@@ -19,7 +19,8 @@ from tests.run.test_session import LIVELY, same
 from tests.tiny import Tiny, TinyHost
 
 LATENT, COND, SIZES = (1, 4, 8, 8), (1, 40, 12), (1, 6)
-BESIDE = {LATENT, LATENT[1:], COND, SIZES, (1000,), (4,), (2,), (1,)}  # kept off the card, or of a step; small
+NUMBERS = {(2,), (3,), (4,)}  # a step's loss, norm, and the losses of its samples
+BESIDE = {LATENT, LATENT[1:], COND, SIZES, (1000,), (1,), *NUMBERS}  # kept off the card, or of one batch
 
 
 class Card:

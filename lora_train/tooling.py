@@ -21,6 +21,8 @@ ABOUT: dict[str, str] = {  # command -> what help lists it with; a row for each 
     "extract": "Extract a LoRA from a fine-tuned checkpoint.",
     "inspect": "Say what is in a LoRA file, what is wrong with it, and what reads it.",
     "convert-model": "Make a diffusers folder of a checkpoint, or the other way.",
+    "dehydrate": "Store a fine-tuned checkpoint as its difference to its base.",
+    "rehydrate": "Give back the checkpoint that dehydrate stored.",
     "metadata": "Show or edit what a file says of itself.",
     "card": "Show or edit the card that a WebUI shows of a LoRA.",
     "resize": "Lower the ranks of a LoRA.",

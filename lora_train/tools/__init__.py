@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lora_train.tools.card import Card
 from lora_train.tools.convert import Convert
+from lora_train.tools.dehydrate import Dehydrate, Rehydrate
 from lora_train.tools.extract import Extract
 from lora_train.tools.inspect import Inspect
 from lora_train.tools.merge import Merge
@@ -17,6 +18,8 @@ TOOLS: dict[str, type[Tool]] = {
     "extract": Extract,
     "inspect": Inspect,
     "convert-model": ConvertModel,
+    "dehydrate": Dehydrate,
+    "rehydrate": Rehydrate,
     "metadata": Metadata,
     "card": Card,
     "resize": Resize,

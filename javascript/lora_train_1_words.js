@@ -24,6 +24,9 @@
         "degrees": "度", "epochs": "エポック", "pixels": "px", "steps": "ステップ", "tags": "タグ", "minutes": "分",
         "running": "学習中", "paused": "一時停止中", "waiting": "待機中", "done": "完了", "stopped": "停止", "failed": "失敗", "unfinished": "未完了",
 
+        // rooms
+        "Rooms": "画面", "Train": "学習", "Evaluate": "評価", "Tools": "ツール",
+
         // the model
         "v-prediction": "v予測", "ε-prediction": "ε予測", "{free} of {total} free": "空き {free} / {total}", "zero-terminal SNR": "ゼロ終端SNR",
         "VAE": "VAE", "built in": "内蔵", "No model is loaded yet.": "モデルがまだ読み込まれていません。",

@@ -137,9 +137,10 @@
             return;
         }
         if (page.root !== root) return;
-        page.fill(body, page.unfinished(), page.endCard(), page.sheetView(), page.runView(), folding(page.form()), page.queueView(), page.runsView(),
+        const train = el("div.body", { "data-says": "" }, page.unfinished(), page.endCard(), page.sheetView(), page.runView(), folding(page.form()), page.queueView(), page.runsView(),
             page.webui() ? page.packagesView() : []);
-        dropping(body);
+        page.fill(body, page.rooms(train));
+        dropping(train);
         page.draft.heed();
         page.tell("opened");
         page.lastStep = 0;

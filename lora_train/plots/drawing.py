@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import logging
 import pathlib
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from lora_train.plots.cells import Grid, Shot, infotext, tagged
 from lora_train.plots.differ import Likeness, changed, moved
 from lora_train.plots.folder import Folder, digest, key
 from lora_train.plots.losses import Losses, Trial, evenly, settings_of
+from lora_train.plots.suggestion import Measured
 from lora_train.run.base import Base
 from lora_train.run.control import Control, Ended
 from lora_train.run.draw import Wardrobe, Worn
@@ -84,6 +86,7 @@ class Drawing:
         self.folder, self.course = Folder(grid.plan.outdir), Course()
         self.keys: dict[Shot, str] = {}
         self.cells: dict[Spot, dict[str, object]] = {}  # those that are done
+        self.losses: list[float] = []  # without a LoRA, of each picture
         self.notes: list[str] = []
         self.trial: Trial | None = None
         self.likeness: Likeness | None = None
@@ -205,6 +208,13 @@ class Drawing:
             "infotext": known.get("infotext"), "metrics": self.metrics(place),
         }  # fmt: skip
 
+    def bare(self) -> Measured:
+        """What was measured without a LoRA."""
+        shots = {shot.bare() for shot in self.shots.values()} if self.likeness is not None else ()
+        images = (self.folder.opened(self.keys[shot]) for shot in shots)
+        looks = [self.likeness.distance(image) for image in images]
+        return Measured(tuple(self.losses), statistics.fmean(looks) if looks else None)
+
     def metrics(self, place: Spot) -> dict[str, float]:
         """moved, changed: how far from the picture it is compared to; looks: how far from what training
         pictures look like."""
@@ -279,7 +289,8 @@ class Painter:
 
     def _measure(self) -> None:
         drawing, losses = self.drawing, None
-        wanted = {self.loss_key(shot): shot for shot in drawing.shots.values()}
+        bare = next(iter(drawing.shots.values())).bare()
+        wanted = {self.loss_key(shot): shot for shot in (bare, *drawing.shots.values())}
         for number, (name, shot) in enumerate(wanted.items()):
             if drawing.folder.losses(name) is not None:
                 continue
@@ -289,6 +300,7 @@ class Painter:
             network = self._wear(shot.file or self.files[0]).networks[0]
             with self._on(shot):
                 drawing.folder.keep_losses(name, losses.of(network))
+        drawing.losses = drawing.folder.losses(self.loss_key(bare)) or []
         for place, shot in drawing.shots.items():
             found = drawing.folder.losses(self.loss_key(shot))
             drawing.cells[place]["metrics"]["loss"] = round(sum(found) / len(found), 6)

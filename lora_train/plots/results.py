@@ -12,7 +12,7 @@ from lora_train.plots import grid as sheets
 from lora_train.plots.cells import WITHOUT, Grid
 from lora_train.plots.folder import Folder
 from lora_train.plots.heat import heat
-from lora_train.plots.suggestion import Measured, Place, Suggestion, suggestion
+from lora_train.plots.suggestion import Choice, Measured, Place, Suggestion
 from lora_train.run.store import whole
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Results:
 
     grid: Grid
     cells: list[Cell]  # as a sheet is read
+    bare: Measured = Measured()  # without a LoRA
     held: bool = False  # whether the losses are of pictures that were not learned from
     on: str = ""  # what the losses are of
     notes: tuple[str, ...] = ()
@@ -55,6 +56,8 @@ class Results:
             "plan": _texts(flat(self.grid.plan)), "axes": axes(self.grid), "cells": self.cells,
             "sheets": pages, "heat": "heat.png" if warm else None, "blocks": self.blocks(),
             "suggestion": found and {**dataclasses.asdict(found), "text": found.said()},
+            "bare": {"loss": self.bare.loss, "looks": self.bare.looks},
+            "scores": [[*place, round(score, 6)] for place, score in self.choice.scores().items()],
             "loss_of": self.on or None, "notes": [*self.notes],
         }  # fmt: skip
 
@@ -140,31 +143,33 @@ class Results:
         strength = float(at.get("strength", self.grid.plan.network_mul))
         return file, 0.0 if file == WITHOUT else strength
 
-    def suggested(self) -> Suggestion | None:
+    @property
+    def choice(self) -> Choice:
         found = self.measured() if self.grid.plan.score else {}
-        return suggestion(found, held=self.held, on=self.on)
+        return Choice(found, self.bare, self.held, self.on)
+
+    def suggested(self) -> Suggestion | None:
+        return self.choice.suggestion()
 
     def heat(self) -> Image.Image | None:
-        """Loss, or where there is none distance to the training pictures' looks, of files and strengths."""
-        found, chosen = self.measured() if self.grid.plan.score else {}, self.suggested()
-        if len(found) < 2 or chosen is None:
+        """The scores of files and strengths, with the suggestion framed."""
+        scores, chosen = self.choice.scores(), self.suggested()
+        if len(scores) == 1 or chosen is None:
             return None
-        files, strengths = ([*dict.fromkeys(place[i] for place in found)] for i in (0, 1))
-        by_loss = all(one.losses for one in found.values())
-        values = [
-            [(one.loss if by_loss else one.looks) if (one := found.get((f, s))) else None for s in strengths]
-            for f in files
-        ]
+        files, strengths = ([*dict.fromkeys(place[i] for place in scores)] for i in (0, 1))
+        values = [[scores.get((f, s)) for s in strengths] for f in files]
         place = (chosen.file or files[0], chosen.strength)
-        framed = (files.index(place[0]), strengths.index(place[1])) if place in found else None
-        title = f"Loss on {self.on}" if by_loss else "Distance to the looks of the training pictures"
-        return heat(files, [f"{s:g}" for s in strengths], values, title=title, framed=framed)
+        framed = (files.index(place[0]), strengths.index(place[1])) if place in scores else None
+        by = [f"loss on {self.on}"] * self.choice.by_loss + ["looks"] * self.choice.by_looks
+        title = f"{' and '.join(by)}; without it 1, lower is better"
+        title = f"{title[0].upper()}{title[1:]}"
+        return heat(files, [f"{s:g}" for s in strengths], values, title=title, framed=framed, digits=3)
 
 
 def finished(drawing: Drawing) -> Results:
     trial = drawing.trial
     return Results(
-        drawing.grid, [drawing.cells[place] for place in drawing.grid.places()],
+        drawing.grid, [drawing.cells[place] for place in drawing.grid.places()], drawing.bare(),
         held=trial is not None and trial.held, on="" if trial is None else trial.on,
         notes=tuple(drawing.notes))  # fmt: skip
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 Place = tuple[str, float]  # file, strength
 FULL = 1.0  # the strength that files are trained at
-NOTHING = "nothing learned"
+NOTHING, UNDER, OVER, GOOD = "nothing learned", "underfit", "overfit", "good"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,71 +32,95 @@ class Suggestion:
     file: str | None
     strength: float
     reason: str
-    verdict: str  # "good", "underfit", "overfit" or "nothing learned"
+    verdict: str
 
     def said(self) -> str:
         where = "the model without a LoRA" if self.file is None else f"{self.file} at {self.strength:g}"
         return f"Suggested: {where}. {self.reason}"
 
 
-def suggestion(found: Mapping[Place, Measured], *, held: bool, on: str = "pictures") -> Suggestion | None:
-    """By the loss where there is one, else by the looks of what was drawn; None without either.
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What was measured everywhere, and without a LoRA.
 
-    Of the places whose loss is no further from the lowest than the standard error of their difference over
-    pictures, it is the one that is the least strong (the rule of one standard error, Breiman et al. 1984,
-    section 3.4.3): what is as good with less of it leaves more of the model as it is.
+    Loss and looks say different things: the loss is what training lowers, one step at a time, and does not
+    see that pictures of many steps fall apart; looks do, but know nothing of what is shown.
 
     Args:
         held: whether the losses are of pictures that were not learned from.
         on: what they are of, in words.
     """
-    if not found:
-        return None
-    by_loss = all(one.losses for one in found.values())
-    if not by_loss and any(one.looks is None for one in found.values()):
-        return None
-    score = {place: one.loss if by_loss else one.looks for place, one in found.items()}
-    lowest = min(score, key=lambda place: (score[place], abs(place[1])))
-    near = [p for p in found if p == lowest or (by_loss and _same(found[p], found[lowest]))]
-    files = [*dict.fromkeys(file for file, _ in found)]
-    chosen = min(near, key=lambda p: (abs(p[1]), files.index(p[0])))
-    return _said(chosen, found, score, on if by_loss else "", held=held or not by_loss)
 
+    found: Mapping[Place, Measured]
+    bare: Measured
+    held: bool
+    on: str = "pictures"
 
-def _same(one: Measured, best: Measured) -> bool:
-    """Whether pictures do not tell them apart."""
-    apart = [a - b for a, b in zip(one.losses, best.losses, strict=True)]
-    if len(apart) == 1:
-        return False
-    return statistics.fmean(apart) <= statistics.stdev(apart) / math.sqrt(len(apart))
+    @property
+    def by_loss(self) -> bool:
+        return bool(self.bare.losses) and all(one.losses for one in self.found.values())
 
+    @property
+    def by_looks(self) -> bool:
+        return bool(self.bare.looks) and all(one.looks is not None for one in self.found.values())
 
-def _said(
-    chosen: Place, found: Mapping[Place, Measured], score: Mapping[Place, float], on: str, *, held: bool
-) -> Suggestion:
-    file, strength = chosen
-    own = sorted((s for f, s in found if f == file), key=abs)
-    of = f"the loss on {on}" if on else "the distance to the looks of the training pictures"
-    blind = "" if held else " (which were learned from, so that too much of it does not show)"
-    value, lowest = score[chosen], min(score.values())
-    best = f"{of} is lowest there, {value:.4g}"
-    if value > lowest:
-        best = f"{of} is {value:.4g} there, which pictures do not tell from the lowest, {lowest:.4g}"
-    full = score.get((file, FULL))
-    if strength == 0:
-        return Suggestion(None, 0.0, _sentence(f"at no strength {of}{blind} is lower than without"), NOTHING)
-    if strength == own[-1] and len(own) > 1 and strength > FULL:
-        why = f"{best}, and still falls at the highest strength: it has learned too little; train it longer"
-        return Suggestion(file, strength, _sentence(f"{why} or faster{blind}"), "underfit")
-    if full is not None and strength < FULL and full > value:
-        why = f"{best}, and {full:.4g} at full strength: it has learned its own pictures more than what they "
-        return Suggestion(
-            file, strength, _sentence(f"{why}share; an earlier file may be better{blind}"), "overfit"
-        )
-    zero = next((score[f, s] for f, s in found if s == 0), None)
-    beside = "" if zero is None else f", and {zero:.4g} without it"
-    return Suggestion(file, strength, _sentence(f"{best}{beside}{blind}"), "good")
+    def scores(self) -> dict[Place, float]:
+        """Mean of loss and looks, each as a share of what it is without a LoRA: lower is better, and 1 as
+        good as nothing. Empty where neither is known."""
+        if not self.found or not (self.by_loss or self.by_looks):
+            return {}
+        return {place: statistics.fmean(self._shares(one)) for place, one in self.found.items()}
 
+    def _shares(self, one: Measured) -> list[float]:
+        shares = [one.loss / self.bare.loss] if self.by_loss else []
+        return [*shares, one.looks / self.bare.looks] if self.by_looks else shares
 
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
+    def suggestion(self) -> Suggestion | None:
+        """The lowest score; of those that pictures do not tell from it the least strong, for what is as good
+        with less of it leaves more of the model as it is (the rule of one standard error: Breiman et al.
+        1984, section 3.4.3)."""
+        scores = self.scores()
+        if not scores:
+            return None
+        lowest = min(scores, key=lambda place: (scores[place], abs(place[1])))
+        near = [p for p in scores if scores[p] - scores[lowest] <= self._error(p, lowest)]
+        files = [*dict.fromkeys(file for file, _ in self.found)]
+        chosen = min(near, key=lambda p: (abs(p[1]), files.index(p[0])))
+        return self._said(chosen, scores)
+
+    def _error(self, one: Place, other: Place) -> float:
+        """Standard error of the difference of two scores, as far as it comes from the losses' pictures."""
+        if not self.by_loss:
+            return 0.0
+        pairs = zip(self.found[one].losses, self.found[other].losses, strict=True)
+        apart = [(a - b) / self.bare.loss for a, b in pairs]
+        if len(apart) == 1:
+            return 0.0
+        parts = 2 if self.by_looks else 1
+        return statistics.stdev(apart) / math.sqrt(len(apart)) / parts
+
+    def _said(self, chosen: Place, scores: Mapping[Place, float]) -> Suggestion:
+        file, strength = chosen
+        blind = ""
+        if self.by_loss and not self.held:
+            blind = ". The loss is of pictures that were learned from, and so it does not see too much of it"
+        here = self._numbers(self.found[chosen])
+        if strength == 0 or scores[chosen] >= 1:
+            return Suggestion(None, 0.0, f"At no strength it is better than without: {here}{blind}.", NOTHING)
+        best = f"Best there: {here}; without it {self._numbers(self.bare)}"
+        full, highest = (file, FULL), max((abs(s) for f, s in self.found if f == file))
+        if abs(strength) == highest > FULL:
+            more = (
+                ". It still gets better at the highest strength: it has learned too little; train it longer"
+            )
+            return Suggestion(file, strength, f"{best}{more} or faster{blind}.", UNDER)
+        if abs(strength) < FULL and full in scores and scores[full] >= 1:
+            worse = f"; at full strength {self._numbers(self.found[full])}, worse than without it"
+            more = ". It has learned too much; train it shorter or slower, or take an earlier file"
+            return Suggestion(file, strength, f"{best}{worse}{more}{blind}.", OVER)
+        return Suggestion(file, strength, f"{best}{blind}.", GOOD)
+
+    def _numbers(self, one: Measured) -> str:
+        loss = [f"loss on {self.on} {one.loss:.3g}"] if self.by_loss else []
+        looks = [f"looks {one.looks:.2g} from the training pictures'"] if self.by_looks else []
+        return ", ".join([*loss, *looks])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from lora_train.plots.differ import Likeness, changed, looks, moved
 from lora_train.plots.heat import FRAME, HIGH, LOW, heat
-from lora_train.plots.suggestion import Measured, suggestion
+from lora_train.plots.suggestion import Choice, Measured
 
 
 def flat(*colour: int) -> Image.Image:
@@ -47,65 +49,81 @@ def test_pictures_of_a_kind_are_near_it_and_others_far():
     assert mixed == sorted(mixed)
 
 
-def measured(**losses: float) -> dict:
-    """{"a_0.5": loss} -> what would be found; pictures differ by much, and at all places alike."""
-    spread = np.array([-0.2, -0.1, 0.0, 0.1, 0.2])
-    return {
-        (name.rpartition("_")[0], float(name.rpartition("_")[2])): Measured(tuple(loss + spread))
-        for name, loss in losses.items()
-    }
+SPREAD = np.array([-0.2, -0.1, 0.0, 0.1, 0.2])  # of pictures, at all places alike
+
+
+def choice(*, held=True, on="5 pictures", **losses: float) -> Choice:
+    """Of {"a_0.5": loss}, or (loss, looks); a loss and looks of 1 and 4 without a LoRA."""
+    found = {}
+    for name, value in losses.items():
+        loss, looks = value if isinstance(value, tuple) else (value, None)
+        file, _, strength = name.rpartition("_")
+        found[file, float(strength)] = Measured(tuple(loss + SPREAD), looks)
+    return Choice(found, Measured(tuple(1.0 + SPREAD), 4.0), held, on)
 
 
 def test_the_lowest_loss_is_suggested():
-    found = suggestion(
-        measured(**{"a_0": 1.0, "a_0.5": 0.8, "a_1": 0.7, "a_1.5": 0.75}), held=True, on="5 pictures"
-    )
+    found = choice(**{"a_0": 1.0, "a_0.5": 0.8, "a_1": 0.7, "a_1.5": 0.75}).suggestion()
     assert (found.file, found.strength, found.verdict) == ("a", 1.0, "good")
-    assert found.reason == "The loss on 5 pictures is lowest there, 0.7, and 1 without it."
+    assert found.said() == (
+        "Suggested: a at 1. Best there: loss on 5 pictures 0.7; without it loss on 5 pictures 1."
+    )
 
 
-def test_a_loss_that_still_falls_means_that_too_little_was_learned():
-    found = suggestion(measured(**{"a_0": 1.0, "a_0.5": 0.9, "a_1": 0.8, "a_1.5": 0.7}), held=True)
+def test_scores_are_means_of_shares():
+    found = choice(**{"a_0": (1.0, 4.0), "a_1": (0.5, 3.0)})
+    assert found.scores() == {("a", 0.0): pytest.approx(1), ("a", 1.0): pytest.approx((0.5 + 0.75) / 2)}
+    assert choice(**{"a_1": 0.5}).scores()["a", 1.0] == pytest.approx(0.5)
+
+
+def test_what_still_gets_better_means_that_too_little_was_learned():
+    found = choice(**{"a_0": 1.0, "a_0.5": 0.9, "a_1": 0.8, "a_1.5": 0.7}).suggestion()
     assert (found.strength, found.verdict) == (1.5, "underfit")
+    assert choice(**{"a_0": 1.0, "a_0.5": 0.9, "a_1": 0.8}).suggestion().verdict == "good"
 
 
-def test_a_loss_that_rises_to_full_strength_means_too_much():
-    found = suggestion(measured(**{"a_0": 1.0, "a_0.5": 0.8, "a_1": 1.2, "a_1.5": 1.9}), held=True)
+def test_what_is_worse_than_nothing_at_full_strength_is_too_much():
+    found = choice(**{"a_0": 1.0, "a_0.5": 0.8, "a_1": 1.2, "a_1.5": 1.9}).suggestion()
     assert (found.strength, found.verdict) == (0.5, "overfit")
-    assert "1.2 at full strength" in found.reason
+    assert "at full strength loss on 5 pictures 1.2, worse than without it" in found.reason
+
+
+def test_pictures_that_fall_apart_count_where_the_loss_is_blind():
+    losses = {"a_0": (1.0, 4.0), "a_0.5": (0.7, 3.5), "a_1": (0.6, 7.0)}
+    assert choice(**losses).suggestion().strength == 0.5
+    assert choice(**{name: loss for name, (loss, _) in losses.items()}).suggestion().strength == 1.0
 
 
 def test_nothing_better_than_nothing():
-    found = suggestion(measured(**{"a_0": 1.0, "a_0.5": 1.1, "a_1": 1.2}), held=True)
+    found = choice(**{"a_0": 1.0, "a_0.5": 1.1, "a_1": 1.2}).suggestion()
     assert (found.file, found.verdict) == (None, "nothing learned")
+    assert choice(**{"a_0.5": 1.1, "a_1": 1.2}).suggestion().file is None
 
 
 def test_an_earlier_file_may_be_the_best():
     losses = {"a_0": 1.0, "a_1": 0.8, "b_0": 1.0, "b_1": 0.7, "c_0": 1.0, "c_1": 0.9}
-    assert suggestion(measured(**losses), held=True).file == "b"
+    assert choice(**losses).suggestion().file == "b"
 
 
 def test_of_what_pictures_cannot_tell_apart_the_weakest():
-    found = measured(**{"a_0": 1.0, "a_0.5": 0.705, "a_1": 0.7})
+    plain = choice(**{"a_0": 1.0, "a_0.5": 0.705, "a_1": 0.7})
+    assert plain.suggestion().strength == 1.0
     jitter = np.array([0.03, -0.03, 0.03, -0.03, 0.0])
-    found["a", 0.5] = Measured(tuple(np.array(found["a", 0.5].losses) + jitter))
-    chosen = suggestion(found, held=True)
-    assert chosen.strength == 0.5
-    assert "lowest there" not in chosen.reason
+    noisy = Measured(tuple(np.array(plain.found["a", 0.5].losses) + jitter))
+    assert dataclasses.replace(plain, found={**plain.found, ("a", 0.5): noisy}).suggestion().strength == 0.5
 
 
 def test_where_there_is_no_loss_the_looks_count():
-    found = {("a", s): Measured(looks=value) for s, value in ((0.0, 5.0), (0.5, 2.0), (1.0, 3.0))}
-    chosen = suggestion(found, held=False)
+    found = {("a", s): Measured(looks=value) for s, value in ((0.0, 4.0), (0.5, 2.0), (1.0, 4.5))}
+    chosen = Choice(found, Measured(looks=4.0), held=False).suggestion()
     assert (chosen.strength, chosen.verdict) == (0.5, "overfit")
-    assert chosen.reason.startswith("The distance to the looks of the training pictures is lowest there, 2")
-    assert suggestion({("a", 1.0): Measured(moved=3.0)}, held=False) is None
-    assert suggestion({}, held=False) is None
+    assert chosen.reason.startswith("Best there: looks 2 from the training pictures'; without it looks 4")
+    assert Choice({("a", 1.0): Measured(moved=3.0)}, Measured(), held=False).suggestion() is None
+    assert Choice({}, Measured(), held=False).suggestion() is None
 
 
 def test_training_pictures_are_said_to_be_blind():
-    found = suggestion(measured(**{"a_0": 1.0, "a_1": 0.7}), held=False, on="5 training pictures")
-    assert "learned from" in found.reason
+    assert "learned from" in choice(held=False, **{"a_0": 1.0, "a_1": 0.7}).suggestion().reason
 
 
 def test_a_heat_map_has_its_colours_and_a_frame():

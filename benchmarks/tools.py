@@ -47,20 +47,29 @@ sys.argv = ["lora_train", *{words!r}]
 runpy.run_module("lora_train", run_name="__main__", alter_sys=True)
 """
 STAND_IN = """
-import importlib.abc, importlib.machinery, runpy, sys, types, unittest.mock
-class Missing(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+import importlib.abc, importlib.machinery, runpy, sys, types
+class Kind(type):
+    def __getattr__(cls, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Thing
+class Thing(metaclass=Kind):
+    def __init__(self, *args, **kwargs): pass
+    def __getattr__(self, name): return type(self).__getattr__(Thing, name) if name[:2] == "__" else Thing
+    def __call__(self, *args, **kwargs): return Thing()
+class Module(types.ModuleType):
+    __path__ = []
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Thing
+class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name, path, target=None):
-        return importlib.machinery.ModuleSpec(name, self, is_package=True)
-    def create_module(self, spec):
-        made = unittest.mock.MagicMock(name=spec.name)
-        made.__path__, made.__spec__, made.__name__ = [], spec, spec.name
-        return made
-    def exec_module(self, module):
-        pass
-for name in {missing!r}:
-    sys.modules[name] = Missing().create_module(importlib.machinery.ModuleSpec(name, None, is_package=True))
-sys.meta_path.append(type("Inside", (Missing,), dict(find_spec=lambda self, name, path, target=None:
-    Missing.find_spec(self, name, path) if name.partition(".")[0] in {missing!r} else None))())
+        if name.partition(".")[0] in {missing!r}:
+            return importlib.machinery.ModuleSpec(name, self, is_package=True)
+    def create_module(self, spec): return Module(spec.name)
+    def exec_module(self, module): pass
+sys.meta_path.insert(0, Finder())
 sys.path.insert(0, {peer!r})
 sys.argv = [{script!r}, *{words!r}]
 runpy.run_path({script!r}, run_name="__main__")
@@ -113,9 +122,14 @@ def ours(*words: object) -> Ran:
     return ran(OURS.format(words=[*map(str, words)]))
 
 
-def theirs(peer: pathlib.Path, script: str, *words: object) -> Ran:
-    """A script of sd-scripts'."""
-    missing = [name for name in OTHERS if not _found(name)]
+def theirs(peer: pathlib.Path, script: str, *words: object, unused: tuple[str, ...] = ()) -> Ran:
+    """A script of sd-scripts'.
+
+    Args:
+        unused: packages that it imports without need. They are stood in for as well, for with a torchvision
+            that is not there transformers does not load; what that saves is theirs.
+    """
+    missing = [*unused, *(name for name in OTHERS if not _found(name))]
     text = STAND_IN.format(
         missing=missing, peer=str(peer), script=str(peer / script), words=[*map(str, words)]
     )
@@ -224,8 +238,8 @@ def resize(given: Case) -> None:
         words = ["--model", old, "--new_rank", "16", "--save_precision", "float", *more]
         mine = ours("resize", *words, "--save_to", out / "ours.safetensors", "--overwrite")
         other = peer and theirs(
-            peer, "networks/resize_lora.py", *words, "--save_to", out / "theirs.safetensors"
-        )
+            peer, "networks/resize_lora.py", *words, "--save_to", out / "theirs.safetensors",
+            unused=("transformers", "diffusers"))  # fmt: skip
         first = factors(old)
         names = ["ours", *["theirs"] * bool(other)]
         errors = {name: error(first, factors(out / f"{name}.safetensors")) for name in names}

@@ -1,6 +1,6 @@
 """The gallery: teaches the demo checkpoint with every family of adapters and every objective, and measures.
 
-    python demo/gallery.py [families erase slider pairs subject] [--output_dir demo/output/gallery]
+    python demo/gallery.py [families erase slider pairs subject suggest] [--output_dir demo/output/gallery]
 
 Every step is an ordinary command of `lora-train`, printed before it runs. What is there already is not
 trained again; remove the folder to begin anew. Sheets and numbers go to docs/gallery.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import pathlib
 import re
 import shlex
@@ -87,6 +88,14 @@ class Studio:
         files = [out / f"{i:03d}_{shot.seed}.png" for i, shot in enumerate(shots)]
         return {shot: opened(file) for shot, file in zip(shots, files, strict=True)}
 
+    def plot(self, name: str) -> tuple[Mapping, list[Image.Image]]:
+        """Of the files of a LoRA: what was found, the sheet, and the scores as colours."""
+        words, folder = plot_words(self.folder, name), self.folder / f"{name}-plot"
+        self.commands.append(f"lora-train {shlex.join(words)}")
+        self.told(words)
+        found = json.loads((folder / "sheet.json").read_text(encoding="utf-8"))
+        return found, [opened(folder / f"{picture}.png") for picture in ("sheet", "heat")]
+
 
 def opened(file: pathlib.Path) -> Image.Image:
     with Image.open(file) as image:
@@ -122,8 +131,11 @@ def sheet(
     """Into the gallery; in 128 colours, which are enough for it. Returns what shows it on the page."""
     from lora_train.plots import grid
 
-    page = grid.sheet(rows, columns, cell).quantize(128, dither=Image.Dither.NONE)
-    page.save(PAGE.parent / f"{name}.png", optimize=True)
+    return shown(grid.sheet(rows, columns, cell), name)
+
+
+def shown(page: Image.Image, name: str) -> str:
+    page.quantize(128, dither=Image.Dither.NONE).save(PAGE.parent / f"{name}.png", optimize=True)
     return f"![{name}]({name}.png)"
 
 
@@ -341,7 +353,63 @@ def subject(output: pathlib.Path) -> tuple[str, list[str]]:
     return f"{picture}\n\n{table(heads, rows)}\n\n{its_own}", studio.commands
 
 
-PARTS = {"families": families, "erase": erase, "slider": slider, "pairs": pairs, "subject": subject}
+# ── strength and epoch ──────────────────────────────────────────────────────────────────────────────────────
+
+CASES: dict[str, Words] = {
+    "under": {"max_train_steps": 15, "learning_rate": 5e-4},
+    "good": {"max_train_steps": 100, "learning_rate": 3e-3},
+    "over": {"max_train_steps": 240, "learning_rate": 1e-2, "save_every_n_steps": 120},
+}
+HELD = {"train_data_dir": "demo/dataset", "train_batch_size": 4, **LORA, "validation_split": 0.25,
+        "validate_every_n_steps": 1000, "save_best": "false"}  # fmt: skip
+DRAWN = tuple(f"{thing}, {STYLE}" for thing in ("tulip", "lion"))
+ACROSS = "strength: 0-1.6:0.2"
+
+
+def plot_words(folder: pathlib.Path, name: str) -> list[str]:
+    files = sorted(map(near, folder.glob(f"{name}*.safetensors")), reverse=True) or [near(folder / name)]
+    size = {"width": 64, "height": 64, "steps": 8, "cfg": 5, "sampler": "dpm++_2m"}
+    words = {**size, "outdir": near(folder / f"{name}-plot")}
+    return ["plot", *spelled({"pretrained_model_name_or_path": near(CHECKPOINT)}), "--network_weights",
+            *map(str, files), "--x", ACROSS, "--y", "file", "--z", "prompt", "--prompt", *DRAWN, "--tall",
+            "--score", *spelled(words)]  # fmt: skip
+
+
+def told_of(found: Mapping) -> list[str]:
+    """Of a sheet's record: what is suggested, and loss and looks there and without it."""
+    chosen, bare = found["suggestion"], found["bare"]
+    place = {"file": chosen["file"], "strength": chosen["strength"]}
+    there = [cell["metrics"] for cell in found["cells"] if place.items() <= cell["values"].items()]
+    own = [f"{mean(cell[name] for cell in there):.3f}" if there else "" for name in ("loss", "looks")]
+    file = f"{chosen['file']} at {chosen['strength']:g}" if chosen["file"] else "none"
+    return [file, chosen["verdict"], own[0], f"{bare['loss']:.3f}", own[1], f"{bare['looks']:.3f}"]
+
+
+def suggest(output: pathlib.Path) -> tuple[str, list[str]]:
+    studio, rows, said, pages = Studio(output, "suggest"), [], [], []
+    for name, words in CASES.items():
+        studio.train(name, {**HELD, **words})
+        found, images = studio.plot(name)
+        pages += images
+        rows.append([name, words["max_train_steps"], f"{words['learning_rate']:g}", *told_of(found)])
+        said.append(f"- *{name}*: {found['suggestion']['text']}")
+    heads = ["case", "steps", "rate", "suggested", "verdict", "loss", "without", "looks", "without"]
+    lines = "\n".join(said)
+    return f"{shown(below(pages), 'suggest')}\n\n{table(heads, rows)}\n\n{lines}", studio.commands
+
+
+def below(pages: Sequence[Image.Image]) -> Image.Image:
+    """All in one, one below the other."""
+    paper = Image.new("RGB", (max(p.width for p in pages), sum(p.height for p in pages)), "white")
+    top = 0
+    for page in pages:
+        paper.paste(page, (0, top))
+        top += page.height
+    return paper
+
+
+PARTS = {"families": families, "erase": erase, "slider": slider, "pairs": pairs, "subject": subject,
+         "suggest": suggest}  # fmt: skip
 
 
 def put(page: str, part: str, text: str) -> str:

@@ -15,10 +15,13 @@ import gallery  # noqa: E402
 import gauge  # noqa: E402
 import run as demo  # noqa: E402
 
+from lora_train import options, plotting  # noqa: E402
 from lora_train.adapters import FAMILIES  # noqa: E402
 from lora_train.job import assemble, declared  # noqa: E402
+from lora_train.knobs import build  # noqa: E402
 from lora_train.objectives import OBJECTIVES  # noqa: E402
 from lora_train.options import train_values  # noqa: E402
+from lora_train.plots.plan import Plan  # noqa: E402
 from lora_train.prompts import parse_prompt  # noqa: E402
 
 
@@ -37,6 +40,7 @@ def trainings(folder: pathlib.Path) -> dict[str, gallery.Words]:
         "red": gallery.SLIDE,
         **gallery.pair_words(folder),
         **gallery.subject_words(folder),
+        **{name: {**gallery.HELD, **words} for name, words in gallery.CASES.items()},
     }
 
 
@@ -81,6 +85,16 @@ def test_every_command_is_understood(tmp_path):
     assert {type(job.objective) for job in made.values()} == set(OBJECTIVES.values())
 
 
+def test_the_plots_of_the_cases_are_understood(tmp_path):
+    (tmp_path / "good.safetensors").write_bytes(b"1234")
+    parser = plotting._parser(declared())
+    given = options.parse(parser, gallery.plot_words(tmp_path, "good")[1:])
+    assert given["score"] is True
+    plan = build(Plan, plotting._plan_values(given))
+    assert [len(axis.values()) for axis in (plan.x,)] == [9]
+    assert plan.prompt.texts == gallery.DRAWN
+
+
 def test_a_shot_names_its_lora_and_is_one_line():
     shot = gallery.Shot("red apple", 3, "red", -0.5)
     prompt = parse_prompt(shot.line, "ddim")
@@ -111,7 +125,13 @@ def test_every_part_makes_its_sheet_and_its_table(part, tmp_path, monkeypatch):
         (studio.folder / folder).mkdir(exist_ok=True)
         return {shot: noise() for shot in shots}
 
+    def plot(studio, name):
+        chosen = {"file": name, "strength": 1.0, "verdict": "good", "text": "Suggested."}
+        cell = {"values": {"file": name, "strength": 1.0}, "metrics": {"loss": 0.5, "looks": 2.0}}
+        return {"suggestion": chosen, "bare": cell["metrics"], "cells": [cell]}, [noise(), noise()]
+
     monkeypatch.setattr(gallery.Studio, "train", train)
+    monkeypatch.setattr(gallery.Studio, "plot", plot)
     monkeypatch.setattr(gallery.Studio, "draw", draw)
     monkeypatch.setattr(gallery, "PAGE", tmp_path / "README.md")
     text, commands = gallery.PARTS[part](tmp_path)

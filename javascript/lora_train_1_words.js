@@ -27,6 +27,9 @@
         // rooms
         "Rooms": "画面", "Train": "学習", "Evaluate": "評価", "Tools": "ツール",
 
+        // forms of declared settings
+        "More settings": "その他の設定",
+
         // the model
         "v-prediction": "v予測", "ε-prediction": "ε予測", "{free} of {total} free": "空き {free} / {total}", "zero-terminal SNR": "ゼロ終端SNR",
         "VAE": "VAE", "built in": "内蔵", "No model is loaded yet.": "モデルがまだ読み込まれていません。",

@@ -266,6 +266,24 @@ def test_nothing_is_overwritten_unless_asked(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {old.name, "folder"}
 
 
+def test_damaged_files_are_refused(tmp_path):
+    """Before anything is written, also where tensors are read only then."""
+    old, new = saved.file(tmp_path, "lora"), tmp_path / "new.safetensors"
+    tensors = load_file(old)
+    key = [k for k in tensors if k.endswith("lora_up.weight")][-1]
+    save_file({**tensors, key: tensors[key] * math.nan}, tmp_path / "nan.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes(old.read_bytes()[:-100])
+    (tmp_path / "huge.safetensors").write_bytes((2**60).to_bytes(8, "little") + old.read_bytes()[8:])
+    torch.save({"a": Convert()}, tmp_path / "code.pt")
+    said = {"nan.safetensors": "holds NaN", "cut.safetensors": "is cut short", "huge.safetensors": "is not a",
+            "code.pt": "more than tensors"}  # fmt: skip
+    for name, words in said.items():
+        for to in ("kohya", "diffusers", "lora"):
+            with pytest.raises(Mistake, match=words):
+                converted(tmp_path / name, new, to)
+    assert {path.name for path in tmp_path.iterdir()} == {old.name, *said}
+
+
 def test_the_command_converts(tmp_path, capsys):
     old = saved.file(tmp_path, "lora")
     words = [str(old), "--to", "lora", "diffusers", "--save_to", str(tmp_path / "new.safetensors"), "--json"]

@@ -14,6 +14,7 @@ peft = pytest.importorskip("peft")
 
 from lora_train.knobs import build  # noqa: E402
 from lora_train.names import text_path, unet_to_ldm  # noqa: E402
+from lora_train.tools.base import Base  # noqa: E402
 from lora_train.tools.convert import Convert  # noqa: E402
 from lora_train.tools.opened import Opened  # noqa: E402
 from tests.hosts.standalone.test_standalone_sample import pipeline  # noqa: F401, E402
@@ -107,3 +108,40 @@ def test_we_read_what_diffusers_writes(pipeline, told, tmp_path):  # noqa: F811
                 found[f"{own}.{path}"] = module.get_delta_weight("default").detach()
     assert {"unet", "te1"} == {key.partition(".")[0] for key in found}
     agree({key: found.get(key, torch.zeros_like(t)) for key, t in before.items()}, tmp_path)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_we_read_what_peft_writes(pipeline, dora, tmp_path):  # noqa: F811
+    """Ranks and alphas of their own, rsLoRA, magnitudes of linear layers and of convolutions; and spell it
+    back."""
+    before = weights(pipeline)
+    config = peft.LoraConfig(
+        r=4, lora_alpha=6, rank_pattern={"attn1.to_q": 2}, alpha_pattern={"conv1": 3}, use_rslora=True,
+        use_dora=dora, target_modules=["to_q", "to_out.0", "conv1", "proj_in"], init_lora_weights=False,
+    )  # fmt: skip
+    model = peft.get_peft_model(copy.deepcopy(pipeline.unet), config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.mul_(1.2 if "magnitude" in name else 0.3)
+    model.save_pretrained(tmp_path / "unet")
+    merged = {
+        f"unet.{unet_to_ldm(name.removesuffix('.weight'))}": tensor
+        for name, tensor in model.merge_and_unload().state_dict().items()
+        if name.endswith(".weight")
+    }
+    base = Base(REFERENCE / "tiny_sd1.safetensors")
+    for path in (tmp_path, _there(tmp_path, tmp_path / "again")):
+        file = Opened(path)
+        for key, tensor in merged.items():
+            more = tensor - before[key]
+            found = file.change(key, base if dora else None).matrix() if key in file.layers else more * 0
+            off = float((found.view_as(more) - more).abs().max())
+            assert off <= 1e-6 + 2e-5 * float(more.abs().max()), (key, off)
+
+
+def _there(path: pathlib.Path, to: pathlib.Path) -> pathlib.Path:
+    """To kohya's spelling, and from it to PEFT's."""
+    build(Convert, {"model": path, "save_to": to.with_suffix(".safetensors")}).run()
+    build(Convert, {"model": to.with_suffix(".safetensors"), "save_to": to, "to": ("peft",)}).run()
+    return to

@@ -198,13 +198,16 @@ class Drawing:
         self._say(self.course.note)
 
     def cell(self, place: Spot) -> dict[str, object]:
-        """What is known of a cell."""
+        """What is known of a cell. base: without the LoRA, or with all of it where blocks are compared; where
+        the sheet has no such picture, None."""
         shot = self.shots[place]
         name = self.keys[shot]
+        base = self.keys.get(self.compared(place) or shot.bare())
         known = self.folder.known(name) or {}
         return {
             "at": [*place], "values": self.grid.values(place), "key": name,
-            "picture": f"cells/{name}.png", "seconds": known.get("seconds"),
+            "picture": f"cells/{name}.png", "base": base and f"cells/{base}.png",
+            "seconds": known.get("seconds"),
             "infotext": known.get("infotext"), "metrics": self.metrics(place),
         }  # fmt: skip
 

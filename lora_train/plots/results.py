@@ -53,9 +53,10 @@ class Results:
     def record(self, pages: list[str], warm: bool) -> dict[str, object]:
         found = self.suggested()
         return {
-            "plan": _texts(flat(self.grid.plan)), "axes": axes(self.grid), "cells": self.cells,
+            "plan": texts(flat(self.grid.plan)), "axes": axes(self.grid), "cells": self.cells,
             "sheets": pages, "heat": "heat.png" if warm else None, "blocks": self.blocks(),
             "suggestion": found and {**dataclasses.asdict(found), "text": found.said()},
+            "framed": [cell["at"] for cell in self.cells if found and self._chosen(cell, found)],
             "bare": {"loss": self.bare.loss, "looks": self.bare.looks},
             "scores": [[*place, round(score, 6)] for place, score in self.choice.scores().items()],
             "loss_of": self.on or None, "notes": [*self.notes],
@@ -143,6 +144,10 @@ class Results:
         strength = float(at.get("strength", self.grid.plan.network_mul))
         return file, 0.0 if file == WITHOUT else strength
 
+    def _chosen(self, cell: Cell, suggested: Suggestion) -> bool:
+        file, strength = self._place(cell)
+        return strength == suggested.strength and suggested.file in (file, None)
+
     @property
     def choice(self) -> Choice:
         found = self.measured() if self.grid.plan.score else {}
@@ -182,7 +187,7 @@ def axes(grid: Grid) -> list[dict[str, object]]:
     ]  # fmt: skip
 
 
-def _texts(values: Mapping[str, object]) -> dict[str, object]:
+def texts(values: Mapping[str, object]) -> dict[str, object]:
     return {path: value for path, value in values.items() if value not in (None, "", [])}
 
 

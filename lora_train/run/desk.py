@@ -252,7 +252,7 @@ class Desk:
         return self.sheets.begin(self.sheets.of_run(self.past.one(name), what))
 
     def axes(self) -> dict[str, object]:
-        return offered()
+        return offered(self.past.all(), self.folders.loras)
 
     def look_sheet(self, values: Values, job: Values, name: str, run: str | None) -> dict[str, object]:
         """What would come of it, and what is wrong with it."""
@@ -268,7 +268,8 @@ class Desk:
         """Of a run's file the run's own settings, under those that are given; else the loaded model."""
         earlier = {} if run is None else self.past.one(run).values
         full = self._whole({**earlier, **job})
-        return self.sheets.planned(values, full, name, lambda run: self.past.one(run).files(), run)
+        asked = {"values": dict(values), "job": dict(job), "run": run}
+        return self.sheets.planned(asked, full, name, lambda run: self.past.one(run).files())
 
     def drawn_sheets(self) -> list[dict[str, object]]:
         return self.sheets.all()

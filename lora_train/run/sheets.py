@@ -8,19 +8,19 @@ import logging
 import pathlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lora_train.data.memory import Memory, usual
 from lora_train.data.plan import plan as planned_of
 from lora_train.errors import Mistake
 from lora_train.job import assemble
-from lora_train.knobs import build, settings
+from lora_train.knobs import build, flat, settings
 from lora_train.plots.axes import AXES, Axis
 from lora_train.plots.cells import WITHOUT, Grid, drawn_up
 from lora_train.plots.drawing import Course, Drawing
 from lora_train.plots.plan import Plan, with_files
-from lora_train.plots.results import Results, axes, finished
+from lora_train.plots.results import Results, axes, finished, texts
 from lora_train.run import samples
 from lora_train.run.control import Control, Ended
 from lora_train.run.live import linked
@@ -37,7 +37,9 @@ STRENGTHS = "0, 0.4-1.2:0.2"
 PROMPTS, FILES, PICTURES = 3, 8, 8  # at most, on a run's sheet; that its loss is measured on
 DRAWING = "drawing"
 FULL = "out of memory: close other programs, or unload other models, and draw it again"
+LISTED = 500  # files, or runs, to choose from
 OWN = ("outdir", "output")  # settings of a plan that are this place's
+ASKED = "asked.json"  # how a sheet was asked for, so that it is gone on with
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,7 @@ class Wish:
     sheet: Sheet
     grid: Grid
     values: Mapping[str, object]  # of the model, and of the run where it is one's
+    asked: Mapping[str, object]  # as a page says it
 
 
 class Sheets:
@@ -92,27 +95,30 @@ class Sheets:
         name = f"{run.store.name}-{what}"
         plan = wanted(run.store.name, files, what, self.folder / name, run.store.records / f"{what}.png")
         grid = drawn_up(dataclasses.replace(plan, lora_dir=output.output_dir), None, prompts)
-        return Wish(Sheet(name, run.store.name, what, of=_count(grid)), grid, run.values)
+        own = {path: value for path, value in texts(flat(plan)).items() if path not in OWN}
+        own["prompt"] = "\n".join(prompt.prompt for prompt in prompts)
+        asked = {"values": own, "job": {}, "run": run.store.name, "what": what}
+        return Wish(Sheet(name, run.store.name, what, of=_count(grid)), grid, run.values, asked)
 
     def planned(
-        self, values: Mapping[str, object], job: Mapping[str, object], name: str,
-        of_run: Callable[[str], Sequence[pathlib.Path]], run: str | None = None,
+        self, asked: Mapping[str, object], job: Mapping[str, object], name: str,
+        of_run: Callable[[str], Sequence[pathlib.Path]],
     ) -> Wish:  # fmt: skip
         """A sheet as a person plans it.
 
         Args:
-            values: of the plan, by name.
+            asked: values of the plan, and the name of the run whose files it shows.
             job: of a run that is varied, or whose file it is; with the model.
             of_run: the files of a run.
 
         Raises:
             Mistake: all that is wrong with it.
         """
-        own = {path: value for path, value in values.items() if path not in OWN}
+        own = {path: value for path, value in asked["values"].items() if path not in OWN}
         plan = build(Plan, {**own, "outdir": str(self.folder / name)})
         plan = with_files(plan, lambda name: [*of_run(name)])
         grid = drawn_up(plan, job)
-        return Wish(Sheet(name, run, "plan", of=_count(grid)), grid, job)
+        return Wish(Sheet(name, asked["run"], "plan", of=_count(grid)), grid, job, {**asked, "what": "plan"})
 
     def look(self, wish: Wish) -> dict[str, object]:
         """What would come of it: axes, cells, pictures each once, runs, and seconds where a picture's time is
@@ -143,7 +149,7 @@ class Sheets:
         self.drawing = drawing = Drawing(
             wish.grid, job, place, self.host, values=own, control=self.control, told=self._told)  # fmt: skip
         self.thread = threading.Thread(
-            target=self._draw, args=(wish.sheet, drawing), name="lora-train sheet", daemon=True
+            target=self._draw, args=(wish, drawing), name="lora-train sheet", daemon=True
         )
         self.thread.start()
         return dataclasses.asdict(wish.sheet)
@@ -162,16 +168,17 @@ class Sheets:
         if self.thread is not None:
             self.thread.join(seconds)
 
-    def _draw(self, sheet: Sheet, drawing: Drawing) -> None:
-        found = self._ended(sheet, drawing)
+    def _draw(self, wish: Wish, drawing: Drawing) -> None:
+        found, sheet = self._ended(wish, drawing), wish.sheet
         release()
         self.line.machine.release()
         for name, value in found.items():  # the state comes last: who sees it may draw the next one
             setattr(sheet, name, value)
 
-    def _ended(self, sheet: Sheet, drawing: Drawing) -> dict[str, object]:
+    def _ended(self, wish: Wish, drawing: Drawing) -> dict[str, object]:
         """What is to be said of it."""
         try:
+            drawing.folder.note(drawing.folder.path / ASKED, wish.asked)
             drawing.make()
             results = finished(drawing)
             results.write()
@@ -182,7 +189,7 @@ class Sheets:
         except Exception as e:
             if full(e):
                 return {"note": "", "error": FULL, "state": "failed"}
-            log.exception("The sheet %s could not be drawn", sheet.name)
+            log.exception("The sheet %s could not be drawn", wish.sheet.name)
             said = (
                 f"a fault of lora-train: {type(e).__name__}: {e}; the log has the traceback, please report it"
             )
@@ -202,14 +209,26 @@ class Sheets:
 
     def all(self) -> list[dict[str, object]]:
         """The newest first."""
-        found = [(path.stat().st_mtime, path) for path in self.folder.glob("*/sheet.json")]
+        files = [*self.folder.glob("*/sheet.json"), *self.folder.glob(f"*/{ASKED}")]
+        found = {file.parent: file.stat().st_mtime for file in sorted(files, key=lambda f: f.stat().st_mtime)}
         return [
-            {"name": path.parent.name, "when": when, "suggestion": _text(_record(path))}
-            for when, path in sorted(found, reverse=True)
+            {"name": path.name, "when": when, "state": self._state(path),
+             "suggestion": _text(_record(path / "sheet.json"))}
+            for path, when in sorted(found.items(), key=lambda one: one[1], reverse=True)
         ]  # fmt: skip
 
+    def _state(self, folder: pathlib.Path) -> str:
+        """Of one on disk: done where its record is newer than what was asked for."""
+        now, record, asked = self.now, folder / "sheet.json", folder / ASKED
+        if now is not None and now.name == folder.name and now.state == DRAWING:
+            return DRAWING
+        whole = record.is_file() and not (
+            asked.is_file() and asked.stat().st_mtime > record.stat().st_mtime
+        )  # fmt: skip
+        return "done" if whole else "stopped"
+
     def one(self, name: str, after: int = 0) -> dict[str, object]:
-        """A sheet with its cells, of the one that is drawn those that are there.
+        """A sheet with its cells; of one that is drawn, or was not drawn to its end, those that are there.
 
         Args:
             after: of the one that is drawn, so many cells are known already.
@@ -217,16 +236,19 @@ class Sheets:
         Raises:
             LookupError: there is none of this name.
         """
-        drawing, now = self.drawing, self.now
-        folder = self.folder / name
-        if now is not None and drawing is not None and now.name == name and now.state == DRAWING:
-            cells = list(drawing.cells.values())[after:]
-            found = {"axes": axes(drawing.grid), "cells": cells, "count": after + len(cells)}
-            return {**found, "state": now.state, **_linked(found, folder)}
-        record = _record(folder / "sheet.json")
-        if not record:
+        drawing, now, folder = self.drawing, self.now, self.folder / name
+        asked, record = _record(folder / ASKED), _record(folder / "sheet.json")
+        if not asked and not record:
             raise LookupError(f"{name}: no such sheet")
-        return {**record, "count": len(record["cells"]), "state": "done", **_linked(record, folder)}
+        state = self._state(folder)
+        if state == "done":
+            found, count = record, len(record["cells"])
+        else:
+            own = drawing if now is not None and now.name == name else None
+            cells = [] if own is None else list(own.cells.values())[after:]
+            found = {"axes": [] if own is None else axes(own.grid), "cells": cells}
+            count = after + len(cells)
+        return {**found, "asked": asked or None, "count": count, "state": state, **_linked(found, folder)}
 
 
 def wanted(
@@ -251,14 +273,17 @@ def wanted(
         score_pictures=PICTURES, outdir=outdir, output=output)  # fmt: skip
 
 
-def offered() -> dict[str, object]:
-    """What a form needs: the settings of a plan, and the axes that there are beside those of a training."""
+def offered(runs: Iterable[Run], loras: pathlib.Path) -> dict[str, object]:
+    """What a form needs: the settings of a plan, the axes that there are beside those of a training, and the
+    files to choose from, the newest first."""
     rows = [row(s, {}) for s in settings(Plan) if s.path not in OWN]
     kinds = [
         {"name": name, "title": kind.title, "help": kind.said, "usual": kind.usual}
         for name, kind in AXES.items()
     ]
-    return {"settings": rows, "axes": kinds}
+    made = [{"name": run.store.name, "files": [*map(str, files)]} for run in runs if (files := run.files())]
+    found = sorted(loras.rglob("*.safetensors"), key=lambda f: f.stat().st_mtime, reverse=True)
+    return {"settings": rows, "axes": kinds, "runs": made[:LISTED], "files": [*map(str, found[:LISTED])]}
 
 
 def spread(files: Sequence[pathlib.Path], count: int) -> list[pathlib.Path]:
@@ -298,7 +323,11 @@ def _text(record: Mapping) -> str | None:
 
 def _linked(record: Mapping, folder: pathlib.Path) -> dict[str, object]:
     """With addresses of the pictures."""
-    cells = [{**cell, "url": linked(folder / cell["picture"])} for cell in record["cells"]]
+    cells = [
+        {**cell, "url": linked(folder / cell["picture"]),
+         "base_url": cell.get("base") and linked(folder / cell["base"])}
+        for cell in record["cells"]
+    ]  # fmt: skip
     pages = {"sheet_urls": [_shown(folder / name) for name in record.get("sheets", ())]}
     warm = record.get("heat")
     return {"cells": cells, **pages, "heat_url": warm and _shown(folder / warm)}

@@ -17,6 +17,8 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from lora_train.errors import Mistake
+from lora_train.plots.axes import named
+from lora_train.plots.plan import SIDES
 from lora_train.ui.small import small
 from lora_train.values import shown
 
@@ -80,7 +82,12 @@ class Ask:
         job, run = self.json.get("job") or {}, self.json.get("run")
         if not isinstance(job, dict):
             raise Mistake("job: expected an object of settings, or nothing")
-        return self.values, self.guard.values(job), self.name, None if run is None else str(run)
+        values = self.values
+        for axis in (str(values.get(side) or "").partition(":") for side in SIDES):
+            for word in named(axis[2]) if axis[0].strip() == "file" else ():
+                if not word.startswith("run ") and set(word) & set("/\\"):
+                    self.guard.path(word, "file")
+        return values, self.guard.values(job), self.name, None if run is None else str(run)
 
     def whole(self, name: str, usual: int = 0) -> int:
         try:

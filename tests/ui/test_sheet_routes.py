@@ -62,7 +62,10 @@ def test_a_sheet_is_planned_drawn_and_read(client, desk, files):  # noqa: F811
     assert [cell["values"]["file"] for cell in found["cells"]] == ["one", "one", "two", "two"]
     for url in (found["cells"][0]["url"], found["sheet_urls"][0], sheet["url"]):
         assert client.get(url).headers["content-type"] == "image/png"
-    assert [row["name"] for row in client.get(f"{PREFIX}/sheets").json()] == ["mine"]
+    assert {cell["base_url"] for cell in found["cells"]} == {found["cells"][0]["url"]}  # that at strength 0
+    assert found["asked"]["values"] == planned(files)
+    (row,) = client.get(f"{PREFIX}/sheets").json()
+    assert (row["name"], row["state"]) == ("mine", "done")
     assert posted(client, "/sheets/mine/look", values=planned(files)).json()["seconds"] > 0
 
 
@@ -76,11 +79,28 @@ def test_what_is_wrong_is_said_before_anything_is_drawn(client, desk, files):  #
     assert client.get(f"{PREFIX}/sheets/mine").status_code == 404
 
 
+def test_one_that_was_cut_off_is_known_and_gone_on_with(client, desk, files):  # noqa: F811
+    posted(client, "/sheets/mine", values=planned(files, prompt="a dog"))
+    desk.sheets.thread.join()
+    again = Desk(desk.host, desk.folders)  # the program has ended, and before the sheet did
+    (again.folders.desk / "sheets" / "mine" / "sheet.json").unlink()
+    (row,) = again.drawn_sheets()
+    assert (row["name"], row["state"], row["suggestion"]) == ("mine", "stopped", None)
+    found = again.drawn_sheet("mine")
+    assert (found["state"], found["cells"], found["asked"]["values"]["prompt"]) == ("stopped", [], "a dog")
+    asked = found["asked"]
+    again.plan_sheet(asked["values"], asked["job"], "mine", asked["run"])
+    again.sheets.thread.join()
+    assert (again.drawn_sheet("mine")["state"], again.sheets.drawing.course.drawn) == ("done", 0)
+    again.close(10)
+
+
 def test_what_a_form_needs(client):
     found = client.get(f"{PREFIX}/axes").json()
     assert {row["path"] for row in found["settings"]} >= {"x", "y", "z", "prompt", "score", "analyze"}
     assert "outdir" not in {row["path"] for row in found["settings"]}
     assert next(axis for axis in found["axes"] if axis["name"] == "strength")["usual"]
+    assert (found["runs"], found["files"]) == ([], [])
 
 
 def test_paths_are_guarded(client, desk, tmp_path):
@@ -90,6 +110,8 @@ def test_paths_are_guarded(client, desk, tmp_path):
     answer = posted(other, "/sheets/mine/look", values=planned(tmp_path / "elsewhere"))
     assert answer.status_code == 422
     assert answer.json()["error"].startswith("network_weights = ")
+    answer = posted(other, "/sheets/mine/look", values=planned(tmp_path / "loras", x="file: none, /etc/a.safetensors"))
+    assert answer.json()["error"].startswith("file = ")
     answer = posted(other, "/sheets/mine/look", values=planned("x"), job={"data.train_data_dir": "/etc"})
     assert answer.status_code == 422
 

@@ -37,6 +37,7 @@ class Inspect(Tool):
         "programs read it, the tags it was trained on, and how it was trained."
     )
     alone = "model"
+    light = True
 
     model: pathlib.Path | None = knob(
         None, "The LoRA file.", group="files", basic=True, place=True)  # fmt: skip
@@ -59,10 +60,10 @@ class Inspect(Tool):
             yield "model: expected the LoRA file, such as: lora-train inspect mine.safetensors"
         if self.tokens is not None and self.base is None:
             yield f"tokens = {self.tokens}: expected base beside it, whose text encoder is asked"
-        if self.picture is not None and self.picture.exists() and not self.overwrite:
-            yield f"picture = {self.picture}: is there already; take another name, or set overwrite"
 
     def run(self, told: Told = unheard) -> Report:
+        if self.picture is not None and self.picture.exists() and not self.overwrite:
+            raise Mistake(f"picture = {self.picture}: is there already; take another name, or set overwrite")
         file = Opened(self.model)
         base = None if self.base is None else Base(self.base)
         if base is not None and base.arch != file.arch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -77,8 +78,9 @@ def _look(file: Opened, key: str, form: str, base: Base | None, device: str) -> 
         change = file.change(key, base, device)
     except Mistake as e:
         return dataclasses.replace(there, fault=str(e).removeprefix(f"{file.path}: "), zero=still)
-    norm = _norm(change)
-    share = None
+    norm, share = _norm(change), None
+    if not math.isfinite(norm):
+        return dataclasses.replace(there, shape=change.shape, fault="adds more than numbers can hold")
     if base is not None:
         length = float(base.weight(key).norm())
         share = norm / length if length else None
@@ -136,4 +138,3 @@ def bars(blocks: Mapping[str, float], title: str) -> Image.Image:
         pen.rectangle((side, y + 3, max(end, side + 1), y + ROW - 3), COLOUR)
         pen.text((end + 6, y + ROW / 2), f"{norm:.3g}", INK, font, anchor="lm")
     return paper
-

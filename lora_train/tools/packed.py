@@ -18,19 +18,24 @@ WHOLE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes
 LEVEL, WINDOW, MEMORY = 6, 15, 9
 APART, BESIDE = b"\0", b"\1"  # first byte: by itself, or beside the other tensor
 RAW, PACKED = 0, 1  # of each plane
+PIECE = 1 << 21  # numbers that are packed at once
 
 
 def pack(value: Tensor, beside: Tensor | None) -> bytes:
-    """Of a tensor, or of its difference to one of the same shape and dtype."""
-    numbers = _numbers(value)
-    if beside is not None:
-        moved = numbers - _numbers(beside)  # wraps around, and so does the way back
-        bits = 8 * numbers.element_size()
-        numbers = (moved << 1) ^ (moved >> (bits - 1))  # signs last: small either way is small
-    planes = numbers.view(torch.uint8).reshape(-1, numbers.element_size()).t().contiguous()
-    with concurrent.futures.ThreadPoolExecutor(len(planes)) as pool:  # zlib lets others run
-        packed = [*pool.map(_plane, planes)]
-    return (APART if beside is None else BESIDE) + bytes([len(planes)]) + b"".join(packed)
+    """Of a tensor, or of its difference to one of the same shape and dtype; made piece by piece, which takes
+    little more memory than what comes of it."""
+    numbers, others = _numbers(value), None if beside is None else _numbers(beside)
+    wide = numbers.element_size()
+    found = [(APART if beside is None else BESIDE) + bytes([wide])]
+    with concurrent.futures.ThreadPoolExecutor(wide) as pool:  # zlib lets others run
+        for begin in range(0, len(numbers), PIECE):
+            piece = numbers[begin : begin + PIECE]
+            if others is not None:
+                moved = piece - others[begin : begin + PIECE]  # wraps around, and so does the way back
+                piece = (moved << 1) ^ (moved >> (8 * wide - 1))  # signs last: small either way is small
+            planes = piece.view(torch.uint8).reshape(-1, wide).t().contiguous()
+            found += pool.map(_plane, planes)
+    return b"".join(found)
 
 
 def unpack(data: bytes, beside: Tensor | None, most: int) -> Tensor:
@@ -45,21 +50,35 @@ def unpack(data: bytes, beside: Tensor | None, most: int) -> Tensor:
     """
     if len(data) < 2 or data[:1] not in (APART, BESIDE) or data[1] not in WHOLE:
         raise ValueError("no packed tensor")
-    at, planes = 2, []
-    for _ in range(data[1]):
-        size = int.from_bytes(data[at + 1 : at + 9], "little")
-        planes.append(_opened(data[at : at + 1], data[at + 9 : at + 9 + size], size, most))
-        at += 9 + size
-    if len({len(plane) for plane in planes}) != 1 or at != len(data):
-        raise ValueError("no packed tensor")
-    numbers = torch.stack(planes, 1).reshape(-1).view(WHOLE[data[1]])
-    if data[:1] == APART:
-        return numbers
-    if beside is None or _numbers(beside).shape != numbers.shape or beside.element_size() != data[1]:
+    wide, others = data[1], None if data[:1] == APART else _beside(beside, data[1])
+    at, found, done = 2, [torch.empty(0, dtype=WHOLE[wide])], 0
+    while at < len(data):
+        planes = []
+        for _ in range(wide):
+            size = int.from_bytes(data[at + 1 : at + 9], "little")
+            planes.append(_opened(data[at : at + 1], data[at + 9 : at + 9 + size], size, PIECE))
+            at += 9 + size
+        if len({len(plane) for plane in planes}) != 1 or at > len(data):
+            raise ValueError("no packed tensor")
+        piece = torch.stack(planes, 1).reshape(-1).view(WHOLE[wide])
+        if others is not None:
+            if done + len(piece) > len(others):
+                raise ValueError("packed beside another tensor")
+            halves = (piece >> 1) & ((1 << (8 * wide - 1)) - 1)  # a shift that brings in zeros
+            piece = (halves ^ -(piece & 1)) + others[done : done + len(piece)]
+        found.append(piece)
+        done += len(piece)
+        if done > most:
+            raise ValueError("no packed tensor")
+    if others is not None and done != len(others):
         raise ValueError("packed beside another tensor")
-    bits = 8 * numbers.element_size()
-    halves = (numbers >> 1) & ((1 << (bits - 1)) - 1)  # a shift that brings in zeros
-    return (halves ^ -(numbers & 1)) + _numbers(beside)
+    return torch.cat(found)
+
+
+def _beside(beside: Tensor | None, wide: int) -> Tensor:
+    if beside is None or beside.element_size() != wide:
+        raise ValueError("packed beside another tensor")
+    return _numbers(beside)
 
 
 def _opened(kind: bytes, piece: bytes, size: int, most: int) -> Tensor:

@@ -219,7 +219,7 @@ def test_a_picture_of_norms_and_the_shares_of_weights(tmp_path):
     assert report.facts["blocks"].keys() >= {"te1", "IN00", "M00", "OUT11"} - {"IN00"}
     assert fitted(Opened(file), "sd1", weights.shapes).whole
     with pytest.raises(Mistake, match="is there already"):
-        build(Inspect, {"model": file, "picture": picture})
+        build(Inspect, {"model": file, "picture": picture}).run()
 
 
 # ── what it says of itself ──────────────────────────────────────────────────────────────────────────────────

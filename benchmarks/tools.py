@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -24,9 +25,12 @@ from torch import Tensor
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import models  # noqa: E402
 from benchmarks.gpu import SD15, SDXL  # noqa: E402
 from benchmarks.models import cache  # noqa: E402
-from lora_train.names import file_key, unet_to_ldm  # noqa: E402
+from lora_train.models.written import write  # noqa: E402
+from lora_train.names import as_conv, file_key, text_path, unet_to_ldm, vae_to_ldm  # noqa: E402
+from lora_train.tools.base import Base  # noqa: E402
 
 ARCHS = {
     "sd1": (SD15, {"te1": (768, 3072, 12)}),
@@ -258,7 +262,134 @@ def convert(given: Case) -> None:
     compared(f"convert {given}, back ({'equal' if same else 'NOT equal'})", again, None, {})
 
 
+def checkpoint(arch: str) -> pathlib.Path:
+    """Of full size, of random weights in float16; made once."""
+    if arch == "sd1":
+        return models.checkpoint()
+    path = cache() / "sdxl_random.safetensors"
+    if not path.is_file():
+        torch.manual_seed(0)
+        rows = {key: (shape, torch.float16) for key, shape in _sdxl()}
+        write(path, rows, lambda key: _drawn(key, rows[key][0]), {})
+    return path
+
+
+def _drawn(key: str, shape: tuple[int, ...]) -> Tensor:
+    if len(shape) < 2:
+        return torch.full(shape, float(key.endswith("weight")), dtype=torch.float16)
+    return (torch.randn(shape) / math.prod(shape[1:]) ** 0.5).half()
+
+
+def _sdxl() -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Keys and shapes of an SDXL checkpoint."""
+    import diffusers
+    import transformers
+
+    blocks = (128, 256, 512, 512)
+    with torch.device("meta"):
+        unet = diffusers.UNet2DConditionModel(**SDXL)
+        vae = diffusers.AutoencoderKL(
+            block_out_channels=blocks, down_block_types=["DownEncoderBlock2D"] * 4,
+            up_block_types=["UpDecoderBlock2D"] * 4, layers_per_block=2, latent_channels=4)  # fmt: skip
+        text = transformers.CLIPTextModel(transformers.CLIPTextConfig(
+            vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
+            num_attention_heads=12))  # fmt: skip
+    for name, tensor in unet.state_dict().items():
+        yield f"model.diffusion_model.{unet_to_ldm(name, 'sdxl')}", tuple(tensor.shape)
+    for name, tensor in vae.state_dict().items():
+        own = vae_to_ldm(name)
+        yield f"first_stage_model.{own}", tuple(as_conv(own, tensor).shape)
+    for name, tensor in text.state_dict().items():
+        yield f"conditioner.embedders.0.transformer.text_model.{text_path(name)}", tuple(tensor.shape)
+    for name, shape in _tower(1280, 5120, 32):
+        yield f"conditioner.embedders.1.model.{name}", shape
+
+
+def _tower(wide: int, inner: int, count: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Of an OpenCLIP text encoder."""
+    yield from {"positional_embedding": (77, wide), "text_projection": (wide, wide), "logit_scale": (),
+                "token_embedding.weight": (49408, wide), "ln_final.weight": (wide,),
+                "ln_final.bias": (wide,)}.items()  # fmt: skip
+    parts = {"attn.out_proj": (wide, wide), "mlp.c_fc": (inner, wide), "mlp.c_proj": (wide, inner),
+             "ln_1": (wide,), "ln_2": (wide,)}  # fmt: skip
+    for i in range(count):
+        at = f"transformer.resblocks.{i}"
+        yield f"{at}.attn.in_proj_weight", (3 * wide, wide)
+        yield f"{at}.attn.in_proj_bias", (3 * wide,)
+        for name, shape in parts.items():
+            yield f"{at}.{name}.weight", shape
+            yield f"{at}.{name}.bias", shape[:1]
+
+
+def merge(given: Case) -> None:
+    """Two files into a checkpoint, and into one of a lower rank."""
+    arch, peer, out, base = given.arch, given.peer, given.out, checkpoint(given.arch)
+    files = [lora(given, 32), lora(given, 32, seed=1)]
+    script = "networks/sdxl_merge_lora.py" if arch == "sdxl" else "networks/merge_lora.py"
+    words = ["--models", *files, "--ratios", "0.6", "0.4"]
+    into = [*words, "--sd_model", base, "--precision", "float", "--save_precision", "fp16"]
+    paths = {name: out / f"{name}_merged.safetensors" for name in ("ours", "theirs")}
+    mine = ours("merge", *into, "--save_to", paths["ours"], "--overwrite")
+    other = peer and theirs(peer, script, *into, "--save_to", paths["theirs"])
+    names = ["ours", *["theirs"] * bool(other)]
+    errors = {name: _merged_error(given, files, paths[name]) for name in names}
+    compared(f"merge {given}, two files of rank 32 into a checkpoint", mine, other, errors)
+    for path in paths.values():
+        path.unlink(missing_ok=True)
+
+    narrow = [*words, "--new_rank", "16", "--save_precision", "float"]
+    mine = ours("merge", *narrow, "--save_to", out / "ours.safetensors", "--overwrite")
+    more = ["--new_conv_rank", "16", "--precision", "float", "--save_to", out / "theirs.safetensors"]
+    other = peer and theirs(peer, "networks/svd_merge_lora.py", *narrow, *more)
+    first = _sum(files)
+    errors = {name: error(first, factors(out / f"{name}.safetensors")) for name in names}
+    compared(f"merge {given}, two files of rank 32 into one of 16", mine, other, errors)
+
+
+def _sum(files: Sequence[pathlib.Path]) -> dict[str, tuple[Tensor, Tensor]]:
+    (a, b), (x, y) = map(factors, files), (0.6, 0.4)
+    return {
+        key: (torch.cat([x * a[key][0], y * b[key][0]], 1), torch.cat([a[key][1], b[key][1]])) for key in a
+    }
+
+
+def _merged_error(given: Case, files: Sequence[pathlib.Path], path: pathlib.Path) -> float:
+    """Norm of the difference from the exact weights over that of what is added, of some of the layers; half
+    precision is most of it."""
+    before, after, wanted = Base(checkpoint(given.arch)), Base(path), _sum(files)
+    off = there = 0.0
+    for part, at, _ in given.layers()[::9]:
+        if (key := f"{part}.{at}") in before.weights:  # but not a text encoder's last, which nothing reads
+            up, down = wanted[file_key(part, at, given.arch)]
+            more = (up @ down).float()
+            found = (after.weight(key) - before.weight(key)).flatten(1)
+            off, there = off + float((found - more).square().sum()), there + float(more.square().sum())
+    return (off / there) ** 0.5
+
+
+def extract(given: Case) -> None:
+    """Of a checkpoint with a file merged into it. Theirs with the clamp that it has when nothing is said."""
+    arch, peer, out, base = given.arch, given.peer, given.out, checkpoint(given.arch)
+    file, tuned = lora(given, 32), out / "tuned.safetensors"
+    ours("merge", "--sd_model", base, "--models", file, "--save_to", tuned, "--overwrite")
+    words = ["--model_org", base, "--model_tuned", tuned, "--dim", "16", "--save_precision", "float"]
+    words += ["--conv_dim", "8"] * given.conv
+    mine = ours("extract", *words, "--save_to", out / "ours.safetensors", "--overwrite")
+    more = ["--sdxl"] if arch == "sdxl" else []
+    script = "networks/extract_lora_from_models.py"
+    other = peer and theirs(peer, script, *words, *more, "--save_to", out / "theirs.safetensors")
+    names = ["ours", *["theirs"] * bool(other)]
+    made = {name: factors(out / f"{name}.safetensors") for name in names}
+    first = {key: value for key, value in factors(file).items() if all(key in own for own in made.values())}
+    compared(
+        f"extract {given}, rank 16", mine, other, {name: error(first, own) for name, own in made.items()}
+    )
+    tuned.unlink()
+
+
 PARTS: dict[str, Callable[[Case], None]] = {
+    "merge": merge,
+    "extract": extract,
     "resize": resize,
     "convert": convert,
 }

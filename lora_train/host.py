@@ -306,3 +306,7 @@ class Host(Protocol):
     def announce(self, file: pathlib.Path, job: object, output: object) -> list[str]:
         """After a file was written: what the host does with it, and what its own loader says of it."""
         ...
+
+    def wrote(self, files: Sequence[pathlib.Path]) -> list[str]:
+        """After a tool wrote files, of whatever kind: into the host's lists; sentences for the person."""
+        ...

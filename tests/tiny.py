@@ -311,3 +311,6 @@ class TinyHost:
 
     def announce(self, file: pathlib.Path, job: object, output: object) -> list[str]:
         return []
+
+    def wrote(self, files: Sequence[pathlib.Path]) -> list[str]:
+        return []

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lora_train.errors import Mistake
 from lora_train.job import assemble
 from lora_train.run import foreign, insight, planner, trigger
+from lora_train.run.bench import Allow, Bench
 from lora_train.run.blockbook import BlockBook
 from lora_train.run.journal import Entry
 from lora_train.run.live import Live
@@ -43,6 +44,7 @@ class Desk:
         self.past = Runs(folders.desk / "runs")
         self.line = Queue(host, folders.desk, rules)
         self.sheets = Sheets(host, self.line, folders.desk / "sheets")
+        self.bench = Bench(host, self.line, folders)
         self._header: tuple[float, dict] = (-AGO, {})
 
     # ── what can be set ──
@@ -191,7 +193,7 @@ class Desk:
         return {
             "model": self.model(), "queue": queue, "run": live and live.view(after),
             "unfinished": [row for row in queue if row["state"] == UNFINISHED], "sheet": self.sheets.view(),
-            "now": time.time(),
+            "tool": self.bench.brief(), "now": time.time(),
         }  # fmt: skip
 
     def pause(self) -> dict[str, object]:
@@ -221,6 +223,7 @@ class Desk:
     def close(self, seconds: float = 30.0) -> None:
         """Before the program ends."""
         self.sheets.close(seconds)
+        self.bench.close(seconds)
         self.line.close(seconds)
 
     # ── runs on disk ──
@@ -279,6 +282,26 @@ class Desk:
 
     def stop_sheet(self) -> dict[str, object]:
         return self.sheets.stop()
+
+    # ── tools ──
+
+    def tools(self) -> list[dict[str, object]]:
+        return self.bench.tools()
+
+    def tool_now(self) -> dict[str, object] | None:
+        return self.bench.view()
+
+    def tool_files(self) -> dict[str, object]:
+        return self.bench.files()
+
+    def look_tool(self, name: str, values: Values, allow: Allow) -> dict[str, object]:
+        return self.bench.look(name, values, allow)
+
+    def use_tool(self, name: str, values: Values, allow: Allow) -> dict[str, object]:
+        return self.bench.begin(name, values, allow)
+
+    def stop_tool(self) -> dict[str, object]:
+        return self.bench.stop()
 
     def clear(self, name: str, what: str) -> dict[str, object]:
         live = self.line.live

@@ -116,6 +116,7 @@ class Card(Tool):
         "<name>.preview.png. What is not given stays as it is."
     )
     alone = "model"
+    light = True
 
     model: pathlib.Path | None = knob(
         None, "The LoRA file.", group="files", basic=True, place=True)  # fmt: skip
@@ -142,6 +143,11 @@ class Card(Tool):
     preview: pathlib.Path | None = knob(
         None, "Picture to show it with.", group="card", place=True)  # fmt: skip
     overwrite: bool = knob(False, "Replace a picture that is there.", group="output")
+
+    def makes(self) -> Iterable[tuple[str, pathlib.Path]]:
+        told = [vars(self)[name.replace(" ", "_")] is not None for name in EMPTY]
+        edits = any(told) or self.clear or self.fill or self.preview
+        return [("model", self.model.with_suffix(".json"))] if edits and self.model else []
 
     def check(self) -> Iterable[str]:
         if self.model is None:

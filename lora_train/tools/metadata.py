@@ -83,6 +83,7 @@ class Metadata(Tool):
         "so do the hashes by which it is known."
     )
     alone = "model"
+    light = True
 
     model: pathlib.Path | None = knob(
         None, "The file.", group="files", basic=True, place=True)  # fmt: skip
@@ -106,6 +107,11 @@ class Metadata(Tool):
     @property
     def edits(self) -> bool:
         return bool(self.set or self.remove or self.cover or self.thumbnail)
+
+    def makes(self) -> Iterable[tuple[str, pathlib.Path]]:
+        if self.save_to is not None:
+            return [("save_to", self.save_to)]
+        return [("model", self.model)] if self.edits and self.model else []
 
     def check(self) -> Iterable[str]:
         if self.model is None:

@@ -76,6 +76,9 @@ class Resize(Writing):
         "cpu", "Where to compute.", group="files", choices=("cpu", "cuda"), place=True)  # fmt: skip
     verbose: bool = knob(False, "Say each layer's rank and what of it is kept.", group="output")  # fmt: skip
 
+    def named(self) -> Iterable[tuple[str, pathlib.Path]]:
+        return [("model", path) for path, _ in _files(self.model)] if self.model else []
+
     def check(self) -> Iterable[str]:
         yield from super().check()
         if not self.model:

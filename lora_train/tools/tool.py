@@ -13,6 +13,7 @@ from lora_train.knobs import knob
 from lora_train.values import shown
 
 PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+OUTPUTS = ("save_to", "picture")  # settings that say where to write
 Told = Callable[[int, int], None]  # how many layers are done, and of how many; may raise to break off
 
 
@@ -37,6 +38,16 @@ class Tool:
 
     about = ""  # a few sentences on it
     alone = ""  # the setting that a word stands for which follows the command, if any
+    light = False  # whether it takes so little that it may run beside a training
+
+    def named(self) -> Iterable[tuple[str, pathlib.Path]]:
+        """(setting, path) of files that it reads, beside those of settings that are paths."""
+        return ()
+
+    def makes(self) -> Iterable[tuple[str, pathlib.Path]]:
+        """(setting, path) of what it writes, or of one of several files in the same folder."""
+        own = vars(self)
+        return [(name, own[name]) for name in OUTPUTS if own.get(name)]
 
     def check(self) -> Iterable[str]:
         """Complaints about settings, each "name = value: expected …"; nothing is read for them."""

@@ -64,6 +64,16 @@ class Ask:
         return self.guard.values(values)
 
     @property
+    def tool(self) -> tuple[str, dict[str, object], Callable]:
+        """A tool's name, its values, and who says of further paths whether they may be named."""
+        from lora_train.run.bench import paths
+
+        values, known = self.json.get("values"), paths(self.place["name"])
+        if not isinstance(values, dict):
+            raise Mistake('values: expected an object of settings, such as {"new_rank": 16}')
+        return self.place["name"], self.guard.values(values, known), self.guard.path
+
+    @property
     def name(self) -> str:
         """Of a preset or run, which is a file's as well."""
         name = self.place["name"]
@@ -142,6 +152,12 @@ ANSWERS: tuple[tuple[str, str, Callable[[Desk, Ask], object]], ...] = (
     ("GET", "/compare", lambda desk, ask: desk.compare(ask.names)),
     ("POST", "/runs/{name}/sheet", lambda desk, ask: desk.sheet(ask.name, str(ask.json.get("what", "")))),
     ("POST", "/sheet/stop", lambda desk, ask: desk.stop_sheet()),
+    ("GET", "/tools", lambda desk, ask: desk.tools()),
+    ("GET", "/tools/now", lambda desk, ask: desk.tool_now()),
+    ("GET", "/tools/files", lambda desk, ask: desk.tool_files()),
+    ("POST", "/tools/stop", lambda desk, ask: desk.stop_tool()),
+    ("POST", "/tools/{name}/look", lambda desk, ask: desk.look_tool(*ask.tool)),
+    ("POST", "/tools/{name}", lambda desk, ask: desk.use_tool(*ask.tool)),
     ("GET", "/axes", lambda desk, ask: desk.axes()),
     ("GET", "/sheets", lambda desk, ask: desk.drawn_sheets()),
     ("GET", "/sheets/{name}", lambda desk, ask: desk.drawn_sheet(ask.name, ask.whole("after"))),

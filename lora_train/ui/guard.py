@@ -11,7 +11,7 @@ import string
 import subprocess
 import sys
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from lora_train.errors import Mistake
@@ -71,16 +71,19 @@ class Guard:
             plain and path.is_file() and any(path.is_relative_to(m.absolute()) for m in self.folders.models)
         )
 
-    def values(self, values: Mapping[str, object]) -> dict[str, object]:
-        """A job's values, the paths among them cleaned and allowed.
+    def values(
+        self, values: Mapping[str, object], known: Mapping[str, Setting] | None = None
+    ) -> dict[str, object]:
+        """A job's values, or those of something with other settings; their paths cleaned and allowed.
 
         Raises:
             Mistake: all that are not, one a line.
         """
         found, complaints = dict(values), []
+        files = _paths() if known is None else _files(known.values())
         for name, value in values.items():
-            setting = _paths().get(general(name))
-            if setting is None or value in (None, ""):
+            setting = files.get(general(name))
+            if setting is None or value in (None, "", []):
                 continue
             if unwrapped(setting.type)[0] is str and str(value).startswith("data:"):
                 continue
@@ -185,9 +188,13 @@ def _paths() -> dict[str, Setting]:
     from lora_train.knobs import settings
     from lora_train.plots.plan import Plan
 
+    return _files((*declared(), *settings(Plan)))
+
+
+def _files(every: Iterable[Setting]) -> dict[str, Setting]:
     files = (
         s
-        for s in (*declared(), *settings(Plan))
+        for s in every
         if unwrapped(s.type)[0] in (pathlib.Path, tuple[pathlib.Path, ...]) or s.place and not s.choices
     )
     return {s.path: s for s in files}
@@ -195,5 +202,7 @@ def _paths() -> dict[str, Setting]:
 
 def _written(setting: Setting) -> bool:
     """Whether a run makes files there: it does in the folders among its output, and draws the class."""
+    from lora_train.tools.tool import OUTPUTS
+
     own = setting.path.startswith("output.") and setting.name.endswith("_dir")
-    return own or setting.name == "class_data_dir"
+    return own or setting.name == "class_data_dir" or setting.path in OUTPUTS

@@ -112,6 +112,10 @@ def test_every_route_asks_the_desk_for_one_thing(made):
         ("GET", "/runs/compare", None, ("run", "compare")),
         ("GET", "/compare?names=okara/a%2C%20b", None, ("compare", ["okara", "a, b"])),
         ("DELETE", "/runs/okara?what=caches", None, ("clear", "okara", "caches")),
+        ("GET", "/tools", None, ("tools",)),
+        ("GET", "/tools/now", None, ("tool_now",)),
+        ("GET", "/tools/files", None, ("tool_files",)),
+        ("POST", "/tools/stop", None, ("stop_tool",)),
     ]
     for method, path, body, expected in asked:
         answer = client.request(method, PREFIX + path, json=body)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from lora_train.errors import Mistake
@@ -42,4 +42,7 @@ class ForgeHost:
         return [self.reason]
 
     def announce(self, file: pathlib.Path, job: object, output: object) -> list[str]:
+        return []
+
+    def wrote(self, files: Sequence[pathlib.Path]) -> list[str]:
         return []

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -87,6 +87,9 @@ class StandaloneHost:
     def announce(self, file: pathlib.Path, job: Job, output: Output) -> list[str]:
         """Writes the card that a WebUI shows once the file is among its own."""
         return announced(file, job, output)
+
+    def wrote(self, files: Sequence[pathlib.Path]) -> list[str]:
+        return []
 
 
 def _found(model: Model) -> Found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,6 +28,20 @@ def announce(file: pathlib.Path, job: Job, output: Output) -> list[str]:
     if folder not in file.resolve().parents:
         return [f"{file.name} is not in the WebUI's folder of LoRAs, {folder}; copy it there to use it."]
     return announced(file, job, output) + loaded(file)
+
+
+def wrote(files: Sequence[pathlib.Path]) -> list[str]:
+    """What tools made is in the lists where it lies in the WebUI's folders; sentences for the person."""
+    from modules import sd_models, shared
+
+    folder, said = pathlib.Path(shared.cmd_opts.lora_dir).resolve(), []
+    weights = [file for file in files if file.suffix in (".safetensors", ".ckpt")]
+    ours = [file for file in weights if folder in file.resolve().parents]
+    for file in ours:
+        said += loaded(file)
+    if len(ours) < len(weights):
+        sd_models.list_models()
+    return said
 
 
 def loaded(file: pathlib.Path) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -138,6 +138,10 @@ class WebuiHost:
     def announce(self, file: pathlib.Path, job: Job, output: Output) -> list[str]:
         """The file among the WebUI's LoRAs, with its card; what the Lora extension says of it."""
         return card.announce(file, job, output)
+
+    def wrote(self, files: Sequence[pathlib.Path]) -> list[str]:
+        """In the WebUI's lists, where they lie in its folders."""
+        return card.wrote(files)
 
 
 def _lowvram() -> bool:

@@ -20,7 +20,7 @@ from lora_train.tools.base import Base
 from lora_train.tools.filed import VERSIONS, Filed, Form
 from lora_train.tools.opened import changed, layer
 from lora_train.tools.singular import Singular, lora, of_matrix
-from lora_train.tools.tool import Report, Told, Writing, unheard
+from lora_train.tools.tool import Report, Told, Writing, ready, unheard
 
 MODES = ("fixed", "threshold", "ratio", "quantile", "fro", "full")
 ALGOS = ("lora", "loha", "lokr")
@@ -110,6 +110,7 @@ class Extract(Writing):
             yield f"clamp_quantile = {self.clamp_quantile:g}: expected 1; no LoRA is made, to be clamped"
 
     def run(self, told: Told = unheard) -> Report:
+        ready(self.device)
         target = self.free()
         org, tuned = Base(self.model_org), Base(self.model_tuned)
         if org.arch != tuned.arch:

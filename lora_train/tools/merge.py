@@ -17,7 +17,7 @@ from lora_train.tools.base import Base
 from lora_train.tools.combine import METHODS, How, Made, Share, Sums, additive, changes, combined
 from lora_train.tools.filed import Filed
 from lora_train.tools.opened import Opened
-from lora_train.tools.tool import PRECISIONS, Report, Told, Writing, unheard
+from lora_train.tools.tool import PRECISIONS, Report, Told, Writing, ready, unheard
 from lora_train.values import shown
 
 LISTS = ("ratios", "te_ratios", "unet_ratios", "lbws")
@@ -104,6 +104,7 @@ class Merge(Writing):
         )
 
     def run(self, told: Told = unheard) -> Report:
+        ready(self.device)
         target = self.free()
         shares = self._shares()
         if self.sd_model is not None:

@@ -21,6 +21,12 @@ def unheard(done: int, of: int) -> None:
     """For who does not look on."""
 
 
+def ready(device: str) -> None:
+    """Raises Mistake: there is no such device."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise Mistake("device = cuda: torch finds no such device here; take cpu")
+
+
 @dataclasses.dataclass(frozen=True)
 class Report:
     """What a tool has to say."""

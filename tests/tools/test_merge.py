@@ -258,3 +258,9 @@ def test_a_checkpoint_may_be_replaced_by_itself(tmp_path):
     found = merged(own, "sd1", file, sd_model=str(own), overwrite=True)
     check(found, expected("sd1", [(file, 1.0)]), "sd1")
     assert own.with_suffix(".yaml").read_text() == text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(Mistake, match="device = cuda: torch finds no such device here"):
+        merged(tmp_path / "x.safetensors", "sd1", saved.file(tmp_path, "lora"), device="cuda")

@@ -53,8 +53,8 @@ def webui(tmp_path_factory):
         lora(made.loras / "style.safetensors", 1)
         lora(made.loras / "eyes.safetensors", 2)
         bake(made.loras / "style.safetensors", "baked", BlockWeights.parse(WEIGHTS))
-        late.ready()
-        late.ready()  # as after Reload UI
+        late.started(None, None)
+        late.started(None, None)  # as after Reload UI
         made.script_callbacks.on_cfg_denoiser(late.stepped)
         yield made
 
@@ -194,8 +194,8 @@ def test_it_stands_back_for_the_other_extension_and_says_so_once(webui, monkeypa
     reader = webui.extra_networks.ExtraNetworkLora()
     monkeypatch.setitem(webui.extra_networks.extra_network_registry, "lora", reader)
     monkeypatch.setattr(webui.scripts, "scripts_data", [script])
-    late.ready()
-    late.ready()
+    late.started(None, None)
+    late.started(None, None)
     assert "activate" not in vars(reader)
     assert [r.message for r in caplog.records if "block-weight" in r.message] == [
         "sd-webui-lora-block-weight is there: it reads lbw=, start=, stop= in prompts, not we."

@@ -31,7 +31,7 @@ print(time.perf_counter() - before, len(made), "torch" in sys.modules, "gradio" 
 def test_the_start_costs_little_and_loads_nothing_heavy():
     words = [sys.executable, "-c", START.format(root=str(ROOT), door=str(DOOR))]
     found = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
-    assert found[1:] == ["12", "False", "False"]
+    assert found[1:] == ["14", "False", "False"]
     assert float(found[0]) < 0.3
 
 

@@ -94,8 +94,7 @@ def _say(text: str) -> None:
 
 
 def ready() -> None:
-    """For `on_before_ui` and `on_app_started`, as often as they come: takes part in what the Lora extension
-    does with its tags."""
+    """For `on_app_started`, as often as it comes: takes part in what the Lora extension does with tags."""
     from modules import extra_networks
 
     if other():

@@ -10,11 +10,17 @@ BLOCKWISE = "lora_train.hosts.webui.blockwise"
 
 
 def ready() -> None:
-    """For `on_before_ui`, when all scripts are loaded."""
-    from lora_train.hosts.webui import blockwise, xyz
+    """For `on_before_ui`, when all scripts are loaded and their forms are not made."""
+    from lora_train.hosts.webui import xyz
+
+    xyz.ready()
+
+
+def started(demo: object, app: object) -> None:
+    """For `on_app_started`: the Lora extension may answer `on_before_ui` after us."""
+    from lora_train.hosts.webui import blockwise
 
     blockwise.ready()
-    xyz.ready()
 
 
 def stepped(params: Any) -> None:

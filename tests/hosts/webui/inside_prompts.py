@@ -20,7 +20,7 @@ from lora_train.knobs import build, settings
 from lora_train.names import path_of
 from lora_train.prompts import Prompt
 from lora_train.run.draw import Wardrobe
-from tests.hosts.webui.inside import picture
+from tests.hosts.webui.inside import arch, picture
 
 EACH = BlockWeights(tuple(round(0.35 * i % 1.7 - 0.3, 2) for i in range(len(BLOCKS))))
 WEIGHTS = str(EACH)
@@ -62,7 +62,7 @@ def style():
     for key in tensors:
         module, _, rest = key.partition(".")
         if rest == "lora_up.weight":
-            tensors[key] = tensors[key] * EACH.strength(*path_of(module, "sd1"))
+            tensors[key] = tensors[key] * EACH.strength(*path_of(module, arch()))
     save_file(tensors, file.with_stem("baked"))
     made("lora", "eyes", 2)
     networks.list_available_networks()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
-from lora_train.blocks import BLOCKS, PRESETS
+from lora_train.blocks import BLOCKS, LISTS, PRESETS
 from lora_train.errors import Mistake
 from lora_train.run.store import whole
 from lora_train.spelling import PRESETS_FILE, Book
@@ -18,8 +18,8 @@ class BlockBook:
         self.file = folder / PRESETS_FILE
 
     def list(self) -> dict[str, object]:
-        """{"blocks": ids, "presets": a row each}; `weights` are one for each block, None where they are drawn
-        or follow X."""
+        """{"blocks": ids, "lists": the blocks that so many values name, "presets": a row each}; `weights` are
+        one for each block, None where they are drawn or follow X."""
         book = Book.read([self.file.parent])
         names = {**dict.fromkeys(book.presets), **dict.fromkeys(PRESETS)}
         rows = [
@@ -27,7 +27,8 @@ class BlockBook:
              "builtin": book.presets[name] == PRESETS.get(name)}
             for name in names
         ]  # fmt: skip
-        return {"blocks": [*BLOCKS], "presets": rows, "elements": dict(book.elements)}
+        lists = {str(count): [*own] for count, own in LISTS.items()}
+        return {"blocks": [*BLOCKS], "lists": lists, "presets": rows, "elements": dict(book.elements)}
 
     def write(self, name: str, text: str) -> None:
         """Put it in the place of one of its name, or last.

@@ -44,6 +44,14 @@ class Change:
             return self.thin[0] @ self.thin[1]
         return self.whole.flatten(1) if self.whole.ndim > 1 else self.whole
 
+    def fits(self) -> bool:
+        """Whether it is of the layer's shape."""
+        if self.thin is None:
+            return tuple(self.whole.shape) == self.shape
+        up, down = self.thin
+        sides = up.shape[0], up.shape[1], down.shape[1]
+        return sides == (self.shape[0], len(down), math.prod(self.shape[1:]))
+
 
 @dataclasses.dataclass(frozen=True)
 class Held:
@@ -132,7 +140,17 @@ class Opened:
             Mistake: it is needed and not given, or not of this file's shapes.
         """
         own = {name: tensor.to(device) for name, tensor in self.read(key).items()}
-        return changed(self._layer(key, own, base, device), own, f"{self.path}: {key}")
+        name = f"{self.path}: {key}"
+        try:
+            made = changed(self._layer(key, own, base, device), own, name)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except (LookupError, ArithmeticError, TypeError, RuntimeError) as e:  # what torch says of such shapes
+            there = ", ".join(f"{n} {'x'.join(map(str, t.shape)) or 1}" for n, t in own.items())
+            raise Mistake(f"{name}: tensors that do not fit together ({there}); the file is damaged") from e
+        if not made.fits():
+            raise Mistake(f"{name}: made for another model, or damaged: it is not for {made.shape}")
+        return made
 
     def _layer(self, key: str, own: Mapping[str, Tensor], base: Base | None, device: str) -> Layer:
         held, weight = self.layers[key], None
@@ -147,7 +165,7 @@ class Opened:
                 "weights; name the checkpoint that it was made for as well"
             )
         else:
-            shape = shape_of(own, held.path, self.arch)
+            shape = shape_of(own, held.path, self.arch, f"{self.path}: {key}")
         return layer(held.part, held.path, self.arch, shape, weight)
 
 
@@ -197,8 +215,11 @@ def kernel(path: str, arch: str) -> tuple[int, ...]:
     return ()
 
 
-def shape_of(own: Mapping[str, Tensor], path: str, arch: str) -> tuple[int, ...]:
+def shape_of(own: Mapping[str, Tensor], path: str, arch: str, of: str = "the file") -> tuple[int, ...]:
     """Of a layer's weight, from the tensors that a file has for it.
+
+    Args:
+        of: the file and the layer, for complaints.
 
     Raises:
         Mistake: they do not tell.
@@ -213,7 +234,7 @@ def shape_of(own: Mapping[str, Tensor], path: str, arch: str) -> tuple[int, ...]
                 return (out, inn, *middle.shape[2:])
             side = kernel(path, arch)
             return (out, inn // math.prod(side), *side)
-    raise Mistake(f"{path}: what the file has for it does not tell its shape; name the checkpoint as well")
+    raise Mistake(f"{of}: what there is for it does not tell its shape; name the checkpoint as well")
 
 
 Sides = tuple[int, int, "Tensor | None"]  # outputs, inputs times kernel; and what has a kernel of its own

@@ -66,7 +66,7 @@ def form(own: Own, *, spelled: bool = True) -> Form:
 def _newer(own: Own) -> bool:
     """LyCORIS 3 has a1 [in, r], a2 [r, in]; before, and in what the WebUI reads, they are the other way."""
     first, second = own["a1.weight"], own["a2.weight"]
-    return first[0] > second[0] or len(own["b2.weight"]) == 4
+    return first[:1] > second[:1] or len(own["b2.weight"]) == 4
 
 
 @dataclasses.dataclass(frozen=True)

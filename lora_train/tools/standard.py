@@ -161,16 +161,17 @@ def _like(own: Mapping[str, tuple[int, ...]], path: str, arch: str, there: tuple
         tensors = {name: torch.empty(shape) for name, shape in own.items()}
     try:
         shape = shape_of(tensors, path, arch)
-    except (Mistake, IndexError, KeyError, ValueError):  # of kinds that do not tell, and of damaged ones
-        return not _sides(own) or bool(_sides(own) & {there[0], *there[1:2]})
-    return shape[0] == there[0] and math.prod(shape) == math.prod(there)
+        return shape[0] == there[0] and math.prod(shape) == math.prod(there)
+    except (Mistake, LookupError, ArithmeticError, TypeError, ValueError):  # of kinds that do not tell
+        sides = _sides(own)
+        return not sides or bool(sides & {there[0], *there[1:2]})
 
 
 def _sides(own: Mapping[str, tuple[int, ...]]) -> set[int]:
     """Widths of the layer that tensors of a kind which does not tell its shape have all the same."""
     if "weight" in own:  # IA3's, of inputs or outputs
         return {math.prod(own["weight"])}
-    if "oft_blocks" in own:
+    if len(own.get("oft_blocks", ())) in (3, 4):
         *_, count, side, _ = own["oft_blocks"]
         return {count * side}
     if "b2.weight" in own:  # GLoRA's, in two layouts

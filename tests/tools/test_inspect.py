@@ -30,6 +30,7 @@ from tests.hosts.tiny_checkpoints import write as write_checkpoint
 from tests.test_laws import made, stirred
 from tests.test_readable import layers as readable_layers
 from tests.tiny import Tiny
+from tests.tools import saved
 from tests.webui_formulas import added
 
 REFERENCE = pathlib.Path(__file__).parents[3] / "shared" / "reference"
@@ -192,6 +193,36 @@ def test_damage_is_told_and_not_raised(tmp_path, capsys):
     assert facts["hashes"]["sshs_model_hash"]["equal"] is False
     assert main(["inspect", str(path)]) == 0
     assert "the file states 000" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+@pytest.mark.parametrize("family", [*FAMILIES, *saved.VARIANTS])
+def test_tensors_that_do_not_belong_together_are_told_too(family, tmp_path):
+    """Whatever is missing or of another shape: every layer is in the report, and nothing is raised."""
+    tensors = load_file(saved.file(tmp_path, family))
+    key = next(k for k in tensors if k.startswith("lora_unet")).partition(".")[0]
+    own = {k: t for k, t in tensors.items() if k.startswith(f"{key}.")}
+    ways = (
+        lambda name: {k: t for k, t in own.items() if k != name},
+        lambda name: {**own, name: own[name].flatten()},
+        lambda name: {**own, name: own[name][None, None, None]},
+        lambda name: {**own, name: own[name].sum()},
+        lambda name: {**own, name: own[name].flatten()[:0]},
+        lambda name: {**own, name: (own[name] * 0).long()},
+    )
+    path, told = tmp_path / "odd.safetensors", 0
+    for change in ways:
+        for name in own:
+            save_file({k: t.clone().contiguous() for k, t in change(name).items()} or {"a": own[name]}, path)
+            try:
+                Opened(path)
+            except Mistake:
+                continue  # no key of a LoRA is left
+            facts = build(Inspect, {"model": path}).run().facts
+            assert len(facts["layers"]) <= 1
+            json.dumps(facts, allow_nan=False)
+            told += bool(facts["faults"])
+    assert told
 
 
 def test_what_is_no_lora_or_damaged_is_refused(tmp_path):

@@ -127,6 +127,22 @@ def test_norms_are_those_of_what_the_network_adds(family, tmp_path):
         assert not look.fault
 
 
+@pytest.mark.parametrize("arch", saved.TEXTS)
+@pytest.mark.parametrize("family", [*FAMILIES, *saved.VARIANTS])
+def test_norms_beside_a_checkpoint_are_those_of_every_family(family, arch, tmp_path):
+    network = saved.network(family, arch)
+    path = saved.file(tmp_path, family, arch)
+    found = {look.key: look for look in looked(Opened(path), saved.base(arch))}
+    for key in network.adapters:
+        wanted = float(network.delta(key).detach().norm())
+        assert found[key].norm == pytest.approx(wanted, rel=2e-3), key
+        assert found[key].share == pytest.approx(
+            wanted / float(saved.base(arch).weight(key).norm()), rel=2e-3
+        )
+        assert found[key].shape == saved.base(arch).shapes[key]
+        assert not found[key].fault
+
+
 @pytest.mark.parametrize("arch", ["sd1", "sd2", "sdxl"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_webui_reads_what_is_said_of_it(family, arch, tmp_path):

@@ -74,7 +74,7 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def create_module(self, spec): return Module(spec.name)
     def exec_module(self, module): pass
 sys.meta_path.insert(0, Finder())
-sys.path.insert(0, {peer!r})
+sys.path[:0] = [{peer!r}, {script!r}.rpartition('/')[0]]
 sys.argv = [{script!r}, *{words!r}]
 runpy.run_path({script!r}, run_name="__main__")
 """

@@ -9,7 +9,9 @@ from lora_train.adapters.lokr import factorization
 from lora_train.adapters.principal import principal
 from lora_train.tools.filed import Form
 
-TRIALS, ROUNDS = 3, 12  # of least squares for each start, and for the better of them
+TRIALS, ROUNDS = 3, 120  # of least squares for each start, and at most for the better of them
+STILL = 1e-4  # share of the distance that a round has to gain, to be followed by another
+TURNS = 12  # of LoKr's two factors
 RIDGE = 1e-7  # of the mean of what is solved by, against directions that do not matter
 Pair = tuple[Tensor, Tensor]
 
@@ -26,7 +28,13 @@ def loha(matrix: Tensor, rank: int, seed: int = 0) -> Form:
     rank = min(rank, *matrix.shape)
     best = min((_fitted(matrix, start, TRIALS) for start in _starts(matrix, rank, seed)),
                key=lambda pairs: _distance(matrix, pairs))  # fmt: skip
-    (a1, b1), (a2, b2) = _fitted(matrix, best, ROUNDS)
+    far = _distance(matrix, best)
+    for _ in range(ROUNDS):
+        best, before = _fitted(matrix, best, 1), far
+        far = _distance(matrix, best)
+        if far > before * (1 - STILL):
+            break
+    (a1, b1), (a2, b2) = best
     return {
         **_even("hada_w1", a1, b1), **_even("hada_w2", a2, b2), "alpha": torch.tensor(float(rank)),
     }  # fmt: skip
@@ -102,7 +110,7 @@ def lokr(weight: Tensor, rank: int | None, factor: int) -> Form:
     if rank is None or rank >= max(b, d) / 2:  # as LyCORIS' LoKr decides
         whole = large.view(b, d, *kernel)
         return {"lokr_w1": small.view(a, c), "lokr_w2": whole, "alpha": torch.tensor(float(rank or 1))}
-    for _ in range(ROUNDS):
+    for _ in range(TURNS):
         nearest = (small @ arranged) / small.square().sum().clamp(min=1e-30)
         up, down = principal(nearest.view(b, -1), rank)
         large = (up @ down).flatten()

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 Place = tuple[str, float]  # file, strength
 FULL = 1.0  # the strength that files are trained at
+WEAK = 0.6  # what is best at no more than that went beyond what it was to learn
 NOTHING, UNDER, OVER, GOOD = "nothing learned", "underfit", "overfit", "good"
 
 
@@ -106,21 +107,33 @@ class Choice:
             blind = ". The loss is of pictures that were learned from, and so it does not see too much of it"
         here = self._numbers(self.found[chosen])
         if strength == 0 or scores[chosen] >= 1:
-            return Suggestion(None, 0.0, f"At no strength it is better than without: {here}{blind}.", NOTHING)
-        best = f"Best there: {here}; without it {self._numbers(self.bare)}"
+            return Suggestion(
+                None,
+                0.0,
+                f"{self._names}: {here} at best, and {self._numbers(self.bare)} without it{blind}.",
+                NOTHING,
+            )
+        best = f"{self._names} {here}, the best there is; without it {self._numbers(self.bare)}"
         full, highest = (file, FULL), max((abs(s) for f, s in self.found if f == file))
         if abs(strength) == highest > FULL:
             more = (
                 ". It still gets better at the highest strength: it has learned too little; train it longer"
             )
             return Suggestion(file, strength, f"{best}{more} or faster{blind}.", UNDER)
-        if abs(strength) < FULL and full in scores and scores[full] >= 1:
-            worse = f"; at full strength {self._numbers(self.found[full])}, worse than without it"
-            more = ". It has learned too much; train it shorter or slower, or take an earlier file"
+        if abs(strength) <= WEAK and full in scores and scores[full] > scores[chosen]:
+            worse = f"; at full strength {self._numbers(self.found[full])}"
+            more = (
+                ". It has learned too much or too fast; train it shorter or slower, or take an earlier file"
+            )
             return Suggestion(file, strength, f"{best}{worse}{more}{blind}.", OVER)
         return Suggestion(file, strength, f"{best}{blind}.", GOOD)
 
     def _numbers(self, one: Measured) -> str:
-        loss = [f"loss on {self.on} {one.loss:.3g}"] if self.by_loss else []
-        looks = [f"looks {one.looks:.2g} from the training pictures'"] if self.by_looks else []
-        return ", ".join([*loss, *looks])
+        loss = [f"{one.loss:.3g}"] if self.by_loss else []
+        return " and ".join([*loss, *([f"{one.looks:.2g}"] if self.by_looks else [])])
+
+    @property
+    def _names(self) -> str:
+        loss = [f"loss on {self.on}"] * self.by_loss
+        names = " and ".join([*loss, *["distance to the training pictures' looks"] * self.by_looks])
+        return f"{names[0].upper()}{names[1:]}"

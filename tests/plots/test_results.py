@@ -65,9 +65,7 @@ def choice(*, held=True, on="5 pictures", **losses: float) -> Choice:
 def test_the_lowest_loss_is_suggested():
     found = choice(**{"a_0": 1.0, "a_0.5": 0.8, "a_1": 0.7, "a_1.5": 0.75}).suggestion()
     assert (found.file, found.strength, found.verdict) == ("a", 1.0, "good")
-    assert found.said() == (
-        "Suggested: a at 1. Best there: loss on 5 pictures 0.7; without it loss on 5 pictures 1."
-    )
+    assert found.said() == ("Suggested: a at 1. Loss on 5 pictures 0.7, the best there is; without it 1.")
 
 
 def test_scores_are_means_of_shares():
@@ -82,10 +80,11 @@ def test_what_still_gets_better_means_that_too_little_was_learned():
     assert choice(**{"a_0": 1.0, "a_0.5": 0.9, "a_1": 0.8}).suggestion().verdict == "good"
 
 
-def test_what_is_worse_than_nothing_at_full_strength_is_too_much():
+def test_what_is_best_at_half_strength_is_too_much():
     found = choice(**{"a_0": 1.0, "a_0.5": 0.8, "a_1": 1.2, "a_1.5": 1.9}).suggestion()
     assert (found.strength, found.verdict) == (0.5, "overfit")
-    assert "at full strength loss on 5 pictures 1.2, worse than without it" in found.reason
+    assert "; without it 1; at full strength 1.2. It has learned too much" in found.reason
+    assert choice(**{"a_0": 1.0, "a_0.8": 0.8, "a_1": 0.9}).suggestion().verdict == "good"
 
 
 def test_pictures_that_fall_apart_count_where_the_loss_is_blind():
@@ -117,7 +116,8 @@ def test_where_there_is_no_loss_the_looks_count():
     found = {("a", s): Measured(looks=value) for s, value in ((0.0, 4.0), (0.5, 2.0), (1.0, 4.5))}
     chosen = Choice(found, Measured(looks=4.0), held=False).suggestion()
     assert (chosen.strength, chosen.verdict) == (0.5, "overfit")
-    assert chosen.reason.startswith("Best there: looks 2 from the training pictures'; without it looks 4")
+    said = "Distance to the training pictures' looks 2, the best there is; without it 4; at full strength 4.5"
+    assert chosen.reason.startswith(said)
     assert Choice({("a", 1.0): Measured(moved=3.0)}, Measured(), held=False).suggestion() is None
     assert Choice({}, Measured(), held=False).suggestion() is None
 

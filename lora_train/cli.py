@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         sys.stdout.write(
-            HELP.format("\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items()))
+            HELP.format("\n".join(f"  {name:<14}{text}" for name, (_, text) in COMMANDS.items()))
         )
         return DONE
     if words[0] not in COMMANDS:

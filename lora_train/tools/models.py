@@ -71,9 +71,11 @@ class ConvertModel(Tool):
         write_to(found, self.save_to, dtype, count)
         unsaid = _unsaid(found, self.save_to)
         facts = {"arch": found.facts.arch, "prediction": found.facts.prediction, "saved": str(self.save_to),
-                 "unsaid": unsaid}  # fmt: skip
+                 "unsaid": unsaid, "left_out": (lost := _left_out(found))}  # fmt: skip
         said = f"{ARCHS[found.facts.arch].said}, predicts {PREDICTIONS[found.facts.prediction]}"
         lines = [f"Saved {self.save_to}: {said}"]
+        if lost:
+            lines.append(f"Left out, for it is of no part of the model: {lost[0]}, {len(lost)} in all")
         if unsaid:
             which = ", ".join(unsaid)
             lines.append(f"It does not say its {which}, which are unusual; put a .yaml that does beside it")
@@ -86,8 +88,8 @@ class ConvertModel(Tool):
             facts = dataclasses.replace(facts, prediction="v" if self.v_parameterization else "epsilon")
         if facts.prediction is None:
             raise Mistake(
-                f"{self.model}: does not say whether it predicts v or noise; set v_parameterization (true for "
-                "those of 768 pixels, false for the base models of 512)"
+                f"{self.model}: does not say whether it predicts v or noise; set v_parameterization (true "
+                "for those of 768 pixels, false for the base models of 512)"
             )
         return dataclasses.replace(found, facts=facts)
 
@@ -115,3 +117,10 @@ def _unsaid(found: Found, path: pathlib.Path) -> list[str]:
              "scale": "latents' scale", "start": "noise schedule", "end": "noise schedule"}  # fmt: skip
     told = {said for name, said in names.items() if own[name] not in (None, vars(seen)[name])}
     return sorted(told | ({"attention heads"} if shares != others else set()))
+
+
+def _left_out(found: Found) -> list[str]:
+    """Tensors of the model's files that are in no part of it."""
+    files = {there.weights.path: there.weights for there in found.parts.values()}
+    used = {(there.weights.path, at.key) for there in found.parts.values() for at in there.keys.values()}
+    return [key for path, file in files.items() for key in file.shapes if (path, key) not in used]

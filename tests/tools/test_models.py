@@ -164,8 +164,9 @@ def test_a_prediction_that_nobody_says_is_asked_for(tmp_path):
 
 def test_an_sdxl_that_predicts_v_says_so_in_the_file(tmp_path):
     file = write(tmp_path / "v.safetensors", "sdxl", "v")
-    save_file({**load_file(file), "ztsnr": torch.zeros(0)}, file)
-    build(ConvertModel, {"model": file, "save_to": tmp_path / "x"}).run()
+    save_file({**load_file(file), "ztsnr": torch.zeros(0), "model_ema.decay": torch.ones(1)}, file)
+    report = build(ConvertModel, {"model": file, "save_to": tmp_path / "x"}).run()
+    assert "model_ema.decay" in report.facts["left_out"]
     build(ConvertModel, {"model": tmp_path / "x", "save_to": tmp_path / "again.safetensors"}).run()
     for path in (tmp_path / "x", tmp_path / "again.safetensors"):
         facts = find(path).facts

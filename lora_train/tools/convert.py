@@ -27,6 +27,7 @@ from lora_train.tools.tool import Report, Told, Writing, unheard
 from lora_train.values import shown
 
 FORMS = ("lora", "diff")
+SPELLINGS = "; ".join(f"{name} ({dialect.about})" for name, dialect in DIALECTS.items())
 PARTS = {"unet": ("unet",), "te": ("te1", "te2"), "te1": ("te1",), "te2": ("te2",)}
 KEPT = ("ss_v2", "ss_base_model_version", "ss_network_module", "ss_network_dim", "ss_network_alpha",
         "ss_network_args", "modelspec.architecture")  # fmt: skip
@@ -49,9 +50,8 @@ class Convert(Writing):
         None, "Checkpoint that it was made for. What DoRA, OFT, IA3 and GLoRA add depends on it.",
         group="files", aka=("base", "checkpoint"), place=True)  # fmt: skip
     to: tuple[str, ...] = knob(
-        (), "How to spell: kohya (what the WebUI reads), kohya_diffusers, kohya_ldm, lycoris, comfy, peft (a "
-        "folder), diffusers, processors (diffusers before 0.22). And what to write: lora turns any family "
-        "into plain LoRA where it is exactly one, or with rank; diff into whole differences.", group="form",
+        (), f"How to spell: {SPELLINGS}. And what to write: lora turns any family into plain LoRA where it "
+        "is exactly one, or with rank; diff into whole differences.", group="form",
         choices=(*DIALECTS, *FORMS), basic=True)  # fmt: skip
     rank: int | None = knob(
         None, "With --to lora: the largest rank. What is larger becomes the nearest of it, and the error is "

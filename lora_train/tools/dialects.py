@@ -68,8 +68,7 @@ class Dialect:
 
     key: Callable[[Place, str], str]  # layer, tensor as kohya calls it -> key in a file
     about: str  # who reads it
-    tensors: frozenset[str] | None = None  # that there are words for; None: for all
-    scaled: bool = True  # whether it has a word for alpha
+    tensors: frozenset[str] | None = None  # of those that hold LoRA alone, and have no word for alpha
 
 
 def _kohya(place: Place, tensor: str) -> str:
@@ -83,9 +82,9 @@ DIALECTS = {
     "kohya_ldm": Dialect(LDM, "as kohya, all layers by LDM's names"),
     "lycoris": Dialect(_lora("lycoris_", dotted), "LyCORIS' own wrapper, SimpleTuner"),
     "comfy": Dialect(_comfy, "what ComfyUI saves"),
-    "peft": Dialect(_peft, "PEFT: a folder", frozenset((DOWN, UP, ALPHA, MAGNITUDES)), scaled=False),
-    "diffusers": Dialect(_diffusers, "diffusers", frozenset((DOWN, UP, ALPHA, MAGNITUDES)), scaled=False),
-    "processors": Dialect(_processors, "diffusers before 0.22", frozenset((DOWN, UP, ALPHA)), scaled=False),
+    "peft": Dialect(_peft, "PEFT: a folder", frozenset((DOWN, UP, ALPHA, MAGNITUDES))),
+    "diffusers": Dialect(_diffusers, "every version", frozenset((DOWN, UP, ALPHA, MAGNITUDES))),
+    "processors": Dialect(_processors, "diffusers before 0.22", frozenset((DOWN, UP, ALPHA))),
 }
 
 

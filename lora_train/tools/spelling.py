@@ -102,7 +102,7 @@ class Spelled:
                 continue
             if folded:
                 alpha = folded.get(f"{part}.{path}", folded[""])
-                self._fold(module, alpha / rank)
+                self._fold(module, alpha / max(rank, 1))
             elif settings:
                 alpha = _alpha(settings, path, rank, self.path)
             else:
@@ -124,7 +124,7 @@ class Spelled:
         up = f"{module}.{UP}"
         if up in self.names and scale != 1:
             self.folded[up] = scale
-            self.dtypes[up] = self.dtypes[f"{module}.{DOWN}"]
+            self.dtypes[up] = self.dtypes.get(f"{module}.{DOWN}", self.dtypes[up])
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         for name in names:
@@ -157,11 +157,6 @@ def opened(path: pathlib.Path) -> Spelled:
         weights = open_weights(file)
         files.append((lead, weights, _config(file, weights)))
     return Spelled(path, files)
-
-
-def kohya(weights: Weights) -> Spelled:
-    """An open file under the keys that kohya's files have."""
-    return Spelled(weights.path, [("", weights, _config(weights.path, weights))])
 
 
 def _config(file: pathlib.Path, weights: Weights) -> dict[str, object]:

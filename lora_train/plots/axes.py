@@ -7,9 +7,10 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
-from lora_train.blocks import BLOCKS, LISTS, PRESETS, BlockWeights, some
+from lora_train.blocks import BLOCKS, LISTS, some
 from lora_train.errors import Mistake
 from lora_train.prompts import SAMPLERS, sampler
+from lora_train.spelling import Book
 from lora_train.values import either, numeral, shown
 
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -99,12 +100,14 @@ def _samplers(text: str) -> list[str]:
         raise Mistake(str(e)) from e
 
 
-def _weights(text: str) -> list[str]:
+def _weights(text: str, book: Book | None = None) -> list[str]:
     """Presets' names and lists; several lists have ; or line ends between."""
-    found = named(text) if all(word.upper() in PRESETS for word in named(text)) else words(text)
+    book = book or Book()
+    presets = all(word.upper() in book.presets for word in named(text))
+    found = named(text) if presets else words(text)
     for word in found:
         try:
-            BlockWeights.parse(word)
+            book.weights(word)
         except ValueError as e:
             raise Mistake(f"{shown(word)}: {e}") from None
     return found
@@ -156,7 +159,8 @@ AXES: dict[str, Kind] = {
     "te_strength": Kind("TE strength", "numbers and spans", _strengths, "0, 0.5-1.0:0.25"),
     "unet_strength": Kind("UNet strength", "numbers and spans", _strengths, "0, 0.5-1.0:0.25"),
     "block_weights": Kind(
-        "Block weights", "presets' names, or lists of 12, 17, 20 or 26 values with ; between", _weights,
+        "Block weights", "presets' names, also of lbwpresets.txt beside the files, or lists with ; between",
+        _weights,
         "ALL, INS, IND, INALL, MIDD, OUTD, OUTS, OUTALL"),
     "block_id": Kind(
         "Block", "blocks' ids, IN05-OUT05, NOT IN05-OUT05, or 17ALL for each of them", _blocks, "17ALL"),
@@ -206,8 +210,11 @@ class Axis:
         """None for a setting of a training."""
         return AXES.get(self.name)
 
-    def values(self) -> list[Value]:
+    def values(self, book: Book | None = None) -> list[Value]:
         """Of an axis that is not a setting's.
+
+        Args:
+            book: presets of block weights, where a person has some.
 
         Raises:
             Mistake: naming the axis and the value.
@@ -216,7 +223,8 @@ class Axis:
         if given is None:
             raise Mistake(f"{self.name}: expected its values: {self.kind.said}")
         try:
-            return sure(self.name, [*self.kind.read(given)]) if given else []
+            found = _weights(given, book) if self.name == "block_weights" else self.kind.read(given)
+            return sure(self.name, [*found]) if given else []
         except Mistake as e:
             raise Mistake(f"{self.name} = {e}") from e
 

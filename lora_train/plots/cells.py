@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from lora_train.plots.axes import AXES, Axis, Value, blocks_of, labelled, sure
 from lora_train.plots.plan import SIDES, Lines, Plan
 from lora_train.plots.sweep import setting, swept
 from lora_train.prompts import Prompt, parse_prompt, read_prompts
+from lora_train.spelling import Book
 from lora_train.values import shown
 
 WITHOUT = "none"  # in place of a file
@@ -67,6 +69,7 @@ class Grid:
     files: tuple[pathlib.Path, ...]
     prompts: tuple[Prompt, ...]
     runs: Mapping[pathlib.Path, Mapping[str, object]]  # files that a run has to make -> its settings
+    book: Book = dataclasses.field(default_factory=Book)  # presets of block weights
 
     def places(self) -> Iterator[tuple[int, int, int]]:
         """(x, y, z), as a sheet is read."""
@@ -86,13 +89,23 @@ class Grid:
         if (not te and not unet) or at.get("file") == WITHOUT:
             return Shot(prompt)
         return Shot(
-            prompt, self._file(at), te, unet, _blocks(plan, at), at.get("start"), at.get("stop")
+            prompt, self._file(at), te, unet, self._blocks(at, prompt.seed), at.get("start"), at.get("stop")
         )  # fmt: skip
 
     def whole(self, place: Sequence[int]) -> Shot:
         """What a cell is compared to where blocks are: the same file, wholly on."""
         shot = self.shot(place)
         return dataclasses.replace(shot, blocks=self.plan.block_weights) if shot.on else shot
+
+    def _blocks(self, at: Mapping[str, Value], seed: int | None) -> BlockWeights:
+        """Those that are drawn are drawn of the picture's seed, as in prompts."""
+        if "block_weights" in at:
+            return self.book.weights(str(at["block_weights"]), draw=random.Random(seed))  # noqa: S311
+        if "block_id" not in at:
+            return self.plan.block_weights
+        these, strength = blocks_of(str(at["block_id"])), float(at.get("block_strength", 1.0))
+        others = self.plan.others
+        return BlockWeights(tuple(strength if block in these else others for block in BLOCKS))
 
     def _file(self, at: Mapping[str, Value]) -> pathlib.Path:
         if self.runs:
@@ -148,6 +161,8 @@ class _Reader:
         self.plan, self.complaints = plan, []
         self.axes = {side: self._named(axis) for side, axis in plan.axes.items()}
         self.files = self._tried(lambda: [*_files(plan)], [])
+        folder = plan.lora_dir
+        self.book = Book.read([folder] if folder else [file.parent for file in self.files])
         own = [] if prompts is None else _seeded(prompts, plan)
         self.prompts = own or self._tried(lambda: _prompts(plan, self._axis("prompt")), [])
         self._fill()
@@ -163,7 +178,7 @@ class _Reader:
         runs = {}
         if varied and not self.complaints:
             runs = self._tried(lambda: swept(varied, job, self.plan.outdir), {})
-        return Grid(self.plan, sides, tuple(self.files), tuple(self.prompts), runs)
+        return Grid(self.plan, sides, tuple(self.files), tuple(self.prompts), runs, self.book)
 
     def _tried(self, look: Callable[[], T], usual: T) -> T:
         try:
@@ -221,7 +236,7 @@ class _Reader:
         elif axis.name == "file":
             values = [self._known(value) for value in axis.values()] or stems(self.files)
         else:
-            values = axis.values()
+            values = axis.values(self.book)
         labels = [
             "without" if v == WITHOUT and axis.name == "file" else labelled(axis.name, v) for v in values
         ]
@@ -327,15 +342,6 @@ def _prompt(prompts: Sequence[Prompt], at: Mapping[str, Value]) -> Prompt:
         "sampler": "sample_sampler", "cfg": "scale",
     }  # fmt: skip
     return dataclasses.replace(prompt, **{field: at[name] for name, field in fields.items() if name in at})
-
-
-def _blocks(plan: Plan, at: Mapping[str, Value]) -> BlockWeights:
-    if "block_weights" in at:
-        return BlockWeights.parse(str(at["block_weights"]))
-    if "block_id" not in at:
-        return plan.block_weights
-    these, strength = blocks_of(str(at["block_id"])), float(at.get("block_strength", 1.0))
-    return BlockWeights(tuple(strength if block in these else plan.others for block in BLOCKS))
 
 
 def tagged(shot: Shot) -> str:

@@ -78,6 +78,16 @@ def test_single_blocks(grid, value, others, strength):
     assert weights == BlockWeights(wanted)
 
 
+def test_presets_of_a_person_and_values_that_are_drawn(grid, files):
+    (files / "lbwpresets.txt").write_text("MINE:" + ",".join(["0.25"] * 17), encoding="utf-8")
+    found = grid(x="block_weights: mine, OUTALL", y="file: one")
+    assert set(found.shot((0, 0, 0)).blocks.values) == {0.25, 0.0}
+    assert found.shot((1, 0, 0)).blocks == BlockWeights.parse("OUTALL")
+    drawn = grid(x="block_weights: " + ",".join("R" * 12), y="seed: 1-2:1", z="file: one")
+    one, again, other = (drawn.shot((0, y, 0)).blocks for y in (0, 0, 1))
+    assert one == again != other
+
+
 def test_analyzing_turns_each_block_down_alone(grid, files):
     found = grid(network_weights=files / "one.safetensors", analyze="17ALL", x="block_strength: 0, 0.5")
     assert [len(side.values) for side in found.sides] == [2, 17, 1]
@@ -98,7 +108,7 @@ def test_analyzing_turns_each_block_down_alone(grid, files):
         ({"x": "steps: 1.5"}, "steps = 1.5: expected a whole number"),
         ({"x": "sampler: eulr"}, "sampler = eulr: no such sampler"),
         ({"x": "block_id: IN99"}, "block_id = IN99: expected a block's id"),
-        ({"x": "block_weights: 1,2"}, "block_weights = 1,2: expected 12, 17, 20 or 26 numbers"),
+        ({"x": "block_weights: 1,2"}, "block_weights = 1,2: expected 12, 17, 20 or 26 values"),
         ({"x": "strenght"}, "strenght: no such axis; did you mean strength?"),
         ({"x": "network.dim: 4"}, "network.dim: expected the settings of the run that is varied"),
         ({"x": "start"}, "start: expected its values"),

@@ -1,5 +1,6 @@
 """The stand-in for the WebUI: what every host has to do, and that a run leaves no trace however it ends."""
 
+import json
 import pathlib
 import threading
 
@@ -13,6 +14,7 @@ from lora_train.host import Model
 from lora_train.hosts.webui import held
 from lora_train.hosts.webui.host import WebuiHost
 from lora_train.hosts.webui.neutral import set_options
+from lora_train.job import assemble
 from lora_train.run.control import Control
 from tests.hosts.contract import Contract
 
@@ -112,6 +114,19 @@ def test_the_file_is_what_the_webui_then_draws_with(webui, train, tmp_path):
     assert abs(loaded - bare).max() > 1
     assert (np.asarray(webui.picture(f"{CAT}<lora:drawn:0>")) == bare).all()
     assert (np.asarray(webui.picture(CAT)) == bare).all()
+
+
+def test_a_saved_file_gets_its_card_among_the_webuis_own(webui, train, tmp_path):
+    file = webui.loras / "carded.safetensors"
+    said = {"data.train_data_dir": tmp_path, "data.trigger_word": "zwx", "output.output_dir": tmp_path}
+    job, output, _ = assemble(said)
+    assert "copy it there" in WebuiHost().announce(tmp_path / file.name, job, output)[0]
+    file.write_bytes(train("carded", lr__learning_rate=0.1).read_bytes())
+    file.with_suffix(".json").write_text('{"notes": "mine"}', encoding="utf-8")
+    assert WebuiHost().announce(file, job, output) == []
+    card = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    assert (card["activation text"], card["sd version"], card["notes"]) == ("zwx", "SD1", "mine")
+    file.unlink()
 
 
 class TestWhatASampleLeaves:

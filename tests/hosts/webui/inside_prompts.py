@@ -174,9 +174,21 @@ def test_steps_are_those_of_lora_block_weight(sampler, steps):
     assert (drawn(sampler_name=sampler, steps=6) == bare).all()
 
 
+def with_scripts(prompt: str, **others: object):
+    """As from the page, where a picture's infotext keeps what stood in brackets."""
+    from modules import call_queue, processing, scripts
+
+    p = processing.StableDiffusionProcessingTxt2Img(
+        prompt=prompt, seed=5, steps=6, width=64, height=64, sampler_name="Euler", scheduler="Automatic",
+        do_not_save_samples=True, do_not_save_grid=True, **others)  # fmt: skip
+    p.scripts, p.script_args = scripts.ScriptRunner(), []
+    with call_queue.queue_lock, contextlib.closing(p):
+        return processing.process_images(p)
+
+
 def test_the_infotext_draws_the_picture_again():
     whole = f"a cat<lora:style:0.7:1.2:lbw={WEIGHTS}:step=2-5>"
-    first = picture(whole, steps=6)
+    first = with_scripts(whole).images[0]
     prompt, told = first.info["parameters"].rsplit("\nSteps:", 1)
     assert prompt == whole
     assert "Lora hashes" in told
@@ -226,6 +238,15 @@ def test_the_built_in_grammar_is_what_it_was():
     assert close(drawn(f"<lora:style:0.5:1.5:2:lbw={','.join(['1'] * 26)}>"), plain)
 
 
+@pytest.fixture
+def grids_are_not_saved():
+    from modules import shared
+
+    shared.opts.data["grid_save"] = False
+    yield
+    shared.opts.data.pop("grid_save")
+
+
 def plotted(x: tuple[str, str], y: tuple[str, str], prompt: str):
     """The X/Y/Z plot's pictures and infotexts, as its button draws them."""
     from modules import call_queue, processing, scripts
@@ -241,11 +262,13 @@ def plotted(x: tuple[str, str], y: tuple[str, str], prompt: str):
         do_not_save_samples=True, do_not_save_grid=True)  # fmt: skip
     sides = [(labels.index(label), values, []) for label, values in (x, y, ("Nothing", ""))]
     with call_queue.queue_lock, contextlib.closing(p):
+        p.scripts, p.script_args = scripts.ScriptRunner(), []
         made = script.run(p, *sides[0], *sides[1], *sides[2], True, True, False, False, False, False, False,
                           0, True)  # fmt: skip
-    return made.images[2:], made.infotexts[2:]
+    return made.images[1:], made.infotexts[1:]
 
 
+@pytest.mark.usefixtures("grids_are_not_saved")
 def test_our_axes_in_the_xyz_plot_draw_what_their_prompts_say():
     images, told = plotted(
         ("[LoRA] UNet strength", "0-1:0.5"), ("[LoRA] File", "style,eyes"), "a cat<lora:x:1>"

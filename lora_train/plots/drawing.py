@@ -104,7 +104,7 @@ class Drawing:
         self._say("waiting for the model")
         with self.host.borrow(
             job.model, device=place.device, precision=job.training.mixed_precision, waiting=self.control.heed
-        ) as lent, quick(lent.device), Base.of(job.model, lent.layers()).attached():  # fmt: skip
+        ) as lent, Base.of(job.model, lent.layers()).attached():  # fmt: skip
             Painter(self, lent).paint()
         self._say("")
 
@@ -301,7 +301,7 @@ class Painter:
             drawing._say(f"measuring the loss, {number + 1} of {len(wanted)}")
             losses = losses or Losses.on(drawing.trial, self.lent)
             network = self._wear(shot.file or self.files[0]).networks[0]
-            with self._on(shot):
+            with self._on(shot), quick(self.lent.device):  # not for pictures, which are to be the host's own
                 drawing.folder.keep_losses(name, losses.of(network))
         drawing.losses = drawing.folder.losses(self.loss_key(bare)) or []
         for place, shot in drawing.shots.items():

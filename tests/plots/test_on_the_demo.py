@@ -20,7 +20,6 @@ from lora_train.host import Model
 from lora_train.hosts.standalone.host import StandaloneHost
 from lora_train.prompts import Prompt
 from lora_train.run.draw import Wardrobe
-from lora_train.train.arithmetic import quick
 
 CHECKPOINT = pathlib.Path(__file__).resolve().parents[2] / "demo" / "checkpoint" / "demo.safetensors"
 TULIP = Prompt("tulip", width=64, height=64, seed=1, sample_steps=4, scale=3.0)
@@ -36,7 +35,7 @@ def test_a_sheet_has_the_pictures_that_prompts_have(tmp_path):
         "<lora:one:1:lbw=OUTALL>": ["block_weights: OUTALL"], "<lora:one:1:start=3>": ["start: 3"],
         "<lora:one:1:0>": ["start: 99"],
     }  # fmt: skip
-    with host.borrow(model, device="cpu", precision="no") as lent, quick(lent.device):
+    with host.borrow(model, device="cpu", precision="no") as lent:
         network = Network(Lora(dim=2), lent.layers())
         generator = torch.Generator().manual_seed(0)
         for param in network.parameters():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from lora_train.blocks import BlockWeights
 from lora_train.errors import Mistake
@@ -179,9 +180,7 @@ class Merge(Writing):
         rows = [_matched(share, share.file.layers) for share in shares]
         lines = [line for row in rows for line in _said(row)]
         if self.way == "additive":
-            lines.append(
-                "factors were added, as sd-scripts does; see concat for the sum of the files"
-            )
+            lines.append("factors were added, as sd-scripts does; see concat for the sum of the files")
         elif norm:
             lines.append(f"missing: {lost / norm:.2%} of what is added; most in {worst}, {share:.2%}")
         lines += [f"biases of {len(unbiased)} layers are left out: a LoRA has none"] * bool(unbiased)
@@ -217,13 +216,21 @@ def _matched(share: Share, there: Iterable[str]) -> dict[str, object]:
     """What of a file goes in."""
     known, file = set(there), share.file
     parts = Counter(held.part for key, held in file.layers.items() if key in known and share.strength(key))
-    lost = [key for key in file.layers if key not in known]
+    idle = [key for key in file.layers if key not in known and _behind_last(key, known)]
+    lost = [key for key in file.layers if key not in known and key not in idle]
     others = sorted({key.partition(".")[0] for key in file.rest if not key.startswith(BUNDLED)})
     return {
         "path": str(file.path), "te": share.te, "unet": share.unet, "lbw": str(share.blocks),
-        "layers": sum(parts.values()), "parts": dict(parts), "unmatched": [*lost, *others],
+        "layers": sum(parts.values()), "parts": dict(parts), "unmatched": [*lost, *others], "idle": idle,
         "embeddings": sorted({key.split(".")[1] for key in file.rest if key.startswith(BUNDLED)}),
     }  # fmt: skip
+
+
+def _behind_last(key: str, known: Collection[str]) -> bool:
+    """Whether it is of a text encoder's layer that no caption comes through: sd-scripts' files have SDXL's
+    first text encoder whole, and models are taken without that layer."""
+    found = re.fullmatch(r"(te\d\.encoder\.layers\.)(\d+)(\..+)", key)
+    return found is not None and f"{found[1]}{int(found[2]) - 1}{found[3]}" in known
 
 
 def _said(row: Mapping[str, object]) -> list[str]:
@@ -236,6 +243,8 @@ def _said(row: Mapping[str, object]) -> list[str]:
     lines = [f"{row['path']}: {row['layers']} layers ({parts}) at {at}"]
     if lost := row["unmatched"]:
         lines.append(f"  {len(lost)} of its layers match nothing and are left out, first {lost[0]}")
+    if idle := row["idle"]:
+        lines.append(f"  {len(idle)} are for a text encoder's last layer, which no caption comes through")
     return lines
 
 

@@ -202,6 +202,22 @@ def test_what_goes_in_is_told(tmp_path, capsys):
     assert row["unet"] == -0.5
 
 
+def test_a_layer_that_no_caption_comes_through_is_no_fault(tmp_path):
+    """sd-scripts' files have the last one of SDXL's first text encoder, which never learns."""
+    held = load_file(saved.file(tmp_path, "lora", "sdxl"))
+    known = [key for key in saved.base("sdxl").weights if key.startswith("te1.encoder")]
+    last = 1 + max(int(key.split(".")[3]) for key in known)
+    out, inn = saved.base("sdxl").shapes[f"te1.encoder.layers.{last - 1}.mlp.fc1"]
+    own = f"lora_te1_text_model_encoder_layers_{last}_mlp_fc1"
+    held.update({f"{own}.lora_up.weight": torch.zeros(out, 1), f"{own}.lora_down.weight": torch.ones(1, inn)})
+    save_file(held, tmp_path / "a.safetensors")
+    given = {"models": [str(tmp_path / "a.safetensors")], "sd_model": str(saved.checkpoint("sdxl"))}
+    report = build(Merge, {**given, "save_to": str(tmp_path / "x.safetensors")}).run()
+    row = report.facts["files"][0]
+    assert (row["unmatched"], row["idle"]) == ([], [f"te1.encoder.layers.{last}.mlp.fc1"])
+    assert any("no caption comes through" in line for line in report.lines)
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [

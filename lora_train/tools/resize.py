@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lora_train.adapters.thin import ALPHA, DOWN, UP, factors
+from lora_train.adapters.word import BUNDLED
 from lora_train.errors import Mistake
 from lora_train.knobs import knob
 from lora_train.tools.base import Base
@@ -232,6 +233,18 @@ class Source:
         [(_, alpha)] = file.weights.read([names[ALPHA]])
         return float(alpha) / file.weights.shapes[names[DOWN]][0] or 1.0
 
+    def words(self) -> dict[str, Tensor]:
+        """Learned words that come along with the layers."""
+        found = {}
+        for file, _ in self.files:
+            found.update(file.weights.read(key for key in file.rest if key.startswith(f"{BUNDLED}.")))
+        return found
+
+    @property
+    def lost(self) -> list[str]:
+        """What there is in the files for no layer, and is not written."""
+        return [k for file, _ in self.files for k in file.rest if not k.startswith(f"{BUNDLED}.")]
+
     def form(self, key: str) -> tuple[dict[str, Tensor], tuple[int, ...]]:
         """A layer as it is."""
         change = self.change(key)
@@ -304,9 +317,10 @@ class Made:
         texts = {**made, **{k: v for k, v in origin.items() if self.source.alone and k not in new}}
         if recipe is not None:
             texts["resize_params"] = json.dumps(dataclasses.asdict(recipe))
+        self.filed.more = self.source.words()
         self.filed.write(path, texts)
         share = math.sqrt(min(self.kept / self.there, 1.0)) if self.there else 1.0
-        return Written(path, self.layers, len(self.filed.forms), share)
+        return Written(path, self.layers, len(self.filed.forms), share, self.source.lost)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -317,6 +331,7 @@ class Written:
     layers: Mapping[str, Mapping[str, object]]
     count: int
     kept: float  # share of the Frobenius norm, over all layers
+    lost: list[str]  # tensors for no layer
 
     def lines(self, verbose: bool) -> Iterator[str]:
         ranks = [said["rank"] for said in self.layers.values()]
@@ -329,9 +344,11 @@ class Written:
         error = math.sqrt(max(1 - self.kept**2, 0.0))
         yield f"{self.path}: {self.count} layers, {spread}"
         yield f"{self.kept:.2%} of the norm kept, error {error:.2%}"
+        if self.lost:
+            yield f"{len(self.lost)} tensors are for no layer, and left out ({self.lost[0]}, …)"
 
     def facts(self) -> dict[str, object]:
-        return {"file": str(self.path), "kept": self.kept, "layers": self.layers}
+        return {"file": str(self.path), "kept": self.kept, "layers": self.layers, "lost": self.lost}
 
 
 def _chosen(recipe: Recipe, every: list[tuple[str, Parts | None]], source: Source, made: Made) -> None:

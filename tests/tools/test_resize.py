@@ -17,6 +17,7 @@ from lora_train.errors import Mistake
 from lora_train.knobs import build
 from lora_train.tooling import command
 from lora_train.tools.base import Base
+from lora_train.tools.convert import Convert
 from lora_train.tools.recipe import Recipe
 from lora_train.tools.resize import Resize
 from tests.tools import saved
@@ -183,6 +184,19 @@ def test_files_are_merged_first(tmp_path):
     for key in one.keys() | two.keys():
         wanted = 0.7 * one.get(key, torch.tensor(0.0)) - 0.3 * two.get(key, torch.tensor(0.0))
         torch.testing.assert_close(after[key], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_learned_words_come_along_and_what_is_lost_is_said(tmp_path):
+    old = saved.file(tmp_path, "lora")
+    word = {"bundle_emb.zwx.string_to_param.*": torch.ones(2, 4)}
+    stray = {"lora_unet_nowhere.lora_down.weight": torch.ones(1, 4)}
+    save_file({**load_file(old), **word, **stray}, tmp_path / "more.safetensors")
+    report = resized(tmp_path / "more.safetensors", tmp_path / "new.safetensors")
+    found = load_file(tmp_path / "new.safetensors")
+    assert all(torch.equal(found[key], tensor) for key, tensor in word.items())
+    assert report.facts["lost"] == [*stray]
+    build(Convert, {"model": tmp_path / "more.safetensors", "save_to": tmp_path / "same.safetensors"}).run()
+    assert load_file(tmp_path / "same.safetensors").keys() == load_file(tmp_path / "more.safetensors").keys()
 
 
 def test_what_references_are_worth():

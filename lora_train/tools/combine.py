@@ -45,29 +45,29 @@ class Sums(Mapping[Where, Tensor]):
 
     def __init__(self, shares: Sequence[Share], base: Base, device: str, told: Told = unheard):
         self.shares, self.base, self.device, self.told, self.done = shares, base, device, told, 0
-        self.keys_: dict[Where, str] = {}  # in the order of the files
+        self.places: dict[Where, str] = {}  # in the order of the files
         for share in shares:
             for key, held in share.file.layers.items():
                 if key in base.weights and share.strength(key):
-                    self.keys_[held.part, held.path, "weight"] = key
+                    self.places[held.part, held.path, "weight"] = key
                     if any(name in held.names for name in BIASES):
-                        self.keys_[held.part, held.path, "bias"] = key
+                        self.places[held.part, held.path, "bias"] = key
         self.made: tuple[str, Tensor, Tensor | None] | None = None  # the last, for its bias
 
     def __getitem__(self, where: Where) -> Tensor:
-        key = self.keys_[where]
+        key = self.places[where]
         if self.made is None or self.made[0] != key:
             self.made = (key, *summed(changes(self.shares, key, self.base, self.device)))
         _, weight, bias = self.made
         self.done += 1
-        self.told(self.done, len(self.keys_))
+        self.told(self.done, len(self.places))
         return (weight if where[2] == "weight" else bias).cpu()
 
     def __iter__(self) -> Iterator[Where]:
-        return iter(self.keys_)
+        return iter(self.places)
 
     def __len__(self) -> int:
-        return len(self.keys_)
+        return len(self.places)
 
 
 Weighed = list[tuple[Change, float]]  # what files add to a layer, and how strong each is

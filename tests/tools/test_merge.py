@@ -20,6 +20,7 @@ from lora_train.errors import Mistake
 from lora_train.knobs import build
 from lora_train.tooling import command
 from lora_train.tools.base import Base
+from lora_train.tools.extract import Extract
 from lora_train.tools.merge import Merge
 from tests.hosts.tiny_checkpoints import DEMO
 from tests.tools import saved
@@ -186,6 +187,14 @@ def test_a_folder_of_diffusers_becomes_a_folder(tmp_path):
     whole = Base(tmp_path / "one.safetensors")
     assert all(torch.equal(made.weight(key), whole.weight(key)) for key in whole.weights)
     assert len(wanted) > len(whole.weights)
+    given = {"save_precision": "float", "dim": 4096, "save_to": str(tmp_path / "x.safetensors")}
+    models = {"model_org": str(source), "model_tuned": str(tmp_path / "one.safetensors")}
+    report = build(Extract, {**given, **models}).run()  # of a folder and a file
+    assert report.facts["error"] < 1e-5
+    found, there = saved.matrices(tmp_path / "x.safetensors"), saved.matrices(file)
+    assert found.keys() == {
+        key for key in there if not key.endswith(("in_layers.2", ".op", "skip_connection"))
+    }
 
 
 def test_what_goes_in_is_told(tmp_path, capsys):

@@ -30,6 +30,26 @@
         // forms of declared settings
         "More settings": "その他の設定",
 
+        // tools
+        "Search": "検索", "and {n} more; type a part of the name": "ほか {n} 件。名前の一部を入力してください", "There is none here; type its path.": "ここにはありません。パスを入力してください。",
+        "folder": "フォルダ", "Choose a file": "ファイルを選ぶ", "path of another file": "追加するファイルのパス", "Choose a tool": "ツールを選ぶ",
+        "A browser does not say where {name} lies; type its path.": "ブラウザーは {name} の場所を伝えません。パスを入力してください。",
+        "This browser does not let a page copy; the text is: {text}": "このブラウザーではコピーできません。文字列: {text}",
+        "Copied: {text}": "コピーしました: {text}", "Copy": "コピー", "In words": "文章で", "rank {rank}, alpha {alpha}: {layers} layers": "ランク {rank}、alpha {alpha}: {layers} 層",
+        "Holds": "中身", "Damaged": "壊れた層", "{n} layers add nothing": "{n} 層は何も加えません", "Norm of what is added, by block": "加える量のノルム（ブロック別）", "Ranks": "ランク",
+        "Fits": "合うモデルと読めるソフト", "Every layer": "すべての層", "They depend on the checkpoint; give it as base.": "チェックポイント次第です。base に指定してください。",
+        "no such layer there": "その層がない", "of another shape there": "形が違う", "{n} of {of}": "{n} / {of}", "all": "すべて", "read by, or fits": "モデル・ソフト",
+        "layers": "層", "why not": "理由", "Trained on": "学習に使ったもの", "The file does not say what it was trained on.": "何で学習したかは書かれていません。",
+        "A click copies the tag.": "クリックでタグをコピーします。", "Buckets": "バケット", "{pictures} pictures, {repeats} times": "{pictures} 枚 × {repeats} 回",
+        "Tokens moved most: {part}": "最も動かすトークン: {part}", "as stated": "記載どおり", "the file states {stated}": "ファイルの記載は {stated}", "Train like this": "同じ設定で学習",
+        "field": "項目", "value": "値", "layer": "層", "form": "形式", "rank": "ランク", "alpha": "alpha", "norm": "ノルム", "share": "割合",
+        "Edit these": "これを編集", "{n} changed": "変更 {n} 件", "New entry": "新しい項目", "Its value": "その値", "Give the new entry a name, such as modelspec.author.": "modelspec.author のような項目名を入れてください。",
+        "Save into the file": "ファイルに保存", "Write {n} changes into {file}? Its weights stay as they are.": "{file} に {n} 件の変更を書き込みますか？重みは変わりません。",
+        "Yes, save": "はい、保存", "Nothing is changed.": "変更はありません。", "The file says nothing of itself.": "メタデータはありません。",
+        "Will be written: {path}": "書き出すファイル: {path}", "Will be replaced: {path}": "上書きするファイル: {path}",
+        "{path} is there already: take another name, or set overwrite": "{path} はすでにあります。別の名前にするか、overwrite をオンにしてください",
+        "Clear": "クリア", "Run it": "実行", "Runs when nothing trains.": "学習中は実行できません。", "layer {done} of {of}": "{of} 層中 {done} 層", "in {time}": "所要時間 {time}", "working": "実行中",
+
         // the model
         "v-prediction": "v予測", "ε-prediction": "ε予測", "{free} of {total} free": "空き {free} / {total}", "zero-terminal SNR": "ゼロ終端SNR",
         "VAE": "VAE", "built in": "内蔵", "No model is loaded yet.": "モデルがまだ読み込まれていません。",

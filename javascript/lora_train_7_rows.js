@@ -10,13 +10,36 @@
     const same = (a, b) => JSON.stringify(a === undefined ? null : a) === JSON.stringify(b === undefined ? null : b);
     const written = (value) => (value === null || value === undefined ? "" : Array.isArray(value) ? value.join(", ") : String(value));
 
+    /** Several of what there is to choose from: a switch for each. */
+    function several(row, given, changed) {
+        let chosen = [];
+        const chips = row.choices.map((c) => el("button.button.chip", { type: "button", "aria-pressed": "false", onclick: () => {
+            put(chosen.includes(c) ? chosen.filter((other) => other !== c) : row.choices.filter((other) => other === c || chosen.includes(other)));
+            changed();
+        } }, String(c)));
+        const put = (value) => {
+            chosen = [...(value || [])];
+            chips.forEach((chip, i) => chip.setAttribute("aria-pressed", String(chosen.includes(row.choices[i]))));
+        };
+        const box = el("div.line.prompts", { ...given, role: "group", "aria-label": row.name, tabindex: "-1" }, chips);
+        return { input: box, box, put, read: () => chosen };
+    }
+
+    /** Several texts, one a line. */
+    function lines(given) {
+        const input = el("textarea", { rows: 3, autocomplete: "off", spellcheck: "false", ...given });
+        return { input, put: (value) => (input.value = (value || []).join("\n")), read: () => input.value.split("\n").filter((line) => line.trim()) };
+    }
+
     /** A box, a list to choose from, or a line to type in: {input, read(), put(value)}. */
-    function plain(row, given) {
+    function plain(row, given, changed) {
+        if (row.type === "lines") return lines(given);
+        if (row.type === "list" && row.choices && row.choices.length) return several(row, given, changed);
         if (row.type === "bool" && !row.optional) {
             const input = el("input", { type: "checkbox", ...given });
             return { input, read: () => input.checked, put: (value) => (input.checked = value === true) };
         }
-        if (row.type === "bool" || (row.choices && row.choices.length && row.type !== "list")) {
+        if (row.type === "bool" || (row.choices && row.choices.length)) {
             const choices = row.type === "bool" ? [true, false] : row.choices;
             const empty = row.optional ? [el("option", { value: "" }, t("empty"))] : [];
             const input = el("select", given, empty, choices.map((c) => el("option", { value: String(c) }, row.type === "bool" ? page.shown(c) : String(c))));
@@ -33,7 +56,7 @@
     function made(row, given, changed) {
         const id = `lt_rows_${++count}`;
         const wish = { id, "aria-describedby": `${id}_said` };
-        const own = (given.control && given.control(row, wish, changed)) || plain(row, wish);
+        const own = (given.control && given.control(row, wish, changed)) || plain(row, wish, changed);
         const title = (given.titles && given.titles[row.path]) || row.name.replace(/_/g, " ");
         const said = el("div.said", { id: `${id}_said`, role: "status" });
         const folded = !row.basic;
@@ -42,7 +65,7 @@
                 row.unit && !folded ? el("span.unit", {}, t(row.unit)) : null),
             own.box || el("div.line", {}, own.input), said,
             el("div.about", {}, el(folded ? "p.help" : "p.hint", {}, t(row.help)), folded ? el("p.range", {}, page.range(row)) : null));
-        own.input.addEventListener(own.input.tagName === "INPUT" && own.input.type === "text" ? "input" : "change", changed);
+        own.input.addEventListener(["text", "textarea"].includes(own.input.type) ? "input" : "change", changed);
         const say = (text) => {
             page.write(said, text);
             said.classList.toggle("lt-sign", Boolean(text));

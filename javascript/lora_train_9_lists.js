@@ -34,7 +34,7 @@
                         const drawn = (run.samples || []).slice(-1)[0]; // without a trigger word, what the last sample showed
                         page.prompted([result.trigger || (drawn && drawn.prompt), `<lora:${result.name}:1>`].filter(Boolean).join(", "));
                     }, { kind: "main" }) : null,
-                    page.sheetButtons(run.name), page.button(t("Open folder"), () => opened(result.file)), el("span.hint", { role: "status" })));
+                    page.sheetButtons(run.name), page.inspectButton(result.file), page.button(t("Open folder"), () => opened(result.file)), el("span.hint", { role: "status" })));
         });
         async function opened(file) {
             const folder = file.replace(/[\\/][^\\/]*$/, "");
@@ -143,6 +143,7 @@
             page.button(t("Use its settings"), () => taken(run, {})),
             run.file ? page.button(t("Train it further"), () => taken(run, { "network.weights": run.file })) : null,
             run.file && !page.active(run) ? page.sheetButtons(run.name) : null,
+            run.file ? page.inspectButton(run.file) : null,
             run.caches_bytes && !page.active(run) ? clear(run, "caches", t("Clear caches ({size})", { size: page.bytes(run.caches_bytes) }), t("They are made again when needed.")) : null,
             run.states_bytes && !page.active(run) ? clear(run, "states", t("Clear states ({size})", { size: page.bytes(run.states_bytes) }), t("Without them it cannot be resumed.")) : null,
             page.active(run) ? null : clear(run, "all", t("Delete"), t("Delete this run and its files?"))), page.insight(() => run.name));

@@ -90,7 +90,7 @@ class Bench:
         return [
             {
                 "name": name, "about": " ".join(tool.about.split()), "light": tool.light,
-                "rows": [offered(name, s) for s in settings(tool)],
+                "rows": [offered(name, s) for s in sorted(settings(tool), key=_written)],
             }
             for name, tool in TOOLS.items()
         ]  # fmt: skip
@@ -242,6 +242,11 @@ def offered(name: str, s: Setting) -> dict[str, object]:
         holds = HOLDS.get(f"{name}.{s.path}", HOLDS.get(s.path, "any"))
     texts = several and one is str and not s.choices
     return {**found, "type": "lines" if texts else found["type"], "holds": holds, "several": several}
+
+
+def _written(s: Setting) -> bool:
+    """What is written stands behind what it is made of."""
+    return s.group == "output"
 
 
 def said(error: Exception) -> str:

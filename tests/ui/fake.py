@@ -8,6 +8,8 @@ import threading
 import time
 import types
 
+import fake_sheets
+
 from lora_train.errors import Mistake
 from lora_train.job import assemble
 from lora_train.run import trigger
@@ -58,13 +60,14 @@ MODEL = {
 }
 
 
-class Desk:
+class Desk(fake_sheets.Sheets):
     """Says what the page draws; a test sets `run`, `entries`, `left` and `header`, and reads `asked`."""
 
     def __init__(self, folder: pathlib.Path):
         self.header, self.run_, self.entries, self.left, self.asked = dict(MODEL), None, [], [], []
         self.kept, self.estimate, self.earlier = Presets(folder / "presets"), None, []
         self.drawn = None  # a sheet
+        self.sheeted(folder)
         self.slow = 0.0  # seconds that a look takes
         self.told = {}  # parts of a run's insight that are others
 
@@ -198,6 +201,7 @@ class Desk:
 
     def sheet(self, name, what):
         self.asked.append(("sheet", name, what))
+        self.sheets[f"{name}-{what}"] = {**fake_sheets.sheet_of(3), "asked": {"run": name, "what": what}}
         self.drawn = {
             "name": f"{name}-{what}",
             "run": name,
@@ -376,8 +380,8 @@ def packages(desk, ask):
 
 
 @contextlib.contextmanager
-def served(folder: pathlib.Path, host: str = "webui", port: int = 0):
-    """(address of the page, its desk)."""
+def served(folder: pathlib.Path, host: str = "webui", port: int = 0, desk=None):
+    """(address of the page, its desk); with a desk of one's own in place of this one."""
     import uvicorn
     from starlette.applications import Starlette
     from starlette.responses import FileResponse, HTMLResponse, Response
@@ -386,7 +390,7 @@ def served(folder: pathlib.Path, host: str = "webui", port: int = 0):
     scripts, style = assets()
     head = "".join(f'<script src="/js/{p.name}"></script>' for p in scripts)
     folders = types.SimpleNamespace(loras=folder, desk=folder, models=(), pictures=())
-    desk, app = Desk(folder), Starlette()
+    desk, app = desk or Desk(folder), Starlette()
     api = Api(lambda: desk, lambda: Guard(folders), Gate(), closing=lambda: server.should_exit)
     api.answer(
         "POST",

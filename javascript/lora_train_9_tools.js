@@ -129,6 +129,7 @@
         const report = el("div.report", { "data-says": "" });
         const element = el("section.bench.outcome", { hidden: true, "aria-label": t("Report"), "data-says": "" }, el("div.line", {}, name, el("span.grow"), stop), state, bar, report);
         const result = { element, act: null };
+        const ended = new Set(); // ids of what was drawn to its end
         let shown = "";
         const progress = (brief) => {
             const share = brief.of ? (100 * brief.done) / brief.of : 0;
@@ -146,7 +147,7 @@
         };
         const take = async (brief) => {
             page.show(element, brief);
-            if (!brief) return;
+            if (!brief || ended.has(brief.id)) return; // what was asked before the end may be answered after it
             const working = brief.state === "working";
             page.show(stop, working);
             page.show(bar, working);
@@ -155,10 +156,16 @@
             if (key === shown) return;
             shown = key;
             const task = await page.ask("GET", "/tools/now");
-            if (task && `${task.id} ${task.state}` === shown) draw(task);
-            else shown = "";
+            if (ended.has(task.id)) return;
+            if (task.state !== "working") ended.add(task.id);
+            page.show(stop, task.state === "working");
+            page.show(bar, task.state === "working");
+            draw(task);
         };
-        const heed = (status) => take(status.tool || null).catch((error) => page.say(report, error.message));
+        const heed = (status) => take(status.tool || null).catch((error) => {
+            shown = "";
+            page.say(report, error.message);
+        });
         page.on("status", (status) => "tool" in status && heed(status));
         if (page.status) heed(page.status);
         const begin = async (tool, values) => {

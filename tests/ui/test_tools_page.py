@@ -151,7 +151,7 @@ def test_what_inspect_finds_can_be_used(room, desk):
     chips.nth(1).click()
     eventually(page, lambda: page.evaluate("navigator.clipboard.readText()") == "sitting")
     report.locator("summary", has_text="Every layer").click()
-    assert report.locator("details tbody tr").count() == len(LAYERS)
+    eventually(page, lambda: report.locator("details tbody tr").count() == len(LAYERS))
     report.get_by_role("button", name="Use its settings").click()
     assert page.locator("#lt_tab_train").get_attribute("aria-selected") == "true"
     eventually(page, lambda: page.evaluate("loraTrain.draft.values['network.dim']") == 8)

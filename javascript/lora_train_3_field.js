@@ -95,7 +95,12 @@
             input.value = found;
             changed();
         }), { "aria-label": `${t("Choose…")} ${title}` });
-        const line = el("div.line", {}, input, choose, undo);
+        const editor = (page.editors || {})[at()];
+        const draw = editor && page.button(t(editor.title), () => editor.open(holder, input, (found) => {
+            input.value = found;
+            changed();
+        }), { "aria-label": `${t(editor.title)} ${title}` });
+        const line = el("div.line", {}, input, choose, draw, undo);
         const unit = s().unit && !own.row && !own.alone ? el("span.unit", {}, t(s().unit)) : null;
         const range = el("p.range");
         const about = own.row ? el("div.about", {}, el("p.help", {}, page.helped(s())), range) : null;

@@ -137,7 +137,7 @@
             return;
         }
         if (page.root !== root) return;
-        const train = el("div.body", { "data-says": "" }, page.unfinished(), page.endCard(), page.sheetView(), page.runView(), folding(page.form()), page.queueView(), page.runsView(),
+        const train = el("div.body", { "data-says": "" }, page.unfinished(), page.endCard(), page.sheetNotice(), page.runView(), folding(page.form()), page.queueView(), page.runsView(),
             page.webui() ? page.packagesView() : []);
         page.fill(body, page.rooms(train));
         dropping(train);

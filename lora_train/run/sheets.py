@@ -213,7 +213,7 @@ class Sheets:
         found = {file.parent: file.stat().st_mtime for file in sorted(files, key=lambda f: f.stat().st_mtime)}
         return [
             {"name": path.name, "when": when, "state": self._state(path),
-             "suggestion": _text(_record(path / "sheet.json"))}
+             "suggestion": _record(path / "sheet.json").get("suggestion")}
             for path, when in sorted(found.items(), key=lambda one: one[1], reverse=True)
         ]  # fmt: skip
 
@@ -315,10 +315,6 @@ def _record(path: pathlib.Path) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-
-
-def _text(record: Mapping) -> str | None:
-    return (record.get("suggestion") or {}).get("text")
 
 
 def _linked(record: Mapping, folder: pathlib.Path) -> dict[str, object]:

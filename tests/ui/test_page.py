@@ -40,7 +40,7 @@ def text(file: pathlib.Path) -> str:
 
 def table() -> set[str]:
     """English words that have Japanese ones."""
-    return set(re.findall(r'"((?:[^"\\]|\\.)*)":', text(WORDS[0])))
+    return set(re.findall(r'"((?:[^"\\]|\\.)*)":', "".join(map(text, WORDS))))
 
 
 def test_every_word_of_the_page_is_there_in_japanese():
@@ -412,18 +412,18 @@ def test_a_sheet_is_drawn_from_the_card_and_shown(opened):
     page = opened()
     opened.desk.run_ = fake.run_of(520, state="done", result=fake.RESULT, unchanged=True)
     page.get_by_role("button", name="Strength grid").click()
-    page.wait_for_selector("text=Drawing picture 4 of 18")
-    assert opened.desk.asked[-1] == ("sheet", "okara", "strengths")
-    page.locator(".lt-sheet").get_by_role("button", name="Stop").click()
-    page.wait_for_function("document.querySelector('.lt-sheet button') !== null")
-    assert opened.desk.asked[-1] == ("stop sheet",)
-    drawn = fake.run_of(520)["samples"][0]["url"]
-    opened.desk.drawn |= {"state": "done", "url": drawn}
-    page.wait_for_selector(".lt-sheet img[alt='okara · Strength grid']")
-    page.locator(".lt-sheet").get_by_role("button", name="Close").click()
-    assert page.locator(".lt-sheet").is_hidden()
+    sheet = page.locator(".lt-sheet")  # in the room Evaluate
+    sheet.get_by_text("Drawing picture 4 of 18").wait_for()
+    assert ("sheet", "okara", "strengths") in opened.desk.asked
+    sheet.get_by_role("heading", name="okara · Strength grid").wait_for()
+    eventually(page, lambda: sheet.locator(".lt-shot").count() == 3)
+    sheet.get_by_role("button", name="Stop").click()
+    eventually(page, lambda: ("stop sheet",) in opened.desk.asked)
+    opened.desk.sheets["okara-strengths"] |= {"state": "stopped"}
     opened.desk.drawn |= {"state": "failed", "url": None, "error": "okara: <b>no</b> saved file is there"}
-    page.wait_for_selector("text=okara: <b>no</b> saved file is there")
+    sheet.get_by_text("okara: <b>no</b> saved file is there").wait_for()
+    sheet.get_by_role("button", name="Close").click()
+    assert sheet.is_hidden()
 
 
 def test_what_the_server_says_is_in_the_pages_language(opened):

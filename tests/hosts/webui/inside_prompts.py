@@ -147,8 +147,11 @@ def test_every_family_is_weighed_as_in_our_own_pictures(kind):
     assert not close(theirs, drawn(f"<lora:any-{kind}:0.7:1.2>", steps=6, cfg_scale=7))
 
 
-@pytest.mark.parametrize("sampler", ["Euler", "DDIM", "DPM++ 2M", "Heun", "DPM2 a", "PLMS"])
-@pytest.mark.parametrize("steps", ["start=3", "stop=3", "step=2-5"])
+@pytest.mark.parametrize(
+    ("sampler", "steps"),
+    [("Euler", "start=3"), ("DDIM", "stop=3"), ("DPM++ 2M", "step=2-5"), ("Heun", "step=2-5"),
+     ("DPM2 a", "start=3"), ("PLMS", "stop=3")],
+)  # fmt: skip
 def test_steps_are_those_of_lora_block_weight(sampler, steps):
     """Its own callback: at each call of the denoiser, by `sampling_step`."""
     from modules import script_callbacks

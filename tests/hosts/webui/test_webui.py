@@ -136,7 +136,7 @@ def test_prompts_weigh_blocks_and_switch_by_step(started, tmp_path, family):
     """With our extension among the WebUI's."""
     (tmp_path / "data" / "extensions" / "sd-webui-lora-train").symlink_to(ROOT)
     words = ["-c", str(ROOT / "pyproject.toml"), str(INSIDE.with_name("inside_prompts.py"))]
-    few = [] if family == "sd1" else ["-k", "there or txt2img or hires or every_family or leaves_no_trace"]
+    few = [] if family == "sd1" else ["-k", "there or txt2img or every_family and lora"]
     ended = started(*words, *few, family=family)
     assert ended.returncode == 0, f"{ended.stdout[-6000:]}\n{ended.stderr[-3000:]}"
     assert " passed" in ended.stdout

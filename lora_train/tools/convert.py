@@ -23,7 +23,7 @@ from lora_train.tools.formed import Form, Formed, as_lora, whole
 from lora_train.tools.opened import Change, Opened, layer
 from lora_train.tools.respelled import Piece, respelled, written
 from lora_train.tools.spelling import ALPHA
-from lora_train.tools.tool import Report, Told, Writing, unheard
+from lora_train.tools.tool import Report, Told, Writing, ready, unheard
 from lora_train.values import shown
 
 FORMS = ("lora", "diff")
@@ -107,6 +107,7 @@ class Convert(Writing):
 
     @torch.no_grad()
     def run(self, told: Told = unheard) -> Report:
+        ready(self.device)
         file = Opened(self.model)
         if self.unit is not None:
             return self._split(file, told)

@@ -22,7 +22,7 @@ from lora_train.tools.formed import whole
 from lora_train.tools.opened import Change, Opened
 from lora_train.tools.recipe import Recipe, recipes, sides
 from lora_train.tools.singular import Singular, joined, of_factors, of_matrix
-from lora_train.tools.tool import Report, Told, Writing, unheard
+from lora_train.tools.tool import Report, Told, Writing, ready, unheard
 from lora_train.values import shown
 
 METHODS = ("sv_ratio", "sv_fro", "sv_cumulative")
@@ -105,6 +105,7 @@ class Resize(Writing):
 
     @torch.no_grad()
     def run(self, told: Told = unheard) -> Report:
+        ready(self.device)
         given = recipes(self.recipe) if self.recipe else []
         outputs = [self.free(self._named(recipe, len(given))) for recipe in given] or [self.free()]
         source = Source(self.model, Base(self.base) if self.base else None, self.device)

@@ -23,6 +23,7 @@ from lora_train.tools.opened import Opened
 from tests.tools import saved
 from tests.webui_formulas import added
 
+no_card = pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
 ALL = [*FAMILIES, *saved.VARIANTS]
 
 
@@ -244,6 +245,7 @@ def test_any_family_goes_to_peft_as_lora(tmp_path):
         ({"lbw": "1,2,3"}, "expected 12, 17, 20 or 26"),
         ({"strength": 0.0}, "nothing of it would be left"),
         ({"unit": 64}, "expected less than the file's rank"),
+        pytest.param({"device": "cuda"}, "no such device", marks=no_card),
     ],
 )
 def test_settings_that_do_not_go_are_said(values, said, tmp_path):

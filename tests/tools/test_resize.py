@@ -23,6 +23,7 @@ from lora_train.tools.resize import Resize
 from tests.tools import saved
 
 REFERENCE = pathlib.Path(__file__).parents[3] / "shared" / "reference"
+no_card = pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
 there = pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference artefacts are not there")
 
 
@@ -246,6 +247,7 @@ def test_what_references_are_worth():
             "no dynamic_method",
         ),
         ({"save_to": "new.pt"}, "ends with .safetensors"),
+        pytest.param({"device": "cuda"}, "no such device", marks=no_card),
     ],
 )
 def test_settings_that_do_not_go_are_said(values, said, tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import pathlib
+import shutil
 import tempfile
 
 import torch
@@ -41,6 +43,7 @@ def checkpoint(arch: str) -> pathlib.Path:
     if arch == "sd1":
         return tiny_checkpoints.DEMO / "demo.safetensors"
     folder = pathlib.Path(tempfile.mkdtemp(prefix="tools_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return tiny_checkpoints.write(folder / f"{arch}.safetensors", arch)
 
 

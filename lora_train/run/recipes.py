@@ -199,7 +199,8 @@ class _Chosen:
             why = "Prompts have to mean what they meant, for what the model says of them is learned from."
         elif only:
             why = (
-                "SDXL's two text encoders need memory and take harm easily; sd-scripts advises the UNet alone."
+                "SDXL's two text encoders need memory and take harm easily; sd-scripts advises the UNet "
+                "alone."
             )
         yield "network.train_unet_only", only, why
 

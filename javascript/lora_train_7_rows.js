@@ -5,6 +5,7 @@
     const page = window.loraTrain;
     const { el } = page;
     const t = (...given) => page.t(...given);
+    const LONG = 160; // characters of a help that a narrow field does not hold well
     let count = 0;
 
     const same = (a, b) => JSON.stringify(a === undefined ? null : a) === JSON.stringify(b === undefined ? null : b);
@@ -22,13 +23,13 @@
             chips.forEach((chip, i) => chip.setAttribute("aria-pressed", String(chosen.includes(row.choices[i]))));
         };
         const box = el("div.line.prompts", { ...given, role: "group", "aria-label": row.name, tabindex: "-1" }, chips);
-        return { input: box, box, put, read: () => chosen };
+        return { input: box, box, wide: true, put, read: () => chosen };
     }
 
     /** Several texts, one a line. */
     function lines(given) {
         const input = el("textarea", { rows: 3, autocomplete: "off", spellcheck: "false", ...given });
-        return { input, put: (value) => (input.value = (value || []).join("\n")), read: () => input.value.split("\n").filter((line) => line.trim()) };
+        return { input, wide: true, put: (value) => (input.value = (value || []).join("\n")), read: () => input.value.split("\n").filter((line) => line.trim()) };
     }
 
     /** A box, a list to choose from, or a line to type in: {input, read(), put(value)}. */
@@ -60,7 +61,7 @@
         const title = (given.titles && given.titles[row.path]) || row.name.replace(/_/g, " ");
         const said = el("div.said", { id: `${id}_said`, role: "status" });
         const folded = !row.basic;
-        const box = el(folded ? "div.row" : own.wide ? "div.field.wide" : "div.field", { "data-path": row.path },
+        const box = el(folded ? "div.row" : own.wide || row.help.length > LONG ? "div.field.wide" : "div.field", { "data-path": row.path },
             el("div.label", {}, el(folded ? "label.name" : "label", { for: own.input.id || id }, t(title)),
                 row.unit && !folded ? el("span.unit", {}, t(row.unit)) : null),
             own.box || el("div.line", {}, own.input), said,

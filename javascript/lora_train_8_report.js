@@ -165,7 +165,7 @@
             key.value = value.value = "";
         });
         const list = el("dl.entries", {}, rows.flat());
-        const save = page.sure(t("Save into the file"), () => t("Write {n} changes into {file}? Its weights stay as they are.", { n: changed.size, file }), t("Yes, save"), async () => {
+        const save = page.sure(t("Save into the file"), () => t("Write what is changed ({n}) into {file}? Its weights stay as they are.", { n: changed.size, file }), t("Yes, save"), async () => {
             if (!changed.size) throw new Error(t("Nothing is changed."));
             const all = [...changed];
             await act.begin("metadata", { model: file, overwrite: true, set: all.filter(([, v]) => v !== null).map(([k, v]) => `${k}=${v}`),

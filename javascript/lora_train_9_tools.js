@@ -16,6 +16,7 @@
 
     let go = null; // of the room, where it is drawn
 
+    const span = (ranks) => (ranks.length > 1 ? `${ranks[0]}–${ranks[ranks.length - 1]}` : String(ranks[0]));
     const title = (name) => t(name.charAt(0).toUpperCase() + name.slice(1).replace(/-/g, " "));
 
     /** Goes to the room with a tool and its values; one that only looks begins at once. */
@@ -91,10 +92,15 @@
                 return void (await look());
             }
             complain(found.complaints.filter((line) => tried || line.split(/ = |: /)[0] in given || !/^[a-z_]+: expected/.test(line)));
-            page.fill(coming, found.makes.map((made) => el("p", { class: made.there && !given.overwrite ? "lt-warn" : "lt-hint" },
+            page.fill(coming, found.heads.map(headed), comes(found.comes), found.makes.map((made) => el("p", { class: made.there && !given.overwrite ? "lt-warn" : "lt-hint" },
                 t(!made.there ? "Will be written: {path}" : given.overwrite ? "Will be replaced: {path}" : "{path} is there already: take another name, or set overwrite", made))));
             page.say(box, "");
         }
+        const headed = (head) => (head.error ? el("p.warn.sign.lines", {}, page.said(head.error))
+            : el("p.hint", {}, el("strong", {}, head.name), `: ${[head.said, head.forms.join(", "), head.ranks.length ? t("rank {ranks}", { ranks: span(head.ranks) }) : null,
+                t("{n} layers", { n: head.layers }), page.bytes(head.bytes)].filter(Boolean).join(" · ")}`));
+        const comes = (what) => what && el("p", {}, t("What comes of it:"), " ", [what.ranks.length ? t("rank {ranks}", { ranks: span(what.ranks) }) : null,
+            t(what.most ? "at most {size}" : "about {size}", { size: page.bytes(what.bytes) })].filter(Boolean).join(" · "));
         const needed = () => tool.rows.some((row) => row.path === "save_to" && row.basic);
         const run = page.button(t("Run it"), () => start(), { kind: "main" });
         async function start() {

@@ -19,6 +19,7 @@ from lora_train.run.control import Ended
 from lora_train.run.release import release
 from lora_train.run.schema import row
 from lora_train.tools import TOOLS
+from lora_train.tools.foreseen import foreseen, head
 from lora_train.tools.tool import Report, Tool
 from lora_train.train.room import full
 from lora_train.values import unwrapped
@@ -96,13 +97,18 @@ class Bench:
         ]  # fmt: skip
 
     def look(self, name: str, values: Mapping[str, object], allow: Allow) -> dict[str, object]:
-        """What is wrong with it, what would be written, and a name for that."""
-        found = {"complaints": [], "makes": [], "proposed": self._proposed(name, values)}
+        """What is wrong with it, what its files are, what would be written, and a name for that."""
+        found = {
+            "complaints": [], "heads": heads(name, values), "makes": [], "comes": None,
+            "proposed": self._proposed(name, values),
+        }  # fmt: skip
         try:
             tool = self._built(name, values, allow)
         except Mistake as e:
             return {**found, "complaints": str(e).splitlines()}
         makes = [{"path": str(path), "there": path.exists()} for _, path in tool.makes()]
+        with contextlib.suppress(Mistake, OSError):  # which the tool says when it is run
+            found["comes"] = foreseen(tool)
         return {**found, "makes": makes}
 
     def begin(self, name: str, values: Mapping[str, object], allow: Allow) -> dict[str, object]:
@@ -215,6 +221,7 @@ class Bench:
         whole = name == "convert-model" and first.is_dir()
         makes_folder = name == "convert-model" and not whole
         makes_folder = makes_folder or (name == "convert" and "peft" in (values.get("to") or ()))
+        makes_folder = makes_folder or (name == "merge" and first.is_dir())
         end, words = "" if makes_folder else ".safetensors", "checkpoint" if whole else MADE[name]
         tries = (f"{stem}-{words}{n}{end}" for n in ("", *(f"-{n}" for n in range(2, 1000))))
         return next((str(folder / file) for file in tries if not (folder / file).exists()), None)
@@ -247,6 +254,18 @@ def offered(name: str, s: Setting) -> dict[str, object]:
 def _written(s: Setting) -> bool:
     """What is written stands behind what it is made of."""
     return s.group == "output"
+
+
+def heads(name: str, values: Mapping[str, object]) -> list[dict[str, object]]:
+    """What the LoRA files are that a form names."""
+    found, known = [], paths(name)
+    for path, value in values.items():
+        if path in known and offered(name, known[path])["holds"] == "lora":
+            files = value if isinstance(value, list) else [value]
+            for file in (pathlib.Path(text) for text in files if isinstance(text, str)):
+                with contextlib.suppress(OSError):
+                    found.append(head(file))
+    return found
 
 
 def said(error: Exception) -> str:

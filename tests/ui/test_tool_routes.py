@@ -89,6 +89,11 @@ def test_a_tool_works_in_its_thread_and_says_what_came_of_it(client, desk, lora)
     look = posted(client, "/tools/resize/look", values=values).json()
     assert look["makes"] == [{"path": values["save_to"], "there": False}]
     assert look["complaints"] == []
+    assert look["heads"] == [{
+        "name": "mine.safetensors", "said": "SD 1.x", "forms": ["LoRA"], "ranks": [8], "layers": 1,
+        "bytes": lora.stat().st_size,
+    }]  # fmt: skip
+    assert look["comes"] == {"bytes": 4 * 2 * 1280 * 4, "ranks": [4], "most": False}
     assert posted(client, "/tools/resize", values=values).json()["name"] == "resize"
     now = ended(client)
     assert (now["state"], now["error"], now["files"]) == ("done", None, [values["save_to"]])

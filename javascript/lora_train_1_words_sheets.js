@@ -34,7 +34,7 @@
         "It is the best of what was measured.": "測った中で最も良い値です。", "At no strength is it better than without it.": "どの強度でも、LoRAなしより良くなりません。",
         "It has learned too much or too fast; train it shorter or slower, or take an earlier file.": "学習しすぎか、速すぎます。学習を短くするか学習率を下げる、または途中のファイルを使ってください。",
         "It still gets better at the highest strength: it has learned too little; train it longer or faster.": "最大の強度でもまだ良くなるので、学習が足りません。学習を長くするか学習率を上げてください。",
-        "without a LoRA": "LoRAなし", "held-out pictures": "検証用の画像", "training pictures": "学習画像",
+        "without a LoRA": "LoRAなし",
 
         // a cell
         "Cell": "マス", "What is shown": "表示", "this cell": "このマス", "the base picture": "元の画像", "the difference": "差", "The cell before": "前のマス", "The next cell": "次のマス",
@@ -67,4 +67,20 @@
         "Folder of pictures and captions to measure with, best of some that were not learned from. Empty: those of the run that made the file, where its records are beside it.": "測定に使う画像とキャプションのフォルダ。学習していない画像が最適です。空欄: その学習の画像。",
         "Pictures that the loss is measured on at most.": "損失を測る画像の最大数。", "Difference of a pixel, of 255, above which it counts as changed.": "この差（255が最大）より大きい画素を、変わったと数えます。",
     });
+    ja.said.push(
+        ["{low} held-out pictures", "検証用の画像 {low} 枚"], ["{low} training pictures", "学習画像 {low} 枚"], ["1 held-out picture", "検証用の画像 1 枚"], ["1 training picture", "学習画像 1 枚"],
+        ["waiting for the model", "モデルを待っています"], ["training run {low} of {high}: {name}", "学習 {low} / {high}: {name}"], ["measuring the loss, {low} of {high}", "損失を測っています {low} / {high}"],
+        ["a sheet is being drawn; wait for it, or stop it", "表を描いています。終わるのを待つか、停止してください"], ["a run is on; draw the sheet when it has ended", "学習中です。終わってから描いてください"],
+        ["out of memory: close other programs, or unload other models, and draw it again", "メモリが足りません。他のプログラムやモデルを閉じて、もう一度描いてください"],
+        ["expected numbers such as 0, 0.5, 1 or a span such as 0.5-1.0:0.25", "0, 0.5, 1 のような数値か、0.5-1.0:0.25 のような範囲にしてください"],
+        ["expected a span from a smaller to a larger number by a step above 0", "小さい数から大きい数へ、0より大きい刻みの範囲にしてください"],
+        ["expected at most {low} values; this span has {high}", "値は {low} 個までです（この範囲は {high} 個）"], ["expected 1 to {low} values; these are {high}", "値は 1〜{low} 個です（今は {high} 個）"],
+        ["expected at most {low} pictures; these are {high}", "画像は {low} 枚までです（今は {high} 枚）"], ["expected one, for all three sides have an axis; these are {low}", "3つの軸がうまっているので、1つにしてください（今は {low} 個）"],
+        ["expected another axis than {word} has", "{word} と違う軸にしてください"], ["expected two of strength, te_strength and unet_strength at most", "strength、te_strength、unet_strength は2つまでです"],
+        ["expected an axis block_id beside it, which says of which blocks", "どのブロックかを示す block_id の軸も必要です"], ["expected no axis block_id beside it", "block_id の軸とは一緒に使えません"],
+        ["expected no axis file beside it; each of its values is a run with its own", "file の軸とは一緒に使えません。値ごとに学習したファイルで描きます"],
+        ["expected LoRA files in it; there is none", "LoRAファイルのあるフォルダにしてください"], ["expected its values: {what}", "値を書いてください: {what}"],
+        ["Neither the loss nor the looks were measured: {why}", "損失も見た目も測れませんでした: {why}"],
+        ["the records of the run are not beside its file; give a folder of pictures with score_data.", "ファイルの横に学習の記録がありません。score_data に画像のフォルダを指定してください。"],
+    );
 })();

@@ -29,9 +29,16 @@
 
     function filesField(plan, offered, changed) {
         const chips = el("div.line.prompts", { role: "group", "aria-label": t("LoRA files") });
-        const every = el("select", { id: "lt_sheet_files" }, el("option", { value: "" }, t("Choose…")),
-            offered.runs.length ? el("optgroup", { label: t("Runs, with all their files") }, offered.runs.map((one) => el("option", { value: `run ${one.name}` }, `${one.name} (${one.files.length})`))) : null,
-            offered.files.length ? el("optgroup", { label: t("LoRA files") }, offered.files.map((file) => el("option", { value: file, title: file }, stem(file)))) : null);
+        const every = el("select", { id: "lt_sheet_files" });
+        let listed = "";
+        const list = () => {
+            const fresh = JSON.stringify([offered.runs, offered.files]);
+            if (fresh === listed || document.activeElement === every) return;
+            listed = fresh;
+            page.fill(every, el("option", { value: "" }, t("Choose…")),
+                offered.runs.length ? el("optgroup", { label: t("Runs, with all their files") }, offered.runs.map((one) => el("option", { value: `run ${one.name}` }, `${one.name} (${one.files.length})`))) : null,
+                offered.files.length ? el("optgroup", { label: t("LoRA files") }, offered.files.map((file) => el("option", { value: file, title: file }, stem(file)))) : null);
+        };
         const path = el("input", { type: "text", "aria-label": t("Path of a file or folder"), placeholder: t("Path of a file or folder"), autocomplete: "off", spellcheck: "false" });
         const add = (files) => {
             plan.files = [...new Set([...plan.files, ...files])];
@@ -49,14 +56,18 @@
             path.value = "";
         };
         path.addEventListener("keydown", (event) => event.key === "Enter" && typed());
-        const refresh = () => page.fill(chips, plan.files.map((file) => page.button(`${stem(file)} ×`, () => {
+        const chip = (file) => page.button(`${stem(file)} ×`, () => {
             plan.files = plan.files.filter((other) => other !== file);
             changed();
-        }, { kind: "chip", title: file, "aria-label": t("Leave out {file}", { file: stem(file) }) })),
-        plan.files.length > 1 ? page.button(t("Leave out all"), () => {
+        }, { kind: "chip", title: file, "aria-label": t("Leave out {file}", { file: stem(file) }) });
+        const none = () => page.button(t("Leave out all"), () => {
             plan.files = [];
             changed();
-        }, { kind: "plain" }) : null);
+        }, { kind: "plain" });
+        const refresh = () => {
+            list();
+            page.fill(chips, plan.files.map(chip), plan.files.length > 1 ? none() : null);
+        };
         const box = el("div.field", { "data-says": "" }, el("div.label", {}, el("label", { for: "lt_sheet_files" }, t("LoRA files"))), el("div.line", {}, every, path, page.button(t("Add"), typed)), chips);
         return { box, refresh };
     }

@@ -58,7 +58,7 @@
         const kept = page.kept("plan") || {};
         const plan = { kind: "axes", files: [], x: { name: "strength", words: STRENGTHS }, y: { name: "", words: "" }, z: { name: "", words: "" },
             blocks: "17ALL", off: "0", direction: "off", prompt: "", name: "", rows: { score: true }, ...kept };
-        let [timer, asked, earlier] = [null, 0, []];
+        let [timer, asked] = [null, 0];
 
         // what is drawn: a sheet of axes, or each block alone
         const kinds = el("div.line.prompts", { role: "group", "aria-label": t("Kind of sheet") });
@@ -97,10 +97,9 @@
         const told = el("p.numbers", { role: "status" });
         const wrong = el("ul.complaints");
         const start = page.button(t("Draw the sheet"), async () => {
-            const chosen = plan.name || free(usual());
+            const chosen = plan.name || (await free(usual()));
             await page.ask("POST", `/sheets/${encodeURIComponent(chosen)}`, posted());
             await drawn(chosen);
-            earlier = await page.ask("GET", "/sheets").catch(() => earlier);
         }, { kind: "main" });
 
         const run = () => (offered.runs.find((one) => one.files.includes(plan.files[0])) || {}).name || null;
@@ -113,12 +112,16 @@
         };
         const usual = () => [run() || (plan.files[0] && stem(plan.files[0])) || (page.draft.value("output.output_name")), ...(plan.kind === "blocks" ? ["blocks"]
             : ["x", "y", "z"].map((side) => plan[side].name.split(".").pop()).filter(Boolean))].filter(Boolean).join("-").replace(/[\\/:*?"<>|]/g, "_");
-        const free = (begin) => { // one of another plan keeps its name
-            let found = begin;
-            for (let i = 2; earlier.some((one) => one.name === found && one.plan !== JSON.stringify(posted())); i++) found = `${begin}-${i}`;
-            const own = { name: found, plan: JSON.stringify(posted()) };
-            earlier = [own, ...earlier.filter((one) => one.name !== found)];
-            return found;
+        const free = async (begin) => { // a sheet of another plan keeps its name; of the same plan it is gone on with
+            const names = (await page.ask("GET", "/sheets")).map((one) => one.name);
+            const words = ({ values, job, run: of }) => JSON.stringify([Object.entries(values).sort(), Object.entries(job || {}).sort(), of]);
+            const mine = words(posted());
+            for (let i = 1; ; i++) {
+                const name = i === 1 ? begin : `${begin}-${i}`;
+                if (!names.includes(name)) return name;
+                const { asked } = await page.ask("GET", `/sheets/${encodeURIComponent(name)}`);
+                if (asked && asked.what === "plan" && words(asked) === mine) return name;
+            }
         };
         const ready = () => (plan.files.length || sweeps()) && (plan.prompt.trim() || plan.rows.from_file || ["x", "y", "z"].some((side) => plan[side].name === "prompt" && plan[side].words));
 
@@ -162,8 +165,12 @@
         page.fill(form, el("div.line.top", {}, el("h3", {}, t("What to draw")), el("span.grow"), kinds), files.box,
             el("div.axes", {}, axes.map((axis) => axis.box)), analyzer.box,
             el("div.field", {}, el("div.label", {}, el("label", { for: "lt_sheet_prompt" }, t("Prompts"))), el("div.line", {}, prompt, taken)), rows.box, wrong,
-            el("div.line.end", {}, told, el("span.grow"), el("label", { for: "lt_sheet_name" }, t("Name")), name, start));
-        page.ask("GET", "/sheets").then((found) => (earlier = found)).catch(() => {});
+            el("div.line.end", {}, told, el("span.grow"), el("span.line", {}, el("label", { for: "lt_sheet_name" }, t("Name")), name), start));
+        const anew = async () => { // a run may have ended since
+            Object.assign(offered, await page.ask("GET", "/axes"));
+            files.refresh();
+        };
+        page.on("room", (id) => id === "evaluate" && anew().catch(() => {}));
 
         /** Puts a plan into it, as it was asked for. */
         const fill = async ({ values, run: of }, chosen) => {
@@ -172,6 +179,7 @@
                 const [head, ...rest] = String(text || "").split(":");
                 return { name: head.trim(), words: rest.join(":").trim() };
             };
+            if (of && !offered.runs.some((one) => one.name === of)) await anew();
             const known = of && offered.runs.find((one) => one.name === of);
             plan.files = listed(values.network_weights).length ? listed(values.network_weights) : known ? [...known.files] : plan.files;
             plan.name = chosen || "";

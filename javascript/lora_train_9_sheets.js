@@ -79,7 +79,7 @@
         const pages = el("div.line.prompts", { role: "group", "aria-label": t("Sheets") });
         const differs = el("input", { type: "checkbox", id: "lt_differs" });
         const wide = el("input", { type: "range", min: 80, max: 400, step: 20, "aria-label": t("Size of the pictures") });
-        wide.value = page.kept("cell width") || 180;
+        wide.value = page.kept("cell width") || (page.root.clientWidth < 700 ? 120 : 180);
         const tools = el("div.line", {}, pages, el("label", { for: "lt_differs" }, differs, t("difference to the base picture")), el("span.grow"), el("label.hint", {}, t("Size of the pictures"), " ", wide));
         const table = el("div.scroll.grid", { tabindex: 0, role: "region", "aria-label": t("Sheet") });
         const below = el("div.under");

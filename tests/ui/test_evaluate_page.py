@@ -3,6 +3,7 @@
 import io
 import pathlib
 
+import fake
 import fake_sheets
 import pytest
 from PIL import Image
@@ -16,6 +17,8 @@ from test_page import (  # noqa: F401 (fixtures)
 
 from lora_train.blocks import BlockWeights
 from lora_train.run.sheets import offered
+from tests.plots.conftest import files  # noqa: F401 (a fixture)
+from tests.tiny import TinyHost
 
 FILES = [f"/webui/models/Lora/{name}.safetensors" for name in fake_sheets.FILES]
 
@@ -87,6 +90,19 @@ def test_a_sheet_is_planned_and_fills_in_as_cells_arrive(opened):  # noqa: F811
     page.wait_for_selector(".lt-sheet td.lt-best >> text=suggested")
     assert page.locator(".lt-sheet .lt-shot").count() == 18
     assert page.locator(".lt-sheet .lt-told").inner_text() == fake_sheets.TEXT
+
+
+def test_the_files_of_a_run_that_has_ended_are_taken_up(opened):  # noqa: F811
+    opened.before = [trained]
+    page = entered(opened)
+    assert page.locator(".lt-sheet-plan .lt-chip", has_text="×").count() == 3
+    page.locator("#lt_tab_train").click()
+    opened.desk.files = [{"name": "style", "files": [FILES[0].replace("okara", "style")]}, *opened.desk.files]
+    opened.desk.run_ = fake.run_of(520, name="style", state="done", result={**fake.RESULT, "name": "style"})
+    page.locator(".lt-end").get_by_role("button", name="Evaluate").click()
+    chips = page.locator(".lt-sheet-plan .lt-chip", has_text="×")
+    eventually(page, lambda: chips.all_inner_texts() == ["style-000002 ×"])
+    assert page.locator("#lt_sheet_files option").all_inner_texts()[1:3] == ["style (1)", "okara (3)"]
 
 
 def test_a_training_setting_is_an_axis_of_the_settings_in_the_form(opened):  # noqa: F811
@@ -190,6 +206,51 @@ def test_block_weights_are_bars_and_the_text_is_the_same_value(opened):  # noqa:
     row.get_by_role("button", name="Save").click()
     row.get_by_role("button", name="MINE").wait_for()
     assert "MINE:1,0,0,0,0.5,1,0,0,0,0,0,0" in (opened.desk.book.file).read_text(encoding="utf-8")
+
+
+def test_a_sheet_of_a_real_desk_is_drawn(browser, files, tmp_path):  # noqa: F811
+    """From the page to the pictures and back, with no canned answer between."""
+    from lora_train.run.desk import Desk
+
+    desk = Desk(TinyHost(tmp_path), TinyHost(tmp_path).folders)
+    assert desk.folders.loras == files
+    with fake.served(tmp_path, "standalone", desk=desk) as (url, _):
+        page = browser.new_page()
+        page.set_default_timeout(20_000)
+        page.goto(url)
+        page.locator("#lt_tab_evaluate").click()
+        page.locator("#lt_sheet_files").select_option(str(files / "one.safetensors"))
+        page.locator("#lt_sheet_prompt").fill("a cat --w 64 --h 64 --s 4")
+        page.get_by_label("Across (X): values").fill("0, 1")
+        page.locator("#lt_axis_y").select_option("seed")
+        page.get_by_label("Down (Y): values").fill("5, 6")
+        page.wait_for_selector("text=2 × 2 = 4 cells · 4 pictures to draw at most")
+        page.get_by_role("button", name="Draw the sheet").click()
+        eventually(page, lambda: page.locator(".lt-sheet .lt-shot").count() == 4)
+        page.wait_for_selector("text=Neither the loss nor the looks were measured")  # no run is known of it
+        images = "[...document.querySelectorAll('.lt-shot img:not(.lt-base)')]"
+        page.wait_for_function(f"() => {images}.every((image) => image.naturalWidth === 64)")
+        zero, one = (page.locator(".lt-sheet td:has(.lt-shot)").nth(i).locator(".lt-scores") for i in (0, 1))
+        assert "0 %" in zero.inner_text().splitlines()
+        assert "0 %" not in one.inner_text().splitlines()
+        page.locator("#lt_axis_x").select_option("block_weights")  # the plan changes, and its name
+        page.get_by_label("Across (X): values").fill("NONE, ALL")
+        page.wait_for_selector("text=2 × 2 = 4 cells · 6 pictures")
+        page.get_by_role("button", name="Draw the sheet").click()
+        page.wait_for_selector("h3:has-text('one-block_weights-seed')")
+        done = lambda: desk.sheets.view()["state"] == "done"  # noqa: E731
+        eventually(page, lambda: desk.sheets.view()["name"] == "one-block_weights-seed" and done())
+        page.reload()
+        page.wait_for_selector("h3:has-text('one-block_weights-seed')")
+        page.wait_for_selector("text=2 × 2 = 4 cells · 6 pictures")
+        before = desk.sheets.drawing
+        page.get_by_role("button", name="Draw the sheet").click()  # the same again: the same sheet
+        eventually(page, lambda: desk.sheets.drawing is not before and done())
+        assert desk.sheets.drawing.course.drawn == 0
+        page.locator(".lt-evaluate > details > summary").click()
+        eventually(page, lambda: page.locator(".lt-evaluate .lt-entry").count() == 2)
+        page.context.close()
+    desk.close(10)
 
 
 def test_every_axis_and_setting_of_a_sheet_is_there_in_japanese(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import pathlib
 import re
@@ -20,8 +21,27 @@ from lora_train.weights import Weights
 
 log = logging.getLogger(__name__)
 
+BLOCK = 1 << 20  # values that are worked on at once, which stay near the processor
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """A change that is never made whole: up [out, rank] times down [rank, in * kernel]."""
+
+    up: Tensor
+    down: Tensor
+
+    def add(self, block: Tensor, rows: slice) -> None:
+        """Of some of its rows. block: contiguous."""
+        flat = block.flatten(1)
+        if flat.dtype == self.up.dtype and flat.device == self.up.device:
+            flat.addmm_(self.up[rows], self.down)
+        else:
+            flat.add_((self.up[rows] @ self.down).to(flat))
+
+
 # (part, path of a layer, "weight" or "bias") -> what is added to it; may make it when it is asked for, once
-Changes = Mapping[tuple[str, str, str], Tensor]
+Changes = Mapping[tuple[str, str, str], "Tensor | Product"]
 Where = tuple[str, str, str]
 Added = Mapping[str, list[tuple[Source, Where]]]  # a tensor's key in a file -> what comes to it, and where
 
@@ -143,7 +163,7 @@ def _stream(
     def changed(key: str) -> Tensor:
         [(_, value)] = weights.read([key])
         more = [(at, changes[where]) for at, where in added.get(key, ())]
-        return _changed(value, more, within).to(rows[key][1])
+        return _changed(value, more, rows[key][1], within)
 
     write(file, rows, changed, {"format": "pt", **metadata})
 
@@ -164,10 +184,23 @@ def _dtype(there: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
     return wanted if wanted is not None and there.is_floating_point else there
 
 
-def _changed(value: Tensor, more: list[tuple[Source, Tensor]], within: torch.dtype) -> Tensor:
-    if more:
-        value = value.to(within, copy=True)
+def _changed(
+    value: Tensor, more: list[tuple[Source, Tensor | Product]], dtype: torch.dtype, within: torch.dtype
+) -> Tensor:
+    """Block by block: neither what is added nor the sum is there as a whole."""
+    alone = len(more) == 1 and more[0][0].third is None
+    made = torch.empty_like(value, dtype=dtype) if alone else value.to(dtype, copy=bool(more))
     for at, change in more:
-        piece = at.of(value)
-        piece.add_(change.to(piece).reshape(piece.shape))
-    return value
+        there, here = at.of(value), at.of(made)
+        if isinstance(change, Tensor):
+            change = change.reshape(there.shape)
+        step = max(1, BLOCK // there[0].numel())
+        for i in range(0, len(there), step):
+            rows = slice(i, i + step)
+            block = there[rows].to(within, copy=True, memory_format=torch.contiguous_format)
+            if isinstance(change, Product):
+                change.add(block, rows)
+            else:
+                block.add_(change[rows].to(block))
+            here[rows].copy_(block)
+    return made

@@ -13,7 +13,7 @@ from torch import Tensor
 from lora_train.adapters.thin import ALPHA, DOWN, UP
 from lora_train.blocks import BlockWeights
 from lora_train.errors import Mistake
-from lora_train.models.whole import Where
+from lora_train.models.whole import Product, Where
 from lora_train.tools.base import Base
 from lora_train.tools.filed import Form
 from lora_train.tools.opened import Change, Opened
@@ -39,7 +39,10 @@ class Share:
         return (self.unet if held.part == "unet" else self.te) * self.blocks.strength(held.part, held.path)
 
 
-class Sums(Mapping[Where, Tensor]):
+Weighed = list[tuple[Change, float]]  # what files add to a layer, and how strong each is
+
+
+class Sums(Mapping[Where, Tensor | Product]):
     """What files add to a checkpoint's weights and biases, each made when it is asked for. All are changes of
     the weight as it was: what one adds does not depend on the others."""
 
@@ -52,25 +55,26 @@ class Sums(Mapping[Where, Tensor]):
                     self.places[held.part, held.path, "weight"] = key
                     if any(name in held.names for name in BIASES):
                         self.places[held.part, held.path, "bias"] = key
-        self.made: tuple[str, Tensor, Tensor | None] | None = None  # the last, for its bias
+        self.last: tuple[str, Weighed] | None = None  # for its bias
 
-    def __getitem__(self, where: Where) -> Tensor:
+    def __getitem__(self, where: Where) -> Tensor | Product:
         key = self.places[where]
-        if self.made is None or self.made[0] != key:
-            self.made = (key, *summed(changes(self.shares, key, self.base, self.device)))
-        _, weight, bias = self.made
+        if self.last is None or self.last[0] != key:
+            self.last = key, changes(self.shares, key, self.base, self.device)
+        parts = self.last[1]
         self.done += 1
         self.told(self.done, len(self.places))
-        return (weight if where[2] == "weight" else bias).cpu()
+        if where[2] == "bias":
+            return biased(parts)
+        if all(change.thin is not None for change, _ in parts):
+            return Product(*joined([change.thin for change, _ in parts], [by for _, by in parts]))
+        return summed(parts)
 
     def __iter__(self) -> Iterator[Where]:
         return iter(self.places)
 
     def __len__(self) -> int:
         return len(self.places)
-
-
-Weighed = list[tuple[Change, float]]  # what files add to a layer, and how strong each is
 
 
 def changes(shares: Sequence[Share], key: str, base: Base | None, device: str) -> Weighed:
@@ -85,8 +89,8 @@ def changes(shares: Sequence[Share], key: str, base: Base | None, device: str) -
     return found
 
 
-def summed(parts: Weighed) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias. Thin ones are multiplied together at once, so that a sum of them costs one matrix."""
+def summed(parts: Weighed) -> Tensor:
+    """What a layer's weight gains. Thin ones are multiplied at once, so that their sum costs one matrix."""
     shape = parts[0][0].shape
     thin = [(change.thin, by) for change, by in parts if change.thin is not None]
     weight: Tensor | None = None
@@ -96,7 +100,7 @@ def summed(parts: Weighed) -> tuple[Tensor, Tensor | None]:
     for change, by in parts:
         if change.thin is None:
             weight = change.whole.float() * by if weight is None else weight.add_(change.whole, alpha=by)
-    return weight, biased(parts)
+    return weight
 
 
 def biased(parts: Weighed) -> Tensor | None:
@@ -140,7 +144,7 @@ def combined(parts: Weighed, how: How, key: str) -> Made:
         if len(down) <= min(len(up), down.shape[1]) // 2:
             return _narrow(of_factors(up, down), how.rank, shape)
     if plain:
-        whole = summed(parts)[0]
+        whole = summed(parts)
     else:
         whole = _mixed([(change.matrix().view(shape), by) for change, by in parts], how, key)
     if len(shape) == 1:

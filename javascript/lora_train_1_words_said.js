@@ -232,6 +232,7 @@
         ["a run is on; draw the sheet when it has ended", "学習中です。比較表は終わってから描いてください"],
         ["no run is on; start one first", "学習は動いていません。先に始めてください"],
         ["a run is on; this tool needs the memory, so begin it when the run has ended", "学習中です。このツールはメモリを使うので、終わってから実行してください"],
+        ["read from the file's metadata, which has no folders and not all settings", "ファイルのメタデータから読みました。フォルダと一部の設定は含まれません"],
         ["{what} is at work; wait for it, or stop it", "{what} を実行中です。終わるのを待つか、停止してください"],
         ["out of memory: close other programs, or unload other models, and run it again", "メモリが足りません。ほかのプログラムやモデルを閉じて、もう一度実行してください"],
         ["is there already; take another name, or set overwrite", "すでにあります。別の名前にするか、overwrite をオンにしてください"],

@@ -165,7 +165,7 @@
         page.fill(form, el("div.line.top", {}, el("h3", {}, t("What to draw")), el("span.grow"), kinds), files.box,
             el("div.axes", {}, axes.map((axis) => axis.box)), analyzer.box,
             el("div.field", {}, el("div.label", {}, el("label", { for: "lt_sheet_prompt" }, t("Prompts"))), el("div.line", {}, prompt, taken)), rows.box, wrong,
-            el("div.line.end", {}, told, el("span.grow"), el("span.line", {}, el("label", { for: "lt_sheet_name" }, t("Name")), name), start));
+            el("div.line.end", {}, told, el("span.grow"), el("span.named", {}, el("label", { for: "lt_sheet_name" }, t("Name")), name), start));
         const anew = async () => { // a run may have ended since
             Object.assign(offered, await page.ask("GET", "/axes"));
             files.refresh();

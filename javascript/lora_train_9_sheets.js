@@ -79,7 +79,7 @@
         const pages = el("div.line.prompts", { role: "group", "aria-label": t("Sheets") });
         const differs = el("input", { type: "checkbox", id: "lt_differs" });
         const wide = el("input", { type: "range", min: 80, max: 400, step: 20, "aria-label": t("Size of the pictures") });
-        wide.value = page.kept("cell width") || (page.root.clientWidth < 700 ? 120 : 180);
+        wide.value = page.kept("cell width") || (page.root.clientWidth < 700 ? 140 : 180);
         const tools = el("div.line", {}, pages, el("label", { for: "lt_differs" }, differs, t("difference to the base picture")), el("span.grow"), el("label.hint", {}, t("Size of the pictures"), " ", wide));
         const table = el("div.scroll.grid", { tabindex: 0, role: "region", "aria-label": t("Sheet") });
         const below = el("div.under");
@@ -128,13 +128,12 @@
                 z = i;
                 grid();
             }, { kind: "chip", "aria-pressed": String(i === z) })));
-            const rows = y.labels.map((label, j) => el("tr", {}, y.values.length > 1 ? el("th", { scope: "row" }, label) : null, x.labels.map((_, i) => {
-                const spot = el("td", {}, el("span.wait"));
-                spots[`${i} ${j} ${z}`] = spot;
-                return spot;
-            })));
+            const spot = (tag, i, j) => (spots[`${i} ${j} ${z}`] = el(tag, {}, el("span.wait")));
+            const rows = () => y.labels.map((label, j) => el("tr", {}, y.values.length > 1 ? el("th", { scope: "row" }, label) : null, x.labels.map((_, i) => spot("td", i, j))));
             const heads = el("tr", {}, y.values.length > 1 ? el("td") : null, x.labels.map((label) => el("th", { scope: "col" }, label)));
-            page.fill(table, sheet.axes.length ? el("table", {}, el("thead", {}, heads), el("tbody", {}, rows)) : el("p.hint", {}, t("Its pictures are shown when it goes on; those that are there are not drawn again.")));
+            const tiles = () => el("ul.tiles", {}, y.labels.map((label, j) => el("li", {}, el("strong", {}, label), spot("div", 0, j))));
+            const whole = () => (x.values.length === 1 && y.values.length > 2 ? tiles() : el("table", {}, el("thead", {}, heads), el("tbody", {}, rows())));
+            page.fill(table, sheet.axes.length ? whole() : el("p.hint", {}, t("Its pictures are shown when it goes on; those that are there are not drawn again.")));
             paint();
         };
         const paint = () => {

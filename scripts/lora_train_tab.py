@@ -3,6 +3,7 @@
 from modules import script_callbacks
 
 from lora_train.hosts.webui import late, tab
+from lora_train.hosts.webui.section import Section as Section  # the WebUI takes scripts by their class
 from lora_train.hosts.webui.send import SendButton
 from lora_train.hosts.webui.settings import settings
 

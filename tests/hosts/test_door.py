@@ -17,7 +17,10 @@ sys.path.insert(0, {root!r})
 made = []
 modules = types.ModuleType("modules")
 modules.script_callbacks = types.ModuleType("modules.script_callbacks")
-sys.modules.update({{"modules": modules, "modules.script_callbacks": modules.script_callbacks}})
+modules.scripts = types.ModuleType("modules.scripts")
+modules.scripts.Script = object
+sys.modules.update({{"modules": modules, "modules.script_callbacks": modules.script_callbacks,
+                    "modules.scripts": modules.scripts}})
 for name in ("on_ui_settings", "on_ui_tabs", "on_after_component", "on_app_started", "on_before_ui",
              "on_cfg_denoiser"):
     setattr(modules.script_callbacks, name, lambda act, name=name: made.append(name))

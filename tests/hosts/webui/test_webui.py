@@ -142,6 +142,16 @@ def test_prompts_weigh_blocks_and_switch_by_step(started, tmp_path, family):
     assert " passed" in ended.stdout
 
 
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_loras_act_by_region_and_by_prompt(started, tmp_path, family):
+    (tmp_path / "data" / "extensions" / "sd-webui-lora-train").symlink_to(ROOT)
+    words = ["-c", str(ROOT / "pyproject.toml"), str(INSIDE.with_name("inside_regions.py"))]
+    few = [] if family == "sd1" else ["-k", "half or and_prompt or negative or all_regions or nothing"]
+    ended = started(*words, *few, family=family)
+    assert ended.returncode == 0, f"{ended.stdout[-6000:]}\n{ended.stderr[-3000:]}"
+    assert " passed" in ended.stdout
+
+
 @pytest.mark.parametrize("flags", ["--medvram", "--lowvram", "fp8", "--opt-sub-quad-attention"])
 def test_with_other_flags_too(started, flags):
     """--lowvram is refused, and so leaves no trace."""

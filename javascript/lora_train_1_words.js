@@ -32,7 +32,7 @@
 
         // tools
         "Search": "検索", "and {n} more; type a part of the name": "ほか {n} 件。名前の一部を入力してください", "There is none here; type its path.": "ここにはありません。パスを入力してください。",
-        "folder": "フォルダ", "Choose a file": "ファイルを選ぶ", "path of another file": "追加するファイルのパス", "Choose a tool": "ツールを選ぶ",
+        "folder": "フォルダ", "Choose a file": "ファイルを選ぶ", "The loaded one": "読み込み中のもの", "No checkpoint is loaded.": "チェックポイントが読み込まれていません。", "path of another file": "追加するファイルのパス", "Choose a tool": "ツールを選ぶ",
         "A browser does not say where {name} lies; type its path.": "ブラウザーは {name} の場所を伝えません。パスを入力してください。",
         "This browser does not let a page copy; the text is: {text}": "このブラウザーではコピーできません。文字列: {text}",
         "Copied: {text}": "コピーしました: {text}", "Copy": "コピー", "In words": "文章で", "rank {rank}, alpha {alpha}: {layers} layers": "ランク {rank}、alpha {alpha}: {layers} 層",

@@ -80,7 +80,12 @@
         const picks = row.holds !== "new" && row.holds !== "picture";
         const chooser = picks ? page.button(t("Choose…"), () => (holder.firstChild ? page.fill(holder) : choose(row, holder, take)),
             { "aria-label": `${t("Choose…")} ${row.name.replace(/_/g, " ")}` }) : null;
-        const box = el("div.files", { "data-says": "" }, list, el("div.line", {}, input, chooser), holder);
+        const loaded = row.holds === "checkpoint" ? page.button(t("The loaded one"), () => {
+            const model = (page.status && page.status.model) || page.draft.header;
+            if (!model.path) throw new Error(t("No checkpoint is loaded."));
+            take(model.path);
+        }, { "aria-label": `${t("The loaded one")}: ${row.name.replace(/_/g, " ")}` }) : null;
+        const box = el("div.files", { "data-says": "" }, list, el("div.line", {}, input, chooser, loaded), holder);
         box.addEventListener("dragover", (e) => e.preventDefault());
         box.addEventListener("drop", (e) => {
             e.preventDefault();

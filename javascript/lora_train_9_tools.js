@@ -128,7 +128,7 @@
         const name = el("h3");
         const state = el("p.hint", { role: "status" });
         const filled = el("div.filled");
-        const bar = el("div.bar", { role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100 }, filled);
+        const bar = el("div.bar", { role: "progressbar", "aria-label": t("Progress"), "aria-valuemin": 0, "aria-valuemax": 100 }, filled);
         const stop = page.button(t("Stop"), async () => {
             await page.ask("POST", "/tools/stop");
         }, { kind: "danger" });

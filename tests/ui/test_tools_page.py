@@ -142,6 +142,9 @@ def test_what_inspect_finds_can_be_used(room, desk):
     page = room()
     form = tool(page, "Inspect")
     field(form, "model").locator("input").fill(str(desk.folders.loras / "okara.safetensors"))
+    field(form, "base").get_by_role("button", name="The loaded one").click()
+    assert field(form, "base").locator("input").input_value() == "tiny.safetensors"
+    field(form, "base").locator("input").fill("")
     form.get_by_role("button", name="Run it").click()
     report = done(page)
     assert report.locator(".lt-courses li").count() == 8

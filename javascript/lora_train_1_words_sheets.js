@@ -34,7 +34,7 @@
         "It is the best of what was measured.": "測った中で最も良い値です。", "At no strength is it better than without it.": "どの強度でも、LoRAなしより良くなりません。",
         "It has learned too much or too fast; train it shorter or slower, or take an earlier file.": "学習しすぎか、速すぎます。学習を短くするか学習率を下げる、または途中のファイルを使ってください。",
         "It still gets better at the highest strength: it has learned too little; train it longer or faster.": "最大の強度でもまだ良くなるので、学習が足りません。学習を長くするか学習率を上げてください。",
-        "without a LoRA": "LoRAなし",
+        "without a LoRA": "LoRAなし", "{name} {here} (without {bare})": "{name} {here}（なし {bare}）",
 
         // a cell
         "Cell": "マス", "What is shown": "表示", "this cell": "このマス", "the base picture": "元の画像", "the difference": "差", "The cell before": "前のマス", "The next cell": "次のマス",

@@ -21,10 +21,13 @@
         steps: "Steps", "cfg scale": "CFG scale", "start step": "Start step", "stop step": "Stop step" };
 
     /** The server's whole sentence in English, else what it comes to. */
-    page.suggestion = (found) => {
+    page.suggestion = (found, sheet) => {
         if (page.language === "en") return found.text;
+        const [bare, framed] = sheet ? [sheet.bare || {}, sheet.cells.filter((cell) => (sheet.framed || []).some((place) => place.join() === cell.at.join()))] : [{}, []];
+        const numbers = ["loss", "looks"].filter((name) => framed.length && bare[name]).map((name) => t("{name} {here} (without {bare})",
+            { name: t(SCORES[name]), here: page.number(framed.reduce((all, cell) => all + cell.metrics[name], 0) / framed.length), bare: page.number(bare[name]) }));
         const where = found.file === null ? t("Suggested: the model without a LoRA.") : t("Suggested: {file} at {strength}.", found);
-        return `${where} ${t(VERDICTS[found.verdict] || "")}`;
+        return [where, t(VERDICTS[found.verdict] || ""), numbers.join(" · ")].filter(Boolean).join(" ");
     };
 
     /** "strength 0.8" in the page's language. */
@@ -206,7 +209,7 @@
             page.show(on, !drawing() && sheet && sheet.asked && sheet.state !== "done");
             page.show(plan, !drawing() && sheet && sheet.asked);
             const best = sheet && sheet.suggestion;
-            page.write(suggested, best ? page.suggestion(best) : "");
+            page.write(suggested, best ? page.suggestion(best, sheet) : "");
             page.show(suggested, best);
             page.show(tools, sheet && sheet.axes.length);
         };

@@ -43,7 +43,7 @@ def sheet_of(count=None):
     ]  # fmt: skip
     if count is not None:
         return {"state": "drawing", "axes": axes, "cells": cells[:count], "count": count}
-    scores = [[f, s, round(1 - 0.3 * s + 0.2 * s * s * (i + 1) / 3, 3)] for i, f in enumerate(FILES)
+    scores = [[f, s, round(1 - 0.1 * (i + 1) * (1 - ((s - 0.8) / 0.8) ** 2), 3)] for i, f in enumerate(FILES)
               for s in STRENGTHS]  # fmt: skip
     return {
         "state": "done", "axes": axes, "cells": cells, "count": len(cells), "scores": scores,

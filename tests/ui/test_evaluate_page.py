@@ -135,7 +135,7 @@ def test_a_cell_is_seen_in_full_and_goes_to_txt2img(opened):  # noqa: F811
     assert cell.count() == 0
     assert "Seed: 202" in page.locator("#txt2img_prompt textarea").input_value()
     heat = page.get_by_role("region", name="Scores").or_(page.locator("section[aria-label=Scores]"))
-    assert heat.locator("td.lt-best").inner_text() == "0.888 suggested"
+    assert heat.locator("td.lt-best").inner_text() == "0.7 suggested"
 
 
 def test_what_was_cut_off_goes_on_and_a_plan_is_taken_up_again(opened):  # noqa: F811

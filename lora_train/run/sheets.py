@@ -118,6 +118,7 @@ class Sheets:
         plan = build(Plan, {**own, "outdir": str(self.folder / name)})
         plan = with_files(plan, lambda name: [*of_run(name)])
         grid = drawn_up(plan, job)
+        assemble(job, tolerant=True)
         return Wish(Sheet(name, asked["run"], "plan", of=_count(grid)), grid, job, {**asked, "what": "plan"})
 
     def look(self, wish: Wish) -> dict[str, object]:
@@ -136,6 +137,7 @@ class Sheets:
 
     def begin(self, wish: Wish) -> dict[str, object]:
         """Raises Mistake: something else is drawn or trained."""
+        job, _, place = assemble(wish.values, tolerant=True)
         if not self.line.machine.acquire(blocking=False):
             drawing = self.now is not None and self.now.state == DRAWING
             raise Mistake(
@@ -144,7 +146,6 @@ class Sheets:
                 else "a run is on; draw the sheet when it has ended"
             )
         self.control, self.now = Control(), wish.sheet
-        job, _, place = assemble(wish.values, tolerant=True)
         own = wish.values if wish.sheet.run is not None else None
         self.drawing = drawing = Drawing(
             wish.grid, job, place, self.host, values=own, control=self.control, told=self._told)  # fmt: skip
@@ -170,8 +171,10 @@ class Sheets:
 
     def _draw(self, wish: Wish, drawing: Drawing) -> None:
         found, sheet = self._ended(wish, drawing), wish.sheet
-        release()
-        self.line.machine.release()
+        try:
+            release()
+        finally:
+            self.line.machine.release()
         for name, value in found.items():  # the state comes last: who sees it may draw the next one
             setattr(sheet, name, value)
 

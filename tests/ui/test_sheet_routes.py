@@ -79,6 +79,15 @@ def test_what_is_wrong_is_said_before_anything_is_drawn(client, desk, files):  #
     assert client.get(f"{PREFIX}/sheets/mine").status_code == 404
 
 
+def test_settings_of_a_run_that_are_wrong_hold_nothing_up(client, files):  # noqa: F811
+    said = "network.dim = abc: expected a whole number"
+    look = posted(client, "/sheets/mine/look", values=planned(files), job={"network.dim": "abc"})
+    assert look.json()["complaints"] == [said]
+    answer = posted(client, "/sheets/mine", values=planned(files), job={"network.dim": "abc"})
+    assert (answer.status_code, answer.json()["error"]) == (422, said)
+    assert posted(client, "/sheets/mine", values=planned(files)).status_code == 200
+
+
 def test_one_that_was_cut_off_is_known_and_gone_on_with(client, desk, files):  # noqa: F811
     posted(client, "/sheets/mine", values=planned(files, prompt="a dog"))
     desk.sheets.thread.join()

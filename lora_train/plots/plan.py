@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from lora_train.blocks import BlockWeights
-from lora_train.knobs import knob
+from lora_train.knobs import knob, settings
 from lora_train.plots.axes import STRONGEST, Axis, named
 from lora_train.prompts import SAMPLERS, WIDEST
 
@@ -109,6 +110,13 @@ class Plan:
     def axes(self) -> dict[str, Axis]:
         """Of the sides that are given."""
         return {side: axis for side in SIDES if (axis := vars(self)[side]) is not None}
+
+
+def sides_of(values: Mapping[str, object]) -> Iterator[Axis]:
+    """The axes that a plan of these values will have, as far as they can be read."""
+    for side in (s for s in settings(Plan) if s.path in SIDES and values.get(s.path)):
+        with contextlib.suppress(ValueError):
+            yield side.parse(values[side.path])
 
 
 def with_files(plan: Plan, of_run: Callable[[str], Sequence[pathlib.Path]] | None) -> Plan:

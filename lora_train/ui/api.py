@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from lora_train.errors import Mistake
 from lora_train.plots.axes import named
-from lora_train.plots.plan import SIDES
+from lora_train.plots.plan import sides_of
 from lora_train.ui.small import small
 from lora_train.values import shown
 
@@ -93,8 +93,8 @@ class Ask:
         if not isinstance(job, dict):
             raise Mistake("job: expected an object of settings, or nothing")
         values = self.values
-        for axis in (str(values.get(side) or "").partition(":") for side in SIDES):
-            for word in named(axis[2]) if axis[0].strip() == "file" else ():
+        for axis in sides_of(values):
+            for word in named(axis.words) if axis.name == "file" else ():
                 if not word.startswith("run ") and set(word) & set("/\\"):
                     self.guard.path(word, "file")
         return values, self.guard.values(job), self.name, None if run is None else str(run)

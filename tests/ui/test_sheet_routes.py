@@ -119,9 +119,10 @@ def test_paths_are_guarded(client, desk, tmp_path):
     answer = posted(other, "/sheets/mine/look", values=planned(tmp_path / "elsewhere"))
     assert answer.status_code == 422
     assert answer.json()["error"].startswith("network_weights = ")
-    there = planned(tmp_path / "loras", x="file: none, /etc/a.safetensors")
-    answer = posted(other, "/sheets/mine/look", values=there)
-    assert answer.json()["error"].startswith("file = ")
+    secret = "/etc/a.safetensors"
+    for x in (f"file: none, {secret}", f"lora: {secret}", f"FILE:{secret}", [f"epoch: {secret}"]):
+        answer = posted(other, "/sheets/mine/look", values=planned(tmp_path / "loras", x=x))
+        assert answer.json()["error"].startswith("file = "), x
     answer = posted(other, "/sheets/mine/look", values=planned("x"), job={"data.train_data_dir": "/etc"})
     assert answer.status_code == 422
 

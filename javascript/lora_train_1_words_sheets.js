@@ -15,7 +15,7 @@
         "one prompt a line; behind it --n negative, --d seed, --s steps, --w and --h size": "1行に1つ。後ろに --n ネガティブ、--d シード、--s ステップ数、--w と --h サイズ",
         "Take that of txt2img": "txt2imgのものを使う", "Draw the sheet": "表を描く", "Write a prompt to draw.": "プロンプトを書いてください。",
         "Choose LoRA files, or a run whose files they are.": "LoRAファイルか、学習を選んでください。",
-        "{sizes} = {n} cells": "{sizes} = {n} マス", "1 cell": "1 マス", "{n} pictures to draw at most": "描く画像は最大 {n} 枚", "{n} runs to train": "学習 {n} 回",
+        "{sizes} = {n} cells": "{sizes} = {n} マス", "{n} cells": "{n} マス", "1 cell": "1 マス", "{n} pictures to draw at most": "描く画像は最大 {n} 枚", "{n} runs to train": "学習 {n} 回",
         "Earlier sheets": "これまでの表", "Open": "開く", "Use its plan": "この設定を使う", "No sheet was drawn yet.": "まだ表はありません。",
         "It was drawn on the command line, and its plan is not known here.": "コマンドラインで描いた表なので、設定はここではわかりません。",
 

@@ -158,7 +158,8 @@
             start.disabled = found.complaints.length > 0;
             if (found.complaints.length) return page.write(told, "");
             const sizes = found.axes.map((axis) => axis.values.length).join(" × ");
-            return page.write(told, [sizes ? t("{sizes} = {n} cells", { sizes, n: found.cells }) : t("1 cell"), t("{n} pictures to draw at most", { n: found.pictures }),
+            const cells = found.axes.length > 1 ? t("{sizes} = {n} cells", { sizes, n: found.cells }) : found.cells > 1 ? t("{n} cells", { n: found.cells }) : t("1 cell");
+            return page.write(told, [cells, t("{n} pictures to draw at most", { n: found.pictures }),
                 found.runs ? t("{n} runs to train", { n: found.runs }) : null, found.seconds === null ? null : t("about {time}", { time: page.time(found.seconds) })].filter(Boolean).join(" · "));
         };
 

@@ -7,6 +7,7 @@ import logging
 import pathlib
 import re
 import shutil
+import tempfile
 from collections.abc import Mapping
 
 import torch
@@ -111,16 +112,35 @@ def rewrite_folder(
                 file, weights = made / name / f"{stem}.safetensors", there.weights
                 _stream(weights, added.get(weights.path, {}), changes, file, (dtype, within))
         _copy(source, made, {FOLDERS[part][0] for part in found.parts if part != "vae"})
-        before = folder.with_name(folder.name + ".before")
-        if folder.exists():
-            folder.replace(before)
-        made.replace(folder)
-        shutil.rmtree(before, ignore_errors=True)
+        put(made, folder)
     except OSError as e:
         raise Unwritable(folder, e) from e
     finally:
         shutil.rmtree(made, ignore_errors=True)
     return left
+
+
+def put(made: pathlib.Path, folder: pathlib.Path) -> None:
+    """A folder in another one's place; that stays where it is if this fails.
+
+    Raises:
+        OSError: one of them cannot be moved.
+    """
+    if not folder.exists():
+        made.replace(folder)
+        return
+    aside = pathlib.Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        folder.replace(aside / "before")
+        try:
+            made.replace(folder)
+        except OSError:
+            (aside / "before").replace(folder)
+            raise
+    except OSError:
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _copy(source: pathlib.Path, folder: pathlib.Path, written: set[str]) -> None:

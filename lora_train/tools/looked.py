@@ -81,7 +81,7 @@ def _look(file: Opened, key: str, form: str, base: Base | None, device: str) -> 
     norm, share = _norm(change), None
     if not math.isfinite(norm):
         return dataclasses.replace(there, shape=change.shape, fault="adds more than numbers can hold")
-    if base is not None:
+    if base is not None and key in base.weights:
         length = float(base.weight(key).norm())
         share = norm / length if length else None
     return dataclasses.replace(there, shape=change.shape, norm=norm, share=share, zero=norm == 0)

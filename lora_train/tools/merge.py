@@ -18,7 +18,7 @@ from lora_train.tools.base import Base
 from lora_train.tools.combine import METHODS, How, Made, Share, Sums, additive, changes, combined
 from lora_train.tools.filed import Filed
 from lora_train.tools.opened import Opened
-from lora_train.tools.tool import PRECISIONS, Report, Told, Writing, ready, unheard
+from lora_train.tools.tool import PRECISIONS, Report, Told, Writing, ready, replaceable, unheard
 from lora_train.values import shown
 
 LISTS = ("ratios", "te_ratios", "unet_ratios", "lbws")
@@ -107,6 +107,8 @@ class Merge(Writing):
     def run(self, told: Told = unheard) -> Report:
         ready(self.device)
         target = self.free()
+        if self.sd_model is not None and self.sd_model.is_dir():
+            replaceable(target, self.sd_model)
         shares = self._shares()
         if self.sd_model is not None:
             return self._into(target, shares, told)
@@ -135,7 +137,7 @@ class Merge(Writing):
         left = write(self.sd_model, sums, target, dtype, within=PRECISIONS[self.precision])
         lines = [line for row in rows for line in _said(row)]
         lines += [f"{len(left)} biases have no place in the checkpoint"] * bool(left)
-        changed = len({where[:2] for where in sums} - {where[:2] for where in left})
+        changed = len({where[:2] for where in sums if where[2] == "weight"})
         lines.append(f"{changed} layers of {self.sd_model} changed; wrote {target}")
         facts = {
             "files": rows,

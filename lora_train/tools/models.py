@@ -13,7 +13,7 @@ from lora_train.models.facts import PREDICTIONS
 from lora_train.models.files import Found, find
 from lora_train.names import ARCHS
 from lora_train.tools.pipeline import write_file, write_folder
-from lora_train.tools.tool import PRECISIONS, Report, Told, Tool, unheard
+from lora_train.tools.tool import PRECISIONS, Report, Told, Tool, replaceable, unheard
 from lora_train.values import shown
 
 
@@ -97,12 +97,10 @@ class ConvertModel(Tool):
         to = self.save_to
         if to.exists() and not self.overwrite:
             raise Mistake(f"save_to = {to}: is there already; take another name, or set overwrite")
-        if to.resolve() == self.model.resolve() or self.model.resolve() in to.resolve().parents:
-            raise Mistake(f"save_to = {to}: expected another place than the model's own")
-        if to.is_dir() and not (to / "model_index.json").is_file():
-            raise Mistake(f"save_to = {to}: is a folder of something else, which is not replaced")
-        if to.is_file() and not self.model.is_dir():
-            raise Mistake(f"save_to = {to}: is a file; expected a folder")
+        if not self.model.is_dir():
+            replaceable(to, self.model)
+        elif self.model.resolve() in to.resolve().parents:
+            raise Mistake(f"save_to = {to}: expected another place than in the model's own folder")
 
 
 def _unsaid(found: Found, path: pathlib.Path) -> list[str]:

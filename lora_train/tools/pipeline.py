@@ -27,8 +27,9 @@ from lora_train.models.files import (
     Found,
     Part,
 )  # fmt: skip
+from lora_train.models.whole import put
 from lora_train.models.written import write
-from lora_train.run.store import whole
+from lora_train.run.store import Unwritable, whole
 
 Made = tuple[
     tuple[int, ...], torch.dtype, Callable[[], Tensor]
@@ -99,12 +100,9 @@ def write_folder(found: Found, to: pathlib.Path, dtype: torch.dtype | None, told
                 )
         _json(aside / "scheduler" / "scheduler_config.json", _scheduler(found.facts))
         _json(aside / "model_index.json", _index(found))
-        before = to.with_name(to.name + ".old")
-        if to.exists():
-            shutil.rmtree(before, ignore_errors=True)
-            to.rename(before)
-        aside.rename(to)
-        shutil.rmtree(before, ignore_errors=True)
+        put(aside, to)
+    except OSError as e:
+        raise Unwritable(to, e) from e
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

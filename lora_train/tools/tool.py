@@ -27,14 +27,24 @@ def ready(device: str) -> None:
         raise Mistake("device = cuda: torch finds no such device here; take cpu")
 
 
+def replaceable(folder: pathlib.Path, source: pathlib.Path) -> None:
+    """Raises Mistake: a model's folder cannot be made there of `source`, for something else would go."""
+    if folder.is_file():
+        raise Mistake(f"save_to = {folder}: is a file; expected a folder")
+    if folder.is_dir() and not (folder / "model_index.json").is_file() and any(folder.iterdir()):
+        raise Mistake(f"save_to = {folder}: is a folder of something else, which is not replaced")
+    if source.resolve() in folder.resolve().parents:
+        raise Mistake(f"save_to = {folder}: expected another place than in the model's own folder")
+    if folder.resolve() in source.resolve().parents:
+        raise Mistake(f"save_to = {folder}: has the model itself in it; expected another place")
+
+
 @dataclasses.dataclass(frozen=True)
 class Report:
     """What a tool has to say."""
 
     lines: tuple[str, ...]  # for a person
-    facts: Mapping[str, object] = dataclasses.field(
-        default_factory=dict
-    )  # for programs, as JSON has it
+    facts: Mapping[str, object] = dataclasses.field(default_factory=dict)  # for programs, as JSON has it
     files: tuple[pathlib.Path, ...] = ()  # that it wrote
 
 

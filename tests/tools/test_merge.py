@@ -18,10 +18,13 @@ from lora_train.adapters.file import save
 from lora_train.blocks import BlockWeights
 from lora_train.errors import Mistake
 from lora_train.knobs import build
+from lora_train.models.whole import put
 from lora_train.tooling import command
 from lora_train.tools.base import Base
 from lora_train.tools.extract import Extract
+from lora_train.tools.inspect import Inspect
 from lora_train.tools.merge import Merge
+from lora_train.tools.models import ConvertModel
 from tests.hosts.tiny_checkpoints import DEMO
 from tests.tools import saved
 from tests.webui_formulas import added
@@ -197,6 +200,42 @@ def test_a_folder_of_diffusers_becomes_a_folder(tmp_path):
     }
 
 
+def test_only_a_models_folder_is_replaced(tmp_path):
+    """A home folder would be gone with all that is in it; and folders beside it of a like name stay."""
+    source, file = tmp_path / "source", saved.file(tmp_path, "lora")
+    build(ConvertModel, {"model": str(saved.checkpoint("sd1")), "save_to": str(source)}).run()
+    for name in ("home", "source.old", "source.before"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.txt").write_text("mine")
+    (tmp_path / "one").write_text("mine")
+    given = {"models": [str(file)], "sd_model": str(source), "overwrite": True}
+    for to, said in (("home", "folder of something else"), ("one", "is a file"), ("source/in", "own folder"),
+                     (".", "folder of something else")):  # fmt: skip
+        with pytest.raises(Mistake, match=said):
+            build(Merge, {**given, "save_to": str(tmp_path / to)}).run()
+    (source / "stray.txt").write_text("of before")
+    before = Base(source).weight("unet.middle_block.1.proj_in")
+    build(Merge, {**given, "save_to": str(source)}).run()
+    assert not torch.equal(before, Base(source).weight("unet.middle_block.1.proj_in"))
+    build(
+        ConvertModel, {"model": str(saved.checkpoint("sd1")), "save_to": str(source), "overwrite": True}
+    ).run()
+    assert torch.equal(before, Base(source).weight("unet.middle_block.1.proj_in"))
+    assert all((tmp_path / name / "mine.txt").exists() for name in ("home", "source.old", "source.before"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "home", "lora_sd1.safetensors", "one", "source", "source.before", "source.old"]  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_replaced_is_as_it_was(tmp_path, monkeypatch):
+    made, there = tmp_path / "made", tmp_path / "there"
+    there.mkdir()
+    (there / "mine.txt").write_text("mine")
+    with pytest.raises(OSError):  # noqa: PT011 (there is none to put there)
+        put(made, there)
+    assert [p.name for p in tmp_path.iterdir()] == ["there"]
+    assert (there / "mine.txt").exists()
+
+
 def test_what_goes_in_is_told(tmp_path, capsys):
     file = saved.file(tmp_path, "lora")
     held = load_file(file)
@@ -225,6 +264,11 @@ def test_a_layer_that_no_caption_comes_through_is_no_fault(tmp_path):
     row = report.facts["files"][0]
     assert (row["unmatched"], row["idle"]) == ([], [f"te1.encoder.layers.{last}.mlp.fc1"])
     assert any("no caption comes through" in line for line in report.lines)
+    seen = {"model": str(tmp_path / "a.safetensors"), "base": str(saved.checkpoint("sdxl"))}
+    rows = build(Inspect, seen).run().facts["layers"]
+    idle = [row for row in rows if row["share"] is None]
+    assert [(row["key"], row["zero"], row["fault"]) for row in idle] == [
+        (f"te1.encoder.layers.{last}.mlp.fc1", True, "")]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,11 @@ class Safetensors:
         if needed > size:
             raise Mistake(f"{path}: is cut short, {size:,} of {needed:,} bytes; download or copy it again")
         for name, (dtype, begin, end) in self.rows.items():
-            if begin < 0 or math.prod(self.shapes[name]) * dtype.itemsize != end - begin:
+            if (
+                min(self.shapes[name], default=0) < 0
+                or begin < 0
+                or math.prod(self.shapes[name]) * dtype.itemsize != end - begin
+            ):
                 raise Mistake(f"{path}: {name} does not fill its place; the file is damaged")
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:

@@ -32,9 +32,7 @@ class Change:
     """What a file adds to a layer at strength 1; times m at strength m. float32."""
 
     shape: tuple[int, ...]  # of the layer's weight
-    thin: tuple[Tensor, Tensor] | None = (
-        None  # up [out, rank] and down [rank, in * kernel], if any
-    )
+    thin: tuple[Tensor, Tensor] | None = None  # up [out, rank] and down [rank, in * kernel], if any
     whole: Tensor | None = None  # else what is added, shaped as the layer's weight
     bias: Tensor | None = None  # what the layer's bias gains
 
@@ -78,15 +76,17 @@ class Opened:
             raise Mistake(f"{path}: expected a LoRA for {known}; this is {kind}")
         self.arch = self._arch()
         self.layers: dict[str, Held] = {}  # key of a layer, "unet.input_blocks.0.0" -> what there is for it
-        self.rest: dict[
-            str, str
-        ] = {}  # what is for no layer that we know: learned words, and others
+        self.rest: dict[str, str] = {}  # what is for no layer that we know: learned words, and others
         for key, there in self.spelled.items():
             module, _, own = key.partition(".")
             if (place := path_of(module, self.arch)) is None:
                 self.rest[key] = there
             else:
                 held = self.layers.setdefault(".".join(place), Held(*place, {}))
+                if own in held.names:
+                    raise Mistake(
+                        f"{path}: {held.names[own]} and {key} are for the same layer; the file is damaged"
+                    )
                 held.names[own] = key
 
     def _arch(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -45,3 +47,12 @@ def test_tensors_that_do_not_fit_are_said(family, based, tmp_path):
                 refused.append((str(e), str(path)))
     assert refused
     assert all(path in said for said, path in refused)
+
+
+def test_shapes_below_zero_are_refused(tmp_path):
+    """-2 times -3 is 6 as well."""
+    row = {"dtype": "F32", "shape": [-2, -3], "data_offsets": [0, 24]}
+    head = json.dumps({"lora_unet_conv_in.lora_down.weight": row}).encode()
+    (tmp_path / "a.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + bytes(24))
+    with pytest.raises(Mistake, match="does not fill its place"):
+        Opened(tmp_path / "a.safetensors")

@@ -137,3 +137,8 @@ def test_two_spellings_of_a_layer_are_refused(tmp_path):
     save_file(keys, tmp_path / "a.safetensors")
     with pytest.raises(Mistake, match="are for the same layer"):
         opened(tmp_path / "a.safetensors")
+    words = ("lora_te", "lora_te1")
+    keys = {f"{te}_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": DOWN.clone() for te in words}
+    save_file(keys, tmp_path / "b.safetensors")
+    with pytest.raises(Mistake, match="are for the same layer"):
+        Opened(tmp_path / "b.safetensors")

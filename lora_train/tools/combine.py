@@ -223,6 +223,9 @@ def additive(shares: Sequence[Share], key: str) -> Made:
             )
         alpha = float(own[ALPHA]) if ALPHA in own else float(len(own[DOWN]))
         form.setdefault(ALPHA, torch.tensor(alpha))
+        if not alpha * float(form[ALPHA]) > 0:
+            raise Mistake(f"{where} has alpha {alpha:g}, and the first file {float(form[ALPHA]):g}, of which "
+                          "there is no root; take method concat or svd")  # fmt: skip
         by = math.sqrt(alpha / float(form[ALPHA])) * share.strength(key)
         for name, times in ((DOWN, by), (UP, abs(by))):
             more = own[name].float() * times

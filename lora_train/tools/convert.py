@@ -14,7 +14,7 @@ from lora_train.adapters.fourfold import FUSED, PIECE, missing
 from lora_train.adapters.lora import DOWN, MID, UP
 from lora_train.blocks import BlockWeights
 from lora_train.errors import Mistake
-from lora_train.knobs import knob
+from lora_train.knobs import knob, settings
 from lora_train.tools.bake import baked
 from lora_train.tools.base import Base
 from lora_train.tools.dialects import DIALECTS
@@ -31,6 +31,7 @@ SPELLINGS = "; ".join(f"{name} ({dialect.about})" for name, dialect in DIALECTS.
 PARTS = {"unet": ("unet",), "te": ("te1", "te2"), "te1": ("te1",), "te2": ("te2",)}
 KEPT = ("ss_v2", "ss_base_model_version", "ss_network_module", "ss_network_dim", "ss_network_alpha",
         "ss_network_args", "modelspec.architecture")  # fmt: skip
+WORKED = ("only", "strength", "te_strength", "unet_strength", "lbw", "strip")  # not beside unit
 SIZES = ("ss_network_module", "ss_network_dim", "ss_network_alpha", "ss_network_args")
 
 
@@ -104,6 +105,9 @@ class Convert(Writing):
             yield f"rank = {self.rank}: expected --to lora beside it"
         if self.unit is not None and (self.form or folder):
             yield f"unit = {self.unit}: expected neither lora, diff nor peft in to, for DyLoRA is a LoRA"
+        usual = {s.path: s.default for s in settings(type(self))}
+        if self.unit is not None and (given := [name for name in WORKED if vars(self)[name] != usual[name]]):
+            yield f"{given[0]}: expected not beside unit, which splits a file as it is; give it the parts"
 
     @torch.no_grad()
     def run(self, told: Told = unheard) -> Report:
@@ -142,7 +146,10 @@ class Convert(Writing):
             said = f"split from DyLoRA, rank {max(ranks.values())} to {rank}; {comment}"
             texts = {**file.metadata, "ss_training_comment": said, "ss_network_dim": str(rank),
                      "ss_network_alpha": "Dynamic"}  # fmt: skip
-            found = respelled(pieces, self.spelling, file.arch, in_factors=True, path=file.path)
+            inside = self.alphas == "factors"
+            found = respelled(pieces, self.spelling, file.arch, in_factors=inside, path=file.path)
+            if self.spelling.startswith("kohya"):
+                found.tensors.update(file.weights.read(file.rest))
             written(path, found, texts, self.dtype)
             told(n + 1, len(paths))
         lines = tuple(f"{path}: rank {rank}" for rank, path in paths.items())

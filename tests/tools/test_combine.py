@@ -20,6 +20,7 @@ from lora_train.adapters.layer import Layer
 from lora_train.errors import Mistake
 from lora_train.knobs import build
 from lora_train.tools.combine import How, _dropped, _mixed
+from lora_train.tools.convert import Convert
 from lora_train.tools.merge import Merge
 from lora_train.tools.opened import Opened
 from tests.tools import saved
@@ -269,6 +270,9 @@ def test_what_cannot_be_joined_is_said(tmp_path):
     save_file({**held, key: held[key][:-1]}, tmp_path / "short.safetensors")
     with pytest.raises(Mistake, match="of another model than in the first file"):
         joined(to, file, tmp_path / "short.safetensors")
+    build(Convert, {"model": file, "strength": -1, "save_to": tmp_path / "less.safetensors"}).run()
+    with pytest.raises(Mistake, match="there is no root; take method concat"):
+        joined(to, file, tmp_path / "less.safetensors", method="additive")
     assert not to.exists()
     joined(to, file, file)
     assert Opened(to).layers.keys() == Opened(file).layers.keys()

@@ -245,6 +245,8 @@ def test_any_family_goes_to_peft_as_lora(tmp_path):
         ({"lbw": "1,2,3"}, "expected 12, 17, 20 or 26"),
         ({"strength": 0.0}, "nothing of it would be left"),
         ({"unit": 64}, "expected less than the file's rank"),
+        ({"unit": 2, "strength": 0.5}, "strength: expected not beside unit"),
+        ({"unit": 2, "strip": True}, "strip: expected not beside unit"),
         pytest.param({"device": "cuda"}, "no such device", marks=no_card),
     ],
 )

@@ -156,6 +156,8 @@ class Rehydrate(Kept):
             raise Mistake(f"{self.difference}: expected a file that dehydrate made")
         if texts.get(KIND, VERSION) != VERSION:
             raise Mistake(f"{self.difference}: made by a newer version; update lora-train to read it")
+        if not self.model_org.is_file():
+            raise Mistake(f"model_org = {self.model_org}: no such file")
         found = hashes(self.model_org)[1]
         if found != texts[BASE_HASH]:
             name = f"{texts.get(BASE_NAME)} ({texts[BASE_HASH][:10]})"

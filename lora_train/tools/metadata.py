@@ -67,7 +67,7 @@ def picture(path: pathlib.Path, name: str) -> tuple[str, str]:
         data = path.read_bytes()
         with Image.open(path) as image:
             kind = Image.MIME[image.format]
-    except (OSError, ValueError, KeyError) as e:
+    except (OSError, ValueError, KeyError, SyntaxError, Image.DecompressionBombError) as e:
         raise Mistake(f"{name} = {path}: expected a picture ({e})") from e
     if len(data) > LARGEST:
         raise Mistake(f"{name} = {path}: expected at most 1 MB, for the file carries it; make it smaller")

@@ -87,6 +87,7 @@ def buckets(texts: Mapping[str, str]) -> list[tuple[str, int]]:
     for info in infos:
         rows = info.get("buckets") if isinstance(info, dict) else None
         for row in rows.values() if isinstance(rows, dict) else ():
-            if isinstance(row, dict) and isinstance(row.get("resolution"), list) and row.get("count"):
-                found["x".join(map(str, row["resolution"]))] += int(row["count"])
-    return found.most_common()
+            if isinstance(row, dict) and isinstance(row.get("resolution"), list):
+                count = row.get("count")
+                found["x".join(map(str, row["resolution"]))] += count if isinstance(count, int) else 0
+    return [(size, count) for size, count in found.most_common() if count]

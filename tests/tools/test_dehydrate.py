@@ -87,6 +87,8 @@ def test_another_base_and_damage_are_refused_and_nothing_is_written(tuned, tmp_p
     values = {"model_org": BASE, "difference": small, "save_to": again}
     with pytest.raises(Mistake, match="expected demo.safetensors"):
         build(Rehydrate, {**values, "model_org": tuned}).run()
+    with pytest.raises(Mistake, match="no such file"):
+        build(Rehydrate, {**values, "model_org": tmp_path / "none.safetensors"}).run()
     _relabelled(small, tmp_path / "newer.safetensors", lora_train_difference="9")
     with pytest.raises(Mistake, match="made by a newer version"):
         build(Rehydrate, {**values, "difference": tmp_path / "newer.safetensors"}).run()

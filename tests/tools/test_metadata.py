@@ -121,6 +121,14 @@ def test_what_cannot_be_edited_is_said_and_nothing_written(tmp_path, values, com
     assert file.read_bytes() == data
 
 
+def test_a_picture_that_claims_to_be_huge_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    file, large = lora(tmp_path / "a.safetensors"), picture(tmp_path / "p.png", 900)
+    for tool, values in ((Metadata, {"cover": [large], "overwrite": True}), (Card, {"preview": large})):
+        with pytest.raises(Mistake, match="expected a picture"):
+            build(tool, {"model": file, **values}).run()
+
+
 def test_damaged_files_are_refused(tmp_path):
     file = lora(tmp_path / "a.safetensors")
     file.write_bytes(file.read_bytes()[:-10])
@@ -150,6 +158,8 @@ def test_tags_and_buckets_are_summed_over_folders():
     }
     assert tags(found) == [("cat", 5, ["1_a", "1_b"]), ("dog", 1, ["1_a"])]
     assert buckets(found) == [("64x64", 5), ("64x32", 3)]
+    odd = {"buckets": {"0": {"resolution": [64, 64], "count": "many"}, "1": {"resolution": [8], "count": 0}}}
+    assert buckets({"ss_bucket_info": json.dumps(odd)}) == []
     assert tags({"ss_tag_frequency": "{"}) == buckets({"ss_bucket_info": "[1]"}) == []
 
 

@@ -138,6 +138,19 @@ def test_a_cell_is_seen_in_full_and_goes_to_txt2img(opened):  # noqa: F811
     assert heat.locator("td.lt-best").inner_text() == "0.7 suggested"
 
 
+def test_what_lies_over_the_page_is_opaque_where_blocks_are_transparent(opened):  # noqa: F811
+    opened.before = [finished]
+    page = entered(opened)
+    theme = ":root { --block-background-fill: transparent; --body-background-fill: #fff }"  # as the WebUI's
+    page.add_style_tag(content=theme)
+    shown(page, "okara-strength")
+    page.locator(".lt-sheet td.lt-best .lt-shot").click()
+    page.wait_for_selector("dialog.lt-cell img:not(.lt-base)")
+    for what in ("dialog.lt-cell", ".lt-grid thead th"):
+        back = f"getComputedStyle(document.querySelector('#lora_train {what}')).backgroundColor"
+        assert page.evaluate(back) == "rgb(255, 255, 255)"
+
+
 def test_what_was_cut_off_goes_on_and_a_plan_is_taken_up_again(opened):  # noqa: F811
     opened.before = [finished]
     page = entered(opened)

@@ -186,7 +186,8 @@ class Drawing:
     def order(self) -> list[Shot]:
         """Each once: those without a LoRA, then file by file, what is compared to first."""
         beside = [other for place in self.shots if (other := self.compared(place)) is not None]
-        every = list(dict.fromkeys([*beside, *self.shots.values()]))
+        scored = [shot.bare() for shot in self.shots.values()] if self.grid.plan.score else []
+        every = list(dict.fromkeys([*scored, *beside, *self.shots.values()]))
         files = list(dict.fromkeys(shot.file for shot in every if shot.on))
         return sorted(every, key=lambda shot: files.index(shot.file) + 1 if shot.on else 0)
 

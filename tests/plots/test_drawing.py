@@ -88,6 +88,14 @@ def test_blocks_that_are_analyzed(plotted):
     assert zero["OUT11"]["pictures"] == 2
 
 
+def test_blocks_that_are_analyzed_can_be_scored_too(plotted, pictures):
+    found = plotted("a", analyze="IN04", x="block_strength: 0", score=True, score_data=pictures)
+    assert len(found.prompts) == 3  # without the LoRA, with all of it, and without the block
+    (cell,) = found.record["cells"]
+    assert {*cell["metrics"]} == {"moved", "changed", "looks", "loss"}
+    assert found.record["bare"]["looks"] > 0
+
+
 def test_a_picture_says_how_to_draw_it_again(plotted):
     found = plotted("a", x="strength: 0.5", prompt="a cat --n dark")
     with Image.open(found.folder / found.record["cells"][0]["picture"]) as image:

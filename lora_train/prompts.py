@@ -8,6 +8,7 @@ import json
 import logging
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from lora_train.emphasis import literal, loras
 from lora_train.errors import Mistake
@@ -198,12 +199,15 @@ def _side(pixels: int) -> int:
 # ── files ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read_prompts(path: pathlib.Path, default: str = "ddim") -> list[Prompt]:
+def read_prompts(
+    path: pathlib.Path, default: str = "ddim", usual: Mapping[str, object] = MappingProxyType({})
+) -> list[Prompt]:
     """The prompts of a file: .toml with [prompt] for all and [[prompt.subset]] for each, .json with a list of
     lines or tables, anything else with one a line, where empty ones and those that begin with # do not count.
 
     Args:
         default: sampler of prompts that name none.
+        usual: what else prompts have that say nothing of it, by the names of tables.
 
     Raises:
         Mistake: no such file, none of these, no prompt in it, or prompts that cannot be read (all of them).
@@ -213,7 +217,7 @@ def read_prompts(path: pathlib.Path, default: str = "ddim") -> list[Prompt]:
     for place, entry in readers.get(path.suffix.lower(), _lines)(path):
         try:
             given = _flags(entry) if isinstance(entry, str) else _table(entry)
-            prompts.append(_prompt(given, default))
+            prompts.append(_prompt({**usual, **given}, default))
             idle += filter(_foreign, given)
         except ValueError as e:
             complaints.append(f"{path}, {place}: {e}")

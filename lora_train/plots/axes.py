@@ -46,10 +46,10 @@ def numbers(text: str) -> list[float]:
 def _between(word: str, first: float, last: float, step: float) -> list[float]:
     if step <= 0 or last < first:
         raise Mistake(f"{word}: expected a span from a smaller to a larger number by a step above 0")
-    count = math.floor((last - first) / step + 1e-9) + 1
-    if count > MOST:
-        raise Mistake(f"{word}: expected at most {MOST} values; this span has {count}")
-    return [round(first + i * step, 10) for i in range(count)]
+    steps = (last - first) / step + 1e-9
+    if not steps < MOST:  # nor infinitely many
+        raise Mistake(f"{word}: expected at most {MOST} values; this span has more")
+    return [round(first + i * step, 10) for i in range(math.floor(steps) + 1)]
 
 
 # ── what one kind of axis takes ─────────────────────────────────────────────────────────────────────────────

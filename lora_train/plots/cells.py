@@ -209,7 +209,14 @@ class _Reader:
         free = [side for side in SIDES if side not in self.axes]
         if not taken:
             self.axes[free.pop(0)] = Axis("strength")
-        first, swept_by = self.plan.seed, any("." in name for name in taken)
+        swept_by = any("." in name for name in taken)
+        begun = {prompt.seed for prompt in self.prompts} or {self.plan.seed}
+        first = min(begun)
+        if self.plan.seeds > 1 and "seed" not in taken and len(begun) > 1:
+            listed = ", ".join(map(str, sorted(begun)))
+            self.complaints.append(
+                f"seeds = {self.plan.seeds}: expected prompts of one seed; theirs are {listed}"
+            )
         several = {
             "file": (0 if swept_by else len(self.files), ""),
             "prompt": (len(self.prompts), ""),
@@ -263,6 +270,8 @@ class _Reader:
             yield "block_strength: expected an axis block_id beside it, which says of which blocks"
         if {"block_weights", "block_id"} <= names:
             yield "block_weights: expected no axis block_id beside it"
+        if "block_id" in names and self.plan.block_weights != BlockWeights():
+            yield "block_weights: expected none beside the axis block_id, whose other blocks are at others"
         none = self.plan.prompt is None and self.plan.from_file is None
         if not self.prompts and none and "prompt" not in names:
             yield "prompt: expected --prompt or --from_file"
@@ -283,7 +292,8 @@ def _unread(grid: Grid) -> Iterator[str]:
 def _files(plan: Plan) -> Iterator[pathlib.Path]:
     for path in plan.network_weights:
         if path.is_dir():
-            inside = sorted(path.glob("*.safetensors"), key=lambda file: (file.stat().st_mtime, file.name))
+            there = (file for file in path.glob("*.safetensors") if file.is_file())  # and no link to nothing
+            inside = sorted(there, key=lambda file: (file.stat().st_mtime, file.name))
             if not inside:
                 raise Mistake(f"network_weights = {path}: expected LoRA files in it; there is none")
             yield from inside
@@ -310,7 +320,8 @@ def _prompts(plan: Plan, axis: Axis | None) -> list[Prompt]:
     except ValueError as e:
         raise Mistake(str(e)) from e
     if plan.from_file is not None and (axis is None or not axis.words):
-        found += read_prompts(plan.from_file, plan.sampler)
+        usual = {"width": plan.width, "height": plan.height, "sample_steps": plan.steps, "scale": plan.cfg}
+        found += read_prompts(plan.from_file, plan.sampler, usual)
     return _seeded(found, plan)
 
 

@@ -285,7 +285,8 @@ def offered(runs: Iterable[Run], loras: pathlib.Path) -> dict[str, object]:
         for name, kind in AXES.items()
     ]
     made = [{"name": run.store.name, "files": [*map(str, files)]} for run in runs if (files := run.files())]
-    found = sorted(loras.rglob("*.safetensors"), key=lambda f: f.stat().st_mtime, reverse=True)
+    there = (f for f in loras.rglob("*.safetensors") if f.is_file())  # and no link to nothing
+    found = sorted(there, key=lambda f: f.stat().st_mtime, reverse=True)
     return {"settings": rows, "axes": kinds, "runs": made[:LISTED], "files": [*map(str, found[:LISTED])]}
 
 
@@ -298,9 +299,9 @@ def spread(files: Sequence[pathlib.Path], count: int) -> list[pathlib.Path]:
 def _count(grid: Grid) -> int:
     """Pictures, each once."""
     shots = {grid.shot(place) for place in grid.places()}
-    if grid.compares_blocks:
-        return len(shots | {grid.whole(place) for place in grid.places()})
-    return len(shots | {shot.bare() for shot in shots}) if grid.plan.score else len(shots)
+    whole = {grid.whole(place) for place in grid.places()} if grid.compares_blocks else set()
+    bare = {shot.bare() for shot in shots} if grid.plan.score else set()
+    return len(shots | whole | bare)
 
 
 def _page(drawing: Drawing, results: Results) -> pathlib.Path:

@@ -20,7 +20,9 @@ def test_spans_include_their_last_value(text, values):
     assert numbers(text) == values
 
 
-@pytest.mark.parametrize("text", ["", "a", "1,", "1-0:0.5", "0-1:0", "0-1", "0-1000:0.001"])
+@pytest.mark.parametrize(
+    "text", ["", "a", "1,", "1-0:0.5", "0-1:0", "0-1", "0-1000:0.001", "0-1:1e-320", "0-1e999:1"]
+)
 def test_what_is_no_number_is_refused(text):
     with pytest.raises(Mistake, match="expected"):
         numbers(text)

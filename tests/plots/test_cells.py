@@ -11,6 +11,7 @@ from lora_train.errors import Mistake
 from lora_train.knobs import build
 from lora_train.plots.cells import drawn_up, infotext, stems, tagged
 from lora_train.plots.plan import Plan, with_files
+from lora_train.prompts import Prompt
 
 
 @pytest.fixture
@@ -32,6 +33,23 @@ def test_sides_that_are_left_empty_take_what_there_is_several_of(grid, files):
     assert sides(grid(prompt="a cat\na dog --d 7")) == several
     one = files / "one.safetensors"
     assert sides(grid(network_weights=one, x="cfg: 3, 5", seeds=3)) == {"cfg": [3.0, 5.0], "seed": [1, 2, 3]}
+
+
+def test_seeds_go_on_from_the_prompts_own(grid):
+    assert sides(grid(y="file: one", prompt="a cat --d 42", seeds=3))["seed"] == [42, 43, 44]
+
+
+def test_prompts_of_a_file_have_the_plans_size_and_steps_too(grid, tmp_path):
+    (tmp_path / "p.txt").write_text("a dog\na cat --w 96 --l 3", encoding="utf-8")
+    own = {"width": 64, "height": 128, "steps": 5, "cfg": 2.0, "seed": 4, "sampler": "euler_a"}
+    dog, cat = grid(prompt=None, from_file=tmp_path / "p.txt", y="file: one", **own).prompts
+    assert dog == Prompt("a dog", "", 64, 128, 4, 5, 2.0, "euler_a")
+    assert cat == Prompt("a cat", "", 96, 128, 4, 5, 3.0, "euler_a")
+
+
+def test_a_link_to_nothing_is_no_file(grid, files, tmp_path):
+    (files / "three.safetensors").symlink_to(tmp_path / "gone.safetensors")
+    assert [file.stem for file in grid().files] == ["one", "two"]
 
 
 def test_values_go_into_their_cell(grid):
@@ -120,6 +138,8 @@ def test_analyzing_turns_each_block_down_alone(grid, files):
         ({"prompt": ""}, "prompt: expected --prompt or --from_file"),
         ({"network_weights": ()}, "network_weights: expected a LoRA file"),
         ({"x": "seed: 1-900:1", "y": "cfg: 1-9:0.1", "z": "file"}, "expected at most 2000 pictures"),
+        ({"prompt": "a --d 2\nb --d 3", "y": "file: one", "seeds": 2}, "one seed; theirs are 2, 3"),
+        ({"x": "block_id", "y": "file", "block_weights": "OUTALL"}, "block_weights: expected none beside"),
     ],
 )
 def test_wrong_values_are_refused(grid, values, said):

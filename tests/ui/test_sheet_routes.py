@@ -112,6 +112,12 @@ def test_what_a_form_needs(client):
     assert (found["runs"], found["files"]) == ([], [])
 
 
+def test_a_link_to_nothing_is_not_offered(client, desk, files):  # noqa: F811
+    (desk.folders.loras / "gone.safetensors").symlink_to(desk.folders.loras / "nowhere")
+    found = client.get(f"{PREFIX}/axes").json()["files"]
+    assert sorted(found) == [str(files / name) for name in ("one.safetensors", "two.safetensors")]
+
+
 def test_paths_are_guarded(client, desk, tmp_path):
     app = Starlette()
     attach(app, Api(lambda: desk, lambda: Guard(desk.folders, remote=True), Gate()))

@@ -146,15 +146,13 @@ SEEN, OTHERS = ("star", "rocket", "pizza", "cactus"), ("tulip", "bus", "lion", "
 RATE = 3e-3
 OWN: dict[str, Words] = {  # what a family needs beside or in place of LoRA's settings
     "loha": {"network_dim": 8, "network_alpha": 8, "conv_dim": 4, "conv_alpha": 4},
-    "lokr": {"network_dim": 16, "factor": 4, "learning_rate": 1e-2},
-    "ia3": {"learning_rate": 1e-1},
+    "lokr": {"network_dim": 16, "factor": 4, "learning_rate": 2e-2},
+    "ia3": {"learning_rate": 5e-2},
     "oft": {"network_dim": 8, "learning_rate": 2e-2},
     "boft": {"network_dim": 8, "learning_rate": 1e-2},
-    "full": {"learning_rate": 1e-3},
+    "full": {"learning_rate": 2e-3},
     "lora_fa": {"learning_rate": 1e-2},
-    "dylora": {"learning_rate": 1e-2},
-    "vera": {"network_dim": 64, "network_alpha": 64, "learning_rate": 1e-1},
-    "tied": {"learning_rate": 1e-2},
+    "vera": {"network_dim": 64, "network_alpha": 64, "learning_rate": 3e-2},
 }
 
 

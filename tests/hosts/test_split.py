@@ -44,6 +44,8 @@ def test_colours_count_in_the_order_of_their_names():
     assert blue[0, 0] > 0.95
     assert nobody[0, 1] > 0.95
     assert split.width == SIDE
+    assert [*split.regions] == [0, 1, 2]
+    assert [*Split.read("rows 1,1").regions] == [1, 2]
     again = Split.read(str(split))
     assert again == split
     assert Split.painted(again.picture()) == split

@@ -34,6 +34,7 @@ class Passes:
         self.told: dict[Worn, tuple] = {}  # the same in this step: rows of one, rows of the other
         self.rows: list[int | None] = []  # of this step: which AND prompt each is, None: the negative one
         self.done = 0  # of them, in this step
+        self.last: Worn | None = None  # what the UNet's weights have now
 
     def sampled(self, plain: Callable, *args: Any) -> Any:
         """In the place of the sampler's `launch_sampling`."""
@@ -47,10 +48,8 @@ class Passes:
 
     def _sets(self) -> set[Worn]:
         rows = [None, *range(self.said.prompts)]
-        return {self.wish.acting(self.said, region, row) for region in self._regions() for row in rows}
-
-    def _regions(self) -> range:
-        return range(1 if self.wish.split is None else 1 + len(self.wish.split))
+        regions = [0] if self.wish.split is None else self.wish.split.regions
+        return {self.wish.acting(self.said, region, row) for region in regions for row in rows}
 
     # ── strengths ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -142,8 +141,9 @@ class Passes:
         if len(rows) != len(call.x):  # asked by somebody else
             return call.plain(call.x, *call.rest, **call.named)
         found = None
-        for worn, shares in self._shares(rows, call.x.shape[-2:]).items():
-            told = self.told.get(worn)
+        made = self._shares(rows, call.x.shape[-2:])
+        for worn in sorted(made, key=lambda worn: worn != self.last):
+            self.last, told, shares = worn, self.told.get(worn), made[worn]
             at = [*shares]
             with self._wearing(worn):
                 out = call.of(at, None if told is None else [_row(told, first + i) for i in at])

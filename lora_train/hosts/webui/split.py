@@ -89,6 +89,11 @@ class Split:
         """Regions, without what is nobody's."""
         return len(self.shares) if self.kind != "colours" else len(self.numbers)
 
+    @property
+    def regions(self) -> range:
+        """The numbers of those that are there; 0 is what is nobody's."""
+        return range(int(0 not in self.cells), 1 + len(self))
+
     def parts(self, height: int, width: int) -> Tensor:
         """How much of a cell is nobody's and each region's: [1 + regions, height, width], together 1."""
         if self.kind == "colours":

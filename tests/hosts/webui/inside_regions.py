@@ -13,6 +13,7 @@ from tests.hosts.webui.inside_prompts import made
 BOTH = "a cat<lora:style:1><lora:eyes:1>"
 HIRES = {"enable_hr": True, "hr_scale": 2, "denoising_strength": 0.7, "hr_upscaler": "Latent"}
 OFF, HALVES = (False,), (True, "columns", "1,1")
+APART = (True, "whole picture", "", None, "", True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -20,6 +21,7 @@ def loras():
     """Of all layers, text encoders' as well."""
     import networks
 
+    torch.manual_seed(0)
     made("lora", "style")
     made("lora", "eyes", 2)
     networks.list_available_networks()
@@ -47,6 +49,7 @@ def processed(prompt, args=OFF, *, start=None, **others):
     script.args_from, script.args_to = 0, len(args)
     p.scripts, p.script_args = scripts.ScriptRunner(), [*args]
     p.scripts.scripts = p.scripts.alwayson_scripts = [script]
+    torch.manual_seed(0)  # img2img's start is drawn from it
     with call_queue.queue_lock, contextlib.closing(p):
         return processing.process_images(p)
 
@@ -130,19 +133,16 @@ def test_in_every_step_a_half_is_what_its_lora_alone_makes_of_it():
 
 
 def test_in_the_picture_a_half_is_nearer_to_its_lora_alone():
-    """Not the same: from the second step on the UNet sees the other half's latents."""
-    size = {"width": 128, "steps": 8}
+    """Not the same: from the second step on the UNet sees the other half's latents, all of them here."""
+    size = {"width": 128, "steps": 4}
     found, style, eyes = (
         drawn(prompt, args, **size)[0]
-        for prompt, args in [
-            ("a cat<lora:style:3><lora:eyes:3>", HALVES), ("a cat<lora:style:3>", OFF), ("a cat<lora:eyes:3>", OFF)
-        ]
-    )  # fmt: skip
-    left, right = slice(0, 48), slice(80, 128)
-    print("own", abs(found - style)[:, left].mean(), abs(found - eyes)[:, right].mean(),
-          "other", abs(found - eyes)[:, left].mean(), abs(found - style)[:, right].mean())  # fmt: skip
-    assert abs(found - style)[:, left].mean() < 0.5 * abs(found - eyes)[:, left].mean()
-    assert abs(found - eyes)[:, right].mean() < 0.5 * abs(found - style)[:, right].mean()
+        for prompt, args in [(BOTH, HALVES), ("a cat<lora:style:1>", OFF), ("a cat<lora:eyes:1>", OFF)]
+    )
+    left, right = slice(0, 56), slice(72, 128)
+    own = abs(found - style)[:, left].mean() + abs(found - eyes)[:, right].mean()
+    other = abs(found - eyes)[:, left].mean() + abs(found - style)[:, right].mean()
+    assert own < 0.75 * other
 
 
 @pytest.mark.parametrize("batched", [True, False])
@@ -151,13 +151,9 @@ def test_a_lora_acts_on_its_and_prompt_alone(batched):
 
     shared.opts.data["batch_cond_uncond"] = batched
     try:
-        found = answers(
-            "a cat<lora:style:1> AND a dog<lora:eyes:0.7> :0.5", (True, "whole picture", "", None, "", True)
-        )
+        found = answers("a cat<lora:style:1> AND a dog<lora:eyes:0.7> :0.5", APART)
         one, other, bare = answers("a cat<lora:style:1>"), answers("a dog<lora:eyes:0.7>"), answers("a cow")
-        again = answers(
-            "a cat<lora:style:1> AND a dog<lora:style:0.3>", (True, "whole picture", "", None, "", True)
-        )
+        again = answers("a cat<lora:style:1> AND a dog<lora:style:0.3>", APART)
         less = answers("a dog<lora:style:0.3>")
     finally:
         shared.opts.data["batch_cond_uncond"] = True
@@ -165,8 +161,8 @@ def test_a_lora_acts_on_its_and_prompt_alone(batched):
     for row, expected in zip(found, (one[0], other[0], bare[1]), strict=True):
         assert close(row, expected)
     assert not close(one[1], bare[1], 0.01)  # which is what there is without
-    assert close(again[0], one[0])
-    assert close(again[1], less[0])
+    assert close(again[0], one[0], 1e-4)  # a LoRA that is there twice is added in two parts
+    assert close(again[1], less[0], 1e-4)
 
 
 def test_the_negative_prompt_can_be_without():
@@ -197,7 +193,7 @@ def test_the_same_lora_in_all_regions_is_the_lora(how, prompt):
     from modules import shared
 
     others = {"batch": {"n_iter": 2, "batch_size": 2}, "hires": HIRES,
-              "img2img": {"start": Image.new("RGB", (64, 64), "teal"), "denoising_strength": 0.6}}.get(how, {})  # fmt: skip
+              "img2img": {"start": Image.new("RGB", (64, 64), "teal")}}.get(how, {})  # fmt: skip
     if how[0].isupper():
         others["sampler_name"] = how
     shared.opts.data["pad_cond_uncond"] = how == "pad"
@@ -224,7 +220,7 @@ def test_hires_fix_has_its_own_loras_by_region():
     assert halves.shape == (128, 128, 3)
     left = abs(halves - style)[:, :64].mean(), abs(halves - bare)[:, :64].mean()
     right = abs(halves - style)[:, 64:].mean(), abs(halves - bare)[:, 64:].mean()
-    print("hires", left, right)
+    assert left[0] < left[1]
     assert right[1] < right[0]
 
 
@@ -238,8 +234,8 @@ def test_a_painted_map_is_a_split_and_its_infotext_draws_it_again():
     told = infotext_utils.parse_generation_parameters(first.images[0].info["parameters"])
     again = drawn(told["Prompt"], (True, told["LoRA regions"]))
     assert (again[0] == np.asarray(first.images[0], int)).all()
-    told = infotext_utils.parse_generation_parameters(
-        processed(BOTH, (True, "rows", "1,2", None, "eyes; style", True, True)).images[0].info["parameters"])  # fmt: skip
+    other = processed(BOTH, (True, "rows", "1,2", None, "eyes; style", True, True))
+    told = infotext_utils.parse_generation_parameters(other.images[0].info["parameters"])
     assert [told[k] for k in ("LoRA regions", "LoRA regions of", "LoRA by AND prompt")] == [
         "rows 1,2", "eyes; style", "True"]  # fmt: skip
 
@@ -289,7 +285,7 @@ def test_what_cannot_be_done_is_said():
     assert "shares = 0: expected" in processed(BOTH, (True, "rows", "0")).comments
     assert "expected a picture" in processed(BOTH, (True, "colours")).comments
     assert "nose: no LoRA of this name" in processed(BOTH, (True, "rows", "1,1", None, "nose; eyes")).comments
-    assert "no refiner" in processed(BOTH, HALVES, refiner_checkpoint="other", refiner_switch_at=0.9).comments
+    assert "no refiner" in processed(BOTH, HALVES, refiner_checkpoint="demo", refiner_switch_at=0.9).comments
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from lora_train.values import shown
 
@@ -136,6 +136,19 @@ def loras(prompt: str) -> tuple[str, list[Named]]:
         return ""
 
     return TAG.sub(taken, prompt), found
+
+
+def without(prompt: str, names: Container[str]) -> str:
+    """The prompt as it is, but without LoRAs of these names.
+
+    >>> without("a cat <lora:style:0.8> <lora:eyes:1>", ["style"])
+    'a cat  <lora:eyes:1>'
+    """
+
+    def kept(tag: re.Match[str]) -> str:
+        return "" if tag[1] in KINDS and placed(tag[2].split(":"))["name"] in names else tag[0]
+
+    return TAG.sub(kept, prompt)
 
 
 NAMED = ("te", "unet", "dyn", "lbw", "lbwe", "x", "start", "stop", "step")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from lora_train.blocks import BLOCKS, BlockWeights
-from lora_train.emphasis import loras
+from lora_train.emphasis import loras, without
 from lora_train.errors import Mistake
 from lora_train.knobs import nearest
 from lora_train.plots.axes import AXES, Axis, Value, blocks_of, labelled, sure
@@ -85,12 +85,27 @@ class Grid:
         plan, at = self.plan, self.values(place)
         both = at.get("strength", plan.network_mul)
         te, unet = float(at.get("te_strength", both)), float(at.get("unet_strength", both))
-        prompt = _prompt(self.prompts, at)
+        prompt = self._own(_prompt(self.prompts, at))
         if (not te and not unet) or at.get("file") == WITHOUT:
             return Shot(prompt)
         return Shot(
             prompt, self._file(at), te, unet, self._blocks(at, prompt.seed), at.get("start"), at.get("stop")
         )  # fmt: skip
+
+    def _own(self, prompt: Prompt) -> Prompt:
+        """Without what the prompt says of a LoRA of the sheet: how strong that is, each cell says."""
+        return dataclasses.replace(prompt, prompt=without(prompt.prompt, self._names))
+
+    @property
+    def _names(self) -> frozenset[str]:
+        """By which prompts name its LoRAs."""
+        return frozenset(file.stem for file in (*self.files, *self.runs))
+
+    @property
+    def unheard(self) -> list[str]:
+        """LoRAs of the sheet that its prompts name as well."""
+        said = [one.name for prompt in self.prompts for one in loras(prompt.prompt)[1]]
+        return [name for name in dict.fromkeys(said) if name in self._names]
 
     def whole(self, place: Sequence[int]) -> Shot:
         """What a cell is compared to where blocks are: the same file, wholly on."""

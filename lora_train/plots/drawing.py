@@ -87,7 +87,10 @@ class Drawing:
         self.keys: dict[Shot, str] = {}
         self.cells: dict[Spot, dict[str, object]] = {}  # those that are done
         self.losses: list[float] = []  # without a LoRA, of each picture
-        self.notes: list[str] = []
+        self.notes = [
+            f"<lora:{name}> in a prompt counts for nothing here: the sheet says how strong it is."
+            for name in grid.unheard
+        ]
         self.trial: Trial | None = None
         self.likeness: Likeness | None = None
 

@@ -196,6 +196,19 @@ def test_a_name_that_is_not_there_is_refused_before_the_first_picture(plotted, t
     assert not (tmp_path / "a").exists()
 
 
+def test_what_a_prompt_says_of_the_sheets_own_lora_counts_for_nothing(plotted, files):
+    prompt = "a cat<lora:one:0.8:lbw=OUTALL>"
+    found = plotted("a", network_weights=files, prompt=prompt, x="strength: 0, 0.5")
+    assert found.picture(strength=0.0, file="two") == bare()
+    for name in ("one", "two"):
+        half = by_hand(files / f"{name}.safetensors", 0.5, 0.5)
+        assert found.picture(strength=0.5, file=name) == half
+    texts = [cell["infotext"].partition("\n")[0] for cell in found.record["cells"]]
+    assert texts == ["a cat", "a cat<lora:one:0.5>", "a cat", "a cat<lora:two:0.5>"]
+    (said,) = found.record["notes"]
+    assert said.startswith("<lora:one> in a prompt counts for nothing here")
+
+
 def test_a_sheet_wears_what_its_prompts_name(plotted, files):
     found = plotted("a", prompt="a cat<lora:two:0.5>", x="strength: 0, 1")
     assert found.picture(strength=0.0) == by_hand(files / "two.safetensors", 0.5, 0.5)

@@ -7,8 +7,8 @@ import logging
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from lora_train.errors import Mistake
 from lora_train.options import Parser, add, parse, train_values
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from lora_train.plots.cells import Grid
     from lora_train.plots.drawing import Course
     from lora_train.plots.results import Results
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +42,7 @@ def command(words: Sequence[str]) -> int:
     from lora_train.plots.cells import drawn_up
     from lora_train.plots.plan import Plan, with_files
     from lora_train.plots.sweep import setting
+    from lora_train.run.check import tried
 
     every = declared()
     parser = _parser(every)
@@ -58,19 +57,11 @@ def command(words: Sequence[str]) -> int:
     for note in notes:
         log.info(note)
     complaints: list[str] = []
-    grid = _tried(complaints, lambda: drawn_up(plan, {**job, **model}))
-    parts = _tried(complaints, lambda: assemble({**job, **model} if varied else model, tolerant=True))
+    grid = tried(complaints, lambda: drawn_up(plan, {**job, **model}))
+    parts = tried(complaints, lambda: assemble({**job, **model} if varied else model, tolerant=True))
     if complaints:
         raise Mistake("\n".join(dict.fromkeys(complaints)))
     return _drawn(grid, parts[0], parts[2])
-
-
-def _tried(complaints: list[str], look: Callable[[], T]) -> T | None:
-    try:
-        return look()
-    except Mistake as e:
-        complaints += str(e).splitlines()
-        return None
 
 
 def _saved(given: Mapping[str, object], name: str) -> list[pathlib.Path]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import functools
 import os
 import pathlib
 import random
@@ -16,6 +15,7 @@ from PIL import Image
 
 from lora_train.data import captions, likeness, pictures
 from lora_train.data.folder import Dataset, Item, Planned, Subset
+from lora_train.data.held import steady
 from lora_train.data.memory import Known, Memory
 from lora_train.data.scan import listing
 from lora_train.errors import Mistake
@@ -250,15 +250,7 @@ def texts(item: Item) -> list[str]:
     drawn one for each."""
     several = item.subset.enable_wildcard
     lines = item.caption.split("\n") if several else [item.caption]
-    return [_steady(item.subset).apply(line, _Longest(0)) for line in lines]
-
-
-@functools.lru_cache(maxsize=256)
-def _steady(subset: Subset) -> Subset:
-    """Its rules, without those that leave something out."""
-    return dataclasses.replace(
-        subset, shuffle_caption=False, caption_dropout_rate=0.0, caption_dropout_every_n_epochs=0,
-        caption_tag_dropout_rate=0.0, token_warmup_step=0.0)  # fmt: skip
+    return [steady(item.subset).apply(line, _Longest(0)) for line in lines]
 
 
 def over(items: Iterable[Item], tokens: Tokens, limit: int) -> Iterator[Found]:

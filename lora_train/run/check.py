@@ -12,6 +12,7 @@ import math
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from lora_train.adapters.file import load
 from lora_train.data.batches import arithmetic, numbers
@@ -36,6 +37,7 @@ SCHEMA = 1  # of a report; raised when something is renamed or taken away
 CHANNELS, GRAIN, BYTES = 4, 8, 4  # of a latent: channels, pixels to one of its points, bytes of float32
 
 Report = dict[str, object]
+T = TypeVar("T")
 
 
 def check(  # noqa: PLR0913 (what a run is made of, and what to look at it with)
@@ -103,7 +105,8 @@ def refused(complaints: Sequence[str]) -> Report:
     }  # fmt: skip
 
 
-def tried(complaints: list[str], look: Callable[[], object]) -> object:
+def tried(complaints: list[str], look: Callable[[], T]) -> T | None:
+    """What a look gives; None where there are complaints, which are added."""
     try:
         return look()
     except Mistake as e:

@@ -60,8 +60,8 @@ class Kept(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         return {name: tensor.detach() for name, tensor in self.named_buffers()}
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Raises ValueError: they are not of this layer."""
+    def load(self, tensors: Mapping[str, Tensor], device: torch.device | None = None) -> None:
+        """device: to hold them on; None: the layer's. Raises ValueError: they are not of this layer."""
         found = {name: tensors.get(name) for name in (UP, DOWN, WHOLE)}
         out, count = len(self.layer.weight()), self.layer.weight()[0].numel()
         up, down, whole = found.values()
@@ -69,7 +69,7 @@ class Kept(nn.Module):
         fits = thin and (len(up), down.shape[1], up.shape[1]) == (out, count, len(down))
         if not fits and (whole is None or whole.shape != self.layer.shape):
             raise ValueError("has kept what is not of this layer's shape")
-        device = self.layer.weight().device
+        device = device or self.layer.weight().device
         for name, tensor in found.items():  # copied: where it is not aligned, products differ by a rounding
             setattr(self, name, None if tensor is None else tensor.float().to(device, copy=True))
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from lora_train.adapters import kept
 from lora_train.adapters.lora import MID, UP
 from lora_train.tools.opened import Change
 from lora_train.tools.singular import balanced, lora, of_factors, of_matrix
@@ -66,7 +67,7 @@ def as_lora(change: Change, own: Mapping[str, Tensor], rank: int | None = None) 
 
 def bound(own: Mapping[str, Tensor]) -> int | None:
     """A rank that what is added cannot exceed, by the shapes of its factors; None where they set none."""
-    if MAGNITUDES in own:
+    if MAGNITUDES in own or any(name in own for name in (kept.UP, kept.WHOLE)):
         return None
     if MID in own:
         return own[UP].shape[1]

@@ -182,10 +182,13 @@ def changed(at: Layer, own: Mapping[str, Tensor], name: str = "the file") -> Cha
         before = None
         if kept:
             before = Kept(at)
-            before.load(kept)
+            before.load(kept, next(iter(kept.values())).device)
     except ValueError as e:
         raise Mistake(f"{name}: made for another model, or damaged: {e}") from e
-    thin = adapter.thin() if before is None else None
+    thin = adapter.thin()
+    if before is not None and thin is not None:
+        more = before.thin
+        thin = more and (torch.cat([thin[0], more[0]], 1), torch.cat([thin[1], more[1]]))
     if thin is not None:
         return Change(at.shape, (thin[0].detach(), thin[1].detach()), None, adapter.bias())
     whole = adapter.delta() if before is None else adapter.delta() + before.delta()

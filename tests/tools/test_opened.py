@@ -6,11 +6,14 @@ import pathlib
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lora_train.errors import Mistake
+from lora_train.knobs import build
 from lora_train.tools.base import Base
+from lora_train.tools.convert import Convert
 from lora_train.tools.opened import Opened
+from tests.tools import saved
 
 REFERENCE = pathlib.Path(__file__).parents[3] / "shared" / "reference"
 MADE = ("lora_dim4", "locon_dim4_conv2", "loha_dim4", "lokr_dim4_f4", "locon16")
@@ -53,3 +56,24 @@ def test_a_checkpoint_gives_its_layers_by_our_names():
 def test_what_is_no_lora_is_said():
     with pytest.raises(Mistake, match="this is a whole checkpoint"):
         Opened(REFERENCE / "tiny_sd1.safetensors")
+
+
+@pytest.mark.parametrize("family", ["lora", "loha", "lokr", "tucker", "oft"])
+def test_what_earlier_adapters_came_to_counts(family, tmp_path):
+    """Thin beside some layers, whole beside others; and still in what is made of the file."""
+    path = saved.file(tmp_path, family, **({"decompose_both": True, "factor": 4} if family == "lokr" else {}))
+    tensors, base = load_file(path), saved.base("sd1")
+    before = saved.matrices(path)
+    for n, (key, held) in enumerate(Opened(path).layers.items()):
+        out, inn = before[key].shape
+        module = next(iter(held.names.values())).partition(".")[0]
+        up, down = torch.randn(out, 2, generator=torch.manual_seed(n)) / 9, torch.ones(2, inn) / 9
+        before[key] = before[key] + up @ down
+        whole = {f"{module}.kept_whole": (up @ down).view(base.shapes[key])}
+        tensors |= whole if n % 2 else {f"{module}.kept_up": up, f"{module}.kept_down": down}
+    save_file(tensors, tmp_path / "a.safetensors", {"ss_base_model_version": "sd_v1"})
+    given = {"model": tmp_path / "a.safetensors", "base": saved.checkpoint("sd1"), "to": ("lora",)}
+    build(Convert, {**given, "save_to": tmp_path / "b.safetensors"}).run()
+    for name in ("a", "b"):
+        for key, found in saved.matrices(tmp_path / f"{name}.safetensors").items():
+            torch.testing.assert_close(found, before[key], rtol=1e-4, atol=1e-5)

@@ -10,7 +10,7 @@ from lora_train.adapters import FAMILIES
 from lora_train.adapters.file import save
 from lora_train.adapters.network import Network
 from lora_train.prompts import Prompt
-from lora_train.run.draw import Worn, columns, strengths
+from lora_train.run.draw import Worn
 from tests.hosts.standalone.test_standalone_sample import drawn, lents, pipeline, theirs  # noqa: F401
 
 PROMPT = Prompt("a cat, sitting", "blurry", 64, 128, 5, 6, 7.5, "euler")
@@ -61,12 +61,3 @@ def test_at_strength_nought_it_is_the_bare_models_picture(lents, lora):  # noqa:
     with worn.at([1.0, 0.0]):
         assert np.abs(drawn(lent, PROMPT) - halves).max() <= 2
     assert (drawn(lent, PROMPT) == bare).all()
-
-
-def test_a_sheet_has_each_prompt_at_each_strength(lents, lora):  # noqa: F811
-    page = np.asarray(columns(lents["epsilon"], strengths(lora, [0.0, 1.0]), [PROMPT]), dtype=np.uint8)
-    with Worn(lents["epsilon"], [lora]).at([1.0]):
-        cell = drawn(lents["epsilon"], PROMPT).astype(np.uint8)
-    enlarged = cell.repeat(2, 0).repeat(2, 1)
-    right = page[-enlarged.shape[0] - 6 : -6, -enlarged.shape[1] - 6 : -6]
-    assert (right == enlarged).all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -56,12 +56,21 @@ def sheet(
 
 
 def wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """The text in lines no wider than `width` pixels, as far as its words allow."""
+    """The text in lines no wider than `width` pixels; longer words go on in the next line."""
     lines = [""]
-    for word in text.split():
+    for word in (part for whole in text.split() for part in _cut(whole, font, width)):
         longer = f"{lines[-1]} {word}".strip()
         if lines[-1] and font.getlength(longer) > width:
             lines.append(word)
         else:
             lines[-1] = longer
     return "\n".join(lines)
+
+
+def _cut(word: str, font: ImageFont.FreeTypeFont, width: float) -> Iterator[str]:
+    """A word, such as a file's name, in parts no wider than that."""
+    while font.getlength(word) > width and len(word) > 1:
+        count = next((n for n in range(len(word) - 1, 1, -1) if font.getlength(word[:n]) <= width), 1)
+        yield word[:count]
+        word = word[count:]
+    yield word

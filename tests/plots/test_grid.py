@@ -1,9 +1,17 @@
 """Labelled sheets."""
 
 import numpy
-from PIL import Image
+from PIL import Image, ImageFont
 
-from lora_train.plots.grid import sheet
+from lora_train.plots.grid import FONT, sheet, wrapped
+
+
+def test_a_name_too_long_for_its_column_goes_on_below():
+    font, name = ImageFont.truetype(str(FONT), 14), "my_lora_of_a_cat-step00000100"
+    lines = wrapped(f"of {name}", font, 90).split("\n")
+    assert "".join(lines).replace(" ", "") == f"of{name}"
+    assert all(font.getlength(line) <= 90 for line in lines)
+    assert wrapped("ab", font, 1) == "a\nb"
 
 
 def test_every_cell_stands_whole_in_its_row_and_column():

@@ -62,11 +62,11 @@ def found(path: pathlib.Path) -> Run:
     Raises:
         Mistake: there are no records, or of several runs.
     """
+    from lora_train.plots.losses import run_of
     from lora_train.run.runs import at
 
     if path.suffix == ".safetensors":
-        there = [f for f in path.parent.glob("*-run") if path.stem.startswith(f.name.removesuffix("-run"))]
-        there = sorted(there, key=lambda f: len(f.name))[-1:]
+        there = [own] if (own := run_of(path)) else []
     else:
         there = (
             [path] if (path / "job.json").is_file() else sorted(f.parent for f in path.glob("*-run/job.json"))

@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from lora_train import cli
+from lora_train.errors import Mistake
 from lora_train.plots.chart import Line, chart, strips, ticks
+from lora_train.telling import found
 from tests.run.conftest import pictures, trained  # noqa: F401 (fixtures)
 
 
@@ -21,9 +23,21 @@ def test_a_run_is_told_of_in_tables_and_a_picture(trained, tmp_path, capsys):  #
     assert picture.std() > 10
 
     assert cli.main(["insight", str(done.file), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["compare"] is None
-    assert found["runs"][0]["samples"] == 8
+    told = json.loads(capsys.readouterr().out)
+    assert told["compare"] is None
+    assert told["runs"][0]["samples"] == 8
+
+
+def test_a_file_is_told_of_by_its_own_run_alone(tmp_path):
+    for name in ("cat", "cat-2"):
+        (tmp_path / f"{name}-run").mkdir()
+        (tmp_path / f"{name}-run" / "job.json").write_text('{"schema": 1, "values": {}}')
+    for saved in ("cat", "cat-000003", "cat-step00000010", "cat-best"):
+        assert found(tmp_path / f"{saved}.safetensors").store.name == "cat"
+    assert found(tmp_path / "cat-2.safetensors").store.name == "cat-2"
+    for other in ("cats", "category-000003"):
+        with pytest.raises(Mistake, match="expected a folder NAME-run"):
+            found(tmp_path / f"{other}.safetensors")
 
 
 def test_several_runs_are_told_of_side_by_side(trained, tmp_path, capsys):  # noqa: F811

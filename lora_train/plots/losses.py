@@ -32,13 +32,18 @@ SAVED = re.compile(r"(-\d{6}|-step\d{8}|-best)$")  # behind a run's name, in the
 T = TypeVar("T")
 
 
+def run_of(file: pathlib.Path) -> pathlib.Path | None:
+    """The records of the run that wrote a file, where they lie beside it."""
+    names = (file.stem, SAVED.sub("", file.stem))
+    there = (file.parent / f"{name}-run" for name in names)
+    return next((folder for folder in there if (folder / "job.json").is_file()), None)
+
+
 def settings_of(file: pathlib.Path) -> dict[str, object] | None:
-    """Of the run that wrote a file, where its records lie beside it."""
-    for name in (file.stem, SAVED.sub("", file.stem)):
-        records = file.parent / f"{name}-run" / "job.json"
-        if records.is_file():
-            with contextlib.suppress(Mistake):
-                return unpacked(read_json(records), records)
+    """Of that run."""
+    if (records := run_of(file)) is not None:
+        with contextlib.suppress(Mistake):
+            return unpacked(read_json(records / "job.json"), records / "job.json")
     return None
 
 

@@ -249,6 +249,7 @@ class Painter:
             lent, [folder] if folder else list(dict.fromkeys(f.parent for f in self.files))
         )
         self.digests = {file: digest(file) for file in self.files}
+        self.named: dict[str, list[object]] = {}
 
     def paint(self) -> None:
         drawing, course = self.drawing, self.drawing.course
@@ -331,8 +332,11 @@ class Painter:
 
     def _named(self, name: str) -> list[object]:
         """A LoRA that a prompt names."""
-        found = [file for folder in self.wardrobe.folders for file in folder.rglob(f"{name}.safetensors")]
-        return [name, *sorted(map(digest, found))]
+        if name not in self.named:
+            every = [file for folder in self.wardrobe.folders for file in folder.rglob("*.safetensors")]
+            found = [file for file in every if file.stem == name and file.is_file()]
+            self.named[name] = [name, *sorted(map(digest, found))]
+        return self.named[name]
 
     def _lora(self, shot: Shot) -> list[object]:
         return [self.digests[shot.file], shot.te, shot.unet, str(shot.blocks)] if shot.on else []

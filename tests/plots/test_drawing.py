@@ -139,6 +139,16 @@ def test_a_resumed_sheet_is_an_uninterrupted_one(plotted, files, pictures, tmp_p
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_a_lora_that_a_prompt_names_is_looked_into(plotted, files):
+    named = files / "st[yle].safetensors"
+    (files / "two.safetensors").rename(named)
+    first = plotted("a", prompt="a cat<lora:st[yle]:1>", x="strength: 1")
+    named.write_bytes((files / "one.safetensors").read_bytes())
+    again = plotted("a", prompt="a cat<lora:st[yle]:1>", x="strength: 1")
+    assert len(again.prompts) == 1
+    assert first.picture(strength=1.0) != again.picture(strength=1.0)
+
+
 def test_a_stop_is_heeded_before_the_next_picture(plotted):
     control = Control()
 

@@ -42,17 +42,19 @@ class Losses(Watcher):
                 )  # fmt: skip
         if self.crew.first:
             with contextlib.suppress(OSError, Unwritable):  # of a full disk the metrics tell
-                self._begin(rows, anew=not progress.step)
+                self._begin(rows, progress.step)
         if progress.step:
             cut(self.file.path, progress.step)
         self.file.begin(anew=not progress.step)
 
-    def _begin(self, rows: list[dict], *, anew: bool) -> None:
+    def _begin(self, rows: list[dict], step: int) -> None:
         with whole(self.records / PICTURES) as part:
             part.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8", errors="backslashreplace")
-        if anew:
-            mine = {file(self.records, rank) for rank in range(self.crew.world)}
-            for other in set(self.records.glob("losses*.bin")) - mine:  # of a run by more processes
+        mine = {file(self.records, rank) for rank in range(self.crew.world)}
+        for other in set(self.records.glob("losses*.bin")) - mine:  # of a run by more processes
+            if step:
+                cut(other, step)
+            else:
                 other.unlink()
 
     def measured(self, progress: Progress) -> None:

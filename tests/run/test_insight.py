@@ -106,6 +106,8 @@ def test_a_resumed_run_has_the_records_of_the_run_that_never_stopped(trained, st
     stopped = trained("b", stop=step, **LIVELY)
     with (records(stopped) / "losses.bin").open("ab") as file:
         file.write(samples([(step + 1, 0, 5, 1.0)]).tobytes() + b"torn")
+    other = records(stopped) / "losses-1.bin"  # of a second process, which is not there any more
+    other.write_bytes(samples([(step + 1, 0, 5, 1.0)]).tobytes())
     on = trained("b", place__resume=stopped.state, **LIVELY)
     assert np.array_equal(read(records(whole)), read(records(on)))
     assert pictures(records(whole)) == pictures(records(on))

@@ -73,6 +73,8 @@ class Anything(types.ModuleType):
 
 modules = sys.modules["modules"] = types.ModuleType("modules")
 modules.script_callbacks = sys.modules["modules.script_callbacks"] = Anything("script_callbacks")
+modules.scripts = sys.modules["modules.scripts"] = types.ModuleType("modules.scripts")
+modules.scripts.Script = object
 script = sys.argv[1] + "/scripts/lora_train_tab.py"
 sys.path.insert(0, sys.argv[1])
 

@@ -252,10 +252,6 @@ def _first(cond: Any) -> Tensor:
 
 def reason(p: Any) -> str | None:
     """Why it cannot be done in a generation."""
-    from lora_train.hosts.webui.versions import unsupported
-
-    if (said := unsupported()) is not None:
-        return said.partition(";")[0]
     if p.refiner_checkpoint not in (None, "", "None", "none"):
         return "expected no refiner: it takes the model away in the middle of a picture"
     if vars(p.sd_model).get("is_sd3"):

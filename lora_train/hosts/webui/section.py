@@ -31,7 +31,10 @@ class Section(scripts.Script):
         return TITLE
 
     def show(self, is_img2img: bool) -> object:
-        return scripts.AlwaysVisible
+        from lora_train.hosts.webui.versions import unsupported
+
+        told = hasattr(scripts.Script, "process_before_every_sampling")  # from 1.9 on
+        return scripts.AlwaysVisible if told and unsupported() is None else False
 
     def ui(self, is_img2img: bool) -> list:
         import gradio

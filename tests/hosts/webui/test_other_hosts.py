@@ -47,6 +47,7 @@ def stands_in(tmp_path, monkeypatch):
             "script_callbacks": {
                 name: lambda f, name=name: registered.update({name: f}) for name in CALLBACKS
             },
+            "scripts": {"Script": object, "AlwaysVisible": object()},
             "shared": {"cmd_opts": flags, "opts": opts, "sd_model": object()},
             "paths": {name: str(webui) for name in ("script_path", "data_path", "models_path")},
             "sd_models": {"model_path": str(webui / "models")},
@@ -75,7 +76,7 @@ def door() -> types.ModuleType:
 def test_where_training_is_not_supported_it_says_so_in_a_sentence(stands_in, kind, name):
     pytest.importorskip("starlette")
     registered = stands_in(kind)
-    door()
+    assert door().Section().show(False) is False
     assert sorted(registered) == sorted(CALLBACKS)
     host = which.host()
     header = host.header()

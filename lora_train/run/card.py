@@ -7,6 +7,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from lora_train.errors import Mistake
+from lora_train.run.curve import lines
 from lora_train.run.store import RunStore, whole
 from lora_train.tools.card import filled, pictures, read_card, version, write_card
 from lora_train.weights import open_weights
@@ -57,9 +58,10 @@ def trigger(job: Job, output: Output) -> str:
 
 
 def preview(file: pathlib.Path, output: Output) -> None:
-    """The last sample, where there is no picture yet."""
+    """The run's last sample, where there is no picture yet; not one that was drawn without the adapters."""
     store = RunStore(output.output_dir, output.output_name, output.run_dir)
-    samples = sorted(store.samples.glob(f"{output.output_name}_*.png"), key=lambda path: path.stat().st_mtime)
+    drawn = [pathlib.Path(str(line.get("file"))) for line in lines(store.records / "samples.jsonl")]
+    samples = [path for path in drawn if path.is_file()]
     if samples and not pictures(file):
         with whole(file.with_suffix(".preview.png")) as part:
             shutil.copyfile(samples[-1], part)

@@ -3,6 +3,7 @@
 import base64
 import json
 import logging
+import pathlib
 
 import pytest
 from PIL import Image
@@ -154,7 +155,9 @@ def test_a_webuis_list_shows_the_file_with_its_words_and_a_sample(trained, tmp_p
     card = carded(tmp_path, done)
     assert (card["activation text"], card["sd version"], card["preferred weight"]) == ("zwx", "SD1", 1.0)
     assert "8 steps" in card["notes"]
-    sample = max((tmp_path / "a" / "sample").iterdir(), key=lambda path: path.stat().st_mtime)
+    text = (tmp_path / "a" / "x-run" / "samples.jsonl").read_text(encoding="utf-8")
+    sample = pathlib.Path(json.loads(text.splitlines()[-1])["file"])
+    assert "_base_" not in sample.name  # as the one of the same prompt without the adapters is called
     assert done.file.with_suffix(".preview.png").read_bytes() == sample.read_bytes()
 
 

@@ -153,9 +153,9 @@ class Extract(Writing):
 
     @property
     def _convolutions(self) -> bool:
-        """Whether resnets, down- and upsamplers are asked for."""
+        """Whether resnets, down- and upsamplers are asked for; whole differences are of all layers."""
         own = vars(self).get(f"conv_{self.mode}")
-        return self.conv_dim is not None or own is not None
+        return self.mode == "full" or self.conv_dim is not None or own is not None
 
     def _layer(self, pair: _Pair, key: str) -> tuple[Form, float, float] | None:
         """A layer's tensors, and norms of what is missing in them and of what there is; None: no change."""

@@ -195,6 +195,16 @@ def product(held: dict[str, Tensor], own: str) -> Tensor:
     return float(held[f"{own}.alpha"]) / len(down) * up @ down
 
 
+def test_whole_differences_are_of_convolutions_too(tmp_path):
+    file = saved.file(tmp_path, "lora")
+    report = extracted(tmp_path / "x.safetensors", tuned(tmp_path, file), mode="full")
+    there, found = saved.matrices(file), saved.matrices(tmp_path / "x.safetensors")
+    assert found.keys() == there.keys()
+    assert report.facts["error"] == 0
+    for key, value in there.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-5)
+
+
 def test_biases_and_norms_are_kept_where_asked(tmp_path):
     """A bias only with its whole weight, as the WebUI reads it."""
     path, lead = tuned(tmp_path, saved.file(tmp_path, "normed")), "model.diffusion_model."

@@ -26,6 +26,7 @@ from lora_train.tools.tool import Report, Told, Writing, ready, unheard
 from lora_train.values import shown
 
 METHODS = ("sv_ratio", "sv_fro", "sv_cumulative")
+USUAL = 4  # rank
 NOTHING = 1e-6  # a largest singular value up to which a layer counts as one that nothing was learned in
 TIMES = re.compile(r"(.+?)(?::([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?))?$")
 
@@ -57,8 +58,8 @@ class Resize(Writing):
     base: pathlib.Path | None = knob(
         None, "Checkpoint that it was made for. DoRA, OFT and the like need it, and recipes that compare "
         "with it.", group="files", aka=("base", "checkpoint"), basic=True, place=True)  # fmt: skip
-    new_rank: int = knob(4, "Rank of what is written; with dynamic_method the largest.", group="ranks", low=1,
-                         high=4096, basic=True)  # fmt: skip
+    new_rank: int = knob(USUAL, "Rank of what is written; with dynamic_method the largest.", group="ranks",
+                         low=1, high=4096, basic=True)  # fmt: skip
     new_conv_rank: int | None = knob(None, "Rank in convolutions. Empty: new_rank.", group="ranks", low=1,
                                      high=4096, basic=True)  # fmt: skip
     dynamic_method: str | None = knob(
@@ -95,13 +96,21 @@ class Resize(Writing):
                 said = "above 1" if least else "above 0, and 1 at most"
                 yield f"dynamic_param = {self.dynamic_param:g}: expected a number {said}"
         if self.recipe is not None:
-            if self.dynamic_method is not None:
-                yield "recipe: expected no dynamic_method beside it, for it chooses ranks itself"
-            try:
-                if any(recipe.needs_base for recipe in recipes(self.recipe)) and self.base is None:
-                    yield "recipe: compares with the checkpoint; expected --base model.safetensors beside it"
-            except ValueError as e:
-                yield f"recipe = {shown(self.recipe)}: {e}"
+            yield from self._recipe()
+
+    def _recipe(self) -> Iterable[str]:
+        if self.dynamic_method is not None:
+            yield "recipe: expected no dynamic_method beside it, for it chooses ranks itself"
+        if self.new_rank != USUAL or self.new_conv_rank is not None:
+            yield "recipe: expected no new_rank beside it, for it chooses ranks itself"
+        try:
+            names = [recipe.name for recipe in recipes(self.recipe)]
+            if same := [name for name in names if names.count(name) > 1]:
+                yield f"recipe = {shown(self.recipe)}: expected others; two would be written as {same[0]}"
+            if any(recipe.needs_base for recipe in recipes(self.recipe)) and self.base is None:
+                yield "recipe: compares with the checkpoint; expected --base model.safetensors beside it"
+        except ValueError as e:
+            yield f"recipe = {shown(self.recipe)}: {e}"
 
     @torch.no_grad()
     def run(self, told: Told = unheard) -> Report:

@@ -237,6 +237,8 @@ def test_what_references_are_worth():
         ({"dynamic_method": "sv_fro", "dynamic_param": 1.5}, "above 0, and 1 at most"),
         ({"dynamic_method": "sv_ratio", "dynamic_param": 0.5}, "above 1"),
         ({"recipe": "fro_ckpt=1,thr=-3"}, "expected --base"),
+        ({"recipe": "fro_lora=1,thr=-1", "new_rank": 2}, "expected no new_rank beside it"),
+        ({"recipe": "fro_lora=1,thr=-1:fro_lora=1,thr=-1.001"}, "two would be written as frolora1_th-1"),
         ({"recipe": "fro_lora=1"}, "expected one of thr=SCORE and size=MIB"),
         ({"recipe": "thr=1"}, "expected something to compare with"),
         ({"recipe": "fro_lore=1,thr=1"}, "expected one of spn_ckpt"),

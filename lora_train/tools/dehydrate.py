@@ -8,14 +8,14 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from lora_train.errors import Mistake
 from lora_train.knobs import knob
-from lora_train.models.written import write
+from lora_train.models.written import Row, write
 from lora_train.run.store import whole
 from lora_train.tools.extract import Extract
 from lora_train.tools.merge import Merge
@@ -165,6 +165,8 @@ class Rehydrate(Kept):
                 f"model_org = {self.model_org}: expected {name}, to which the difference is; this is another "
                 f"file ({found[:10]})"
             )
+        if KIND in texts and HASH not in texts:
+            raise Mistake(f"{self.difference}: is damaged")
         if KIND not in texts:
             return Merge(
                 sd_model=self.model_org, models=(self.difference,), ratios=(1.0,), save_to=self.save_to,
@@ -182,11 +184,14 @@ class Rehydrate(Kept):
             head = unpack(_bytes(file, HEAD), None, LARGEST).numpy().tobytes()
             rows = {name: row for name, row in json.loads(head[8:]).items() if name != "__metadata__"}
             order = sorted(rows, key=lambda name: rows[name]["data_offsets"][0])
+            every = {
+                name: (tuple(map(int, rows[name]["shape"])), DTYPES[rows[name]["dtype"]]) for name in order
+            }
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             raise damaged from e
         whole_hash = hashlib.sha256()
         with whole(self.save_to) as part, part.open("wb") as stream:
-            for number, piece in enumerate(_pieces(head, order, file, base, damaged)):
+            for number, piece in enumerate(_pieces(head, every, file, base, damaged)):
                 stream.write(piece)
                 whole_hash.update(piece)
                 told(min(number, len(order)), len(order))
@@ -197,14 +202,11 @@ class Rehydrate(Kept):
 
 
 def _pieces(
-    head: bytes, order: list[str], file: Safetensors, base: Weights, damaged: Mistake
+    head: bytes, rows: Mapping[str, Row], file: Safetensors, base: Weights, damaged: Mistake
 ) -> Iterator[memoryview | bytes]:
-    """The bytes of the checkpoint, tensor by tensor."""
+    """The bytes of the checkpoint, tensor by tensor. rows: in its order."""
     yield head
-    kinds = json.loads(head[8:])
-    for name in order:
-        dtype = DTYPES[kinds[name]["dtype"]]
-        shape = tuple(kinds[name]["shape"])
+    for name, (shape, dtype) in rows.items():
         before = _of_base(base, name, dtype, shape)
         if LEAD + name in file.shapes:
             try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import pathlib
 
 import pytest
@@ -108,6 +110,36 @@ def test_another_base_and_damage_are_refused_and_nothing_is_written(tuned, tmp_p
         build(Dehydrate, {"model_org": BASE, "model_tuned": longer, "save_to": again}).run()
     assert not again.exists()
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".safetensors"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"dtype": "F4", "shape": [4]},
+        {"dtype": "F32", "shape": "x"},
+        {"shape": [4]},
+        {"dtype": "F32", "shape": [None]},
+    ],
+)
+def test_a_header_that_is_none_is_said(row, tmp_path):
+    """Of a file that says all else right; and one that does not say what should come of it."""
+    head = json.dumps({"a": {**row, "data_offsets": [0, 16]}}).encode()
+    head = torch.tensor([*len(head).to_bytes(8, "little"), *head], dtype=torch.uint8)
+    stored = torch.tensor([*pack(head, None)], dtype=torch.uint8)
+    texts = {
+        "lora_train_difference": "1",
+        "lora_train_base_hash": hashlib.sha256(BASE.read_bytes()).hexdigest(),
+    }
+    values = {
+        "model_org": BASE,
+        "save_to": tmp_path / "again.safetensors",
+        "difference": tmp_path / "a.safetensors",
+    }
+    for more in ({"lora_train_hash": "0" * 64}, {}):
+        save_file({"header": stored}, tmp_path / "a.safetensors", {**texts, **more})
+        with pytest.raises(Mistake, match="is damaged"):
+            build(Rehydrate, values).run()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
 def _relabelled(path, to, **texts) -> None:

@@ -71,7 +71,7 @@ def foreseen(tool: Tool) -> dict[str, object] | None:
         return _told(tool, [path for _, path in tool.named()], added=False, cap=tool.cap)
     if isinstance(tool, Merge) and tool.way != "additive":
         ranks = (tool.new_rank, tool.new_conv_rank or tool.new_rank)
-        return _told(tool, tool.models, added=True, cap=lambda shape: ranks[len(shape) == 4])
+        return _told(tool, tool.models, added=True, cap=lambda shape: ranks[max(shape[2:], default=1) > 1])
     return None
 
 
@@ -83,6 +83,8 @@ def _told(
     if not files or any(len(found) < len(file.layers) for file, found in zip(files, every, strict=True)):
         return None  # of other families it is told by what they add
     rows = [*_ranks(every, added, cap)]
+    if not rows:
+        return None
     each = tool.dtype(files[0].dtype).itemsize
     ranks = [rank for rank, _ in rows]
     most = isinstance(tool, Resize) and tool.dynamic_method is not None

@@ -13,12 +13,14 @@ from lora_train.tools.resize import Resize
 LINEAR = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
 WIDE = "lora_te_text_model_encoder_layers_0_mlp_fc1"
 CONV = "lora_unet_mid_block_resnets_0_conv1"
+POINT = "lora_unet_mid_block_attentions_0_proj_in"  # a convolution of 1x1
+KERNELS = {CONV: (3, 3), POINT: (1, 1)}
 
 
 def lora(file, ranks, seed=0):
     draw, tensors = torch.Generator().manual_seed(seed), {}
     for key, rank in ranks.items():
-        kernel = (3, 3) if key == CONV else ()
+        kernel = KERNELS.get(key, ())
         sides = (3072, 768) if key == WIDE else (1280, 1280)
         up = torch.randn(sides[0], rank, *(1 for _ in kernel), generator=draw)
         down = torch.randn(rank, sides[1], *kernel, generator=draw)
@@ -31,7 +33,7 @@ def lora(file, ranks, seed=0):
 @pytest.fixture
 def files(tmp_path):
     return (
-        lora(tmp_path / "a.safetensors", {LINEAR: 8, WIDE: 6, CONV: 4}),
+        lora(tmp_path / "a.safetensors", {LINEAR: 8, WIDE: 6, CONV: 4, POINT: 7}),
         lora(tmp_path / "b.safetensors", {LINEAR: 4, CONV: 2}, seed=1),
     )
 
@@ -79,4 +81,4 @@ def test_what_it_cannot_tell_it_does_not(files, tmp_path):
         head(tmp_path / "none.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 64)
     assert str(tmp_path / "bad.safetensors") in head(tmp_path / "bad.safetensors")["error"]
-    assert head(files[0])["ranks"] == [4, 6, 8]
+    assert head(files[0])["ranks"] == [4, 6, 7, 8]

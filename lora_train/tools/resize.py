@@ -41,6 +41,16 @@ class Parts:
     scale: float  # alpha over rank, as it was; 1 where there was none
     old: int  # its rank; 0 where it had none
 
+    @property
+    def light(self) -> Parts:
+        """Without the vectors of what was no LoRA: of all layers together they are larger than the model."""
+        if self.old:
+            return self
+        none = self.found.left[:, :0].clone(), self.found.right[:0].clone()
+        return dataclasses.replace(
+            self, found=Singular(none[0], self.found.values, none[1], self.found.square)
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Resize(Writing):
@@ -124,11 +134,17 @@ class Resize(Writing):
             for key, part in source.parts(self._most, told):
                 made.add(key, part, range(self._rank(part)) if part else None)
             return self._reported([made.written(outputs[0], self._comment(source.old))], told)
-        every = [*source.parts(lambda shape: None, told)]
+        every, scores = [], []
+        for key, part in source.parts(lambda shape: None, told):
+            learned = part is not None and float(part.found.values[0]) >= NOTHING
+            scores.append(
+                [recipe.scores(part.found, key, source.base) for recipe in given] if learned else None
+            )
+            every.append((key, part and part.light))
         reports = []
-        for recipe, path in zip(given, outputs, strict=True):
+        for n, (recipe, path) in enumerate(zip(given, outputs, strict=True)):
             made = Made(source, dtype)
-            _chosen(recipe, every, source, made)
+            _chosen(recipe, every, [own and own[n] for own in scores], made)
             reports.append(made.written(path, f"resized by {recipe.name}", recipe))
         return self._reported(reports, told)
 
@@ -221,18 +237,23 @@ class Source:
         """Each layer taken apart; None for what has no ranks: norms, and those with a bias of their own."""
         oldest = 0
         for n, key in enumerate(self.keys):
-            change = self.change(key)
+            part = self.part(key, most)
             told(n + 1, len(self.keys))
-            if len(change.shape) == 1 or change.bias is not None:
-                yield key, None
-                continue
-            if change.thin is not None:
-                found, old = of_factors(*change.thin), len(change.thin[1])
-            else:
-                found, old = of_matrix(change.matrix(), most(change.shape)), 0
-            oldest = max(oldest, old)
-            self.old = oldest or self.old
-            yield key, Parts(key, change.shape, found, self._scale(key) if old else 1.0, old)
+            if part is not None:
+                oldest = max(oldest, part.old)
+                self.old = oldest or self.old
+            yield key, part
+
+    def part(self, key: str, most: object) -> Parts | None:
+        """A layer, as `parts`. most: how many values are asked for of a layer of a shape; None: all."""
+        change = self.change(key)
+        if len(change.shape) == 1 or change.bias is not None:
+            return None
+        if change.thin is not None:
+            found, old = of_factors(*change.thin), len(change.thin[1])
+        else:
+            found, old = of_matrix(change.matrix(), most(change.shape)), 0
+        return Parts(key, change.shape, found, self._scale(key) if old else 1.0, old)
 
     def _scale(self, key: str) -> float:
         """Alpha over rank of a plain LoRA that is alone."""
@@ -301,6 +322,8 @@ class Made:
         }
         self.layers[key] = said
         if taken:
+            if not part.found.left.shape[1]:  # its vectors were not held
+                part = self.source.part(key, lambda shape: None)
             root = (values[taken] * abs(times / part.scale)).sqrt().to(part.found.left)
             sign = math.copysign(1.0, times * part.scale)
             up, down = part.found.left[:, taken] * root * sign, root[:, None] * part.found.right[taken]
@@ -361,13 +384,14 @@ class Written:
         return {"file": str(self.path), "kept": self.kept, "layers": self.layers, "lost": self.lost}
 
 
-def _chosen(recipe: Recipe, every: list[tuple[str, Parts | None]], source: Source, made: Made) -> None:
-    """Add to a file what a recipe keeps; as in resize_lora nothing of layers in which nothing was learned."""
-    full = [(key, part) for key, part in every if part and float(part.found.values[0]) >= NOTHING]
-    bytes_ = made.filed.dtype.itemsize
-    scores = [recipe.scores(part.found, key, source.base) for key, part in full]
-    line = recipe.line(scores, [bytes_ * sum(sides(part.found)) for _, part in full]) if full else 0.0
-    kept = {key: own for (key, _), own in zip(full, scores, strict=True)}
+def _chosen(
+    recipe: Recipe, every: list[tuple[str, Parts | None]], scores: list[Tensor | None], made: Made
+) -> None:
+    """Add to a file what a recipe keeps; as in resize_lora nothing of layers in which nothing was learned,
+    which have no scores."""
+    kept = {key: own for (key, _), own in zip(every, scores, strict=True) if own is not None}
+    costs = [made.filed.dtype.itemsize * sum(sides(part.found)) for key, part in every if key in kept]
+    line = recipe.line([*kept.values()], costs) if kept else 0.0
     for key, part in every:
         if part is None:
             made.add(key, None, None)

@@ -18,8 +18,8 @@ from lora_train.knobs import build
 from lora_train.tooling import command
 from lora_train.tools.base import Base
 from lora_train.tools.convert import Convert
-from lora_train.tools.recipe import Recipe
-from lora_train.tools.resize import Resize
+from lora_train.tools.recipe import Recipe, sides
+from lora_train.tools.resize import Resize, Source
 from tests.tools import saved
 
 REFERENCE = pathlib.Path(__file__).parents[3] / "shared" / "reference"
@@ -316,3 +316,13 @@ def test_the_command_says_what_it_did(tmp_path, capsys):
     assert "rank    2, " in capsys.readouterr().out
     with safe_open(tmp_path / "b.safetensors", "pt") as file:
         assert file.metadata()["ss_network_dim"] == "2"
+
+
+def test_what_was_no_lora_is_not_held_in_memory_whole(tmp_path):
+    """A recipe looks at all layers first; of a LoHa all their vectors are larger than the model."""
+    source = Source(str(saved.file(tmp_path, "loha")), None, "cpu")
+    for _, part in source.parts(lambda shape: None, lambda done, of: None):
+        found = part.light.found
+        assert found.left.numel() + found.right.numel() == 0
+        assert torch.equal(found.values, part.found.values)
+        assert sides(found) == sides(part.found)

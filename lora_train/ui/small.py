@@ -6,8 +6,6 @@ import functools
 import io
 import pathlib
 
-from PIL import Image, ImageOps
-
 from lora_train.errors import Mistake
 
 WIDEST, KEPT = 512, 512  # pixels; copies that are held, of some 10 kB
@@ -25,6 +23,8 @@ def small(path: pathlib.Path, width: int) -> bytes:
 @functools.lru_cache(KEPT)
 def _small(path: pathlib.Path, changed: int, width: int) -> bytes:
     """changed: when, so that another picture of the same name is read anew."""
+    from PIL import Image, ImageOps  # a WebUI's start does not wait for it
+
     try:
         with Image.open(path) as picture:
             picture.draft("RGB", (width, width))  # a JPEG is read at about that size

@@ -20,7 +20,7 @@ from lora_train.knobs import build
 from lora_train.tooling import command
 from lora_train.tools import fitted
 from lora_train.tools.base import Base
-from lora_train.tools.extract import Extract, kept
+from lora_train.tools.extract import Extract, kept, quantile
 from lora_train.tools.merge import Merge
 from lora_train.tools.opened import Opened
 from lora_train.tools.singular import of_factors, of_matrix
@@ -331,3 +331,10 @@ def test_checkpoints_that_do_not_belong_together_are_refused(tmp_path):
         with pytest.raises(Mistake, match=said):
             extracted(to, tmp_path / f"{name}.safetensors")
     assert not to.exists()
+
+
+def test_a_quantile_is_torchs_of_more_values_than_torch_takes():
+    values = torch.randn(1001, generator=torch.Generator().manual_seed(1))
+    for share in (0.0, 0.3, 0.99, 0.9999, 1.0):
+        assert quantile(values, share).item() == pytest.approx(torch.quantile(values, share).item(), abs=1e-4)
+    assert quantile(torch.ones(2**24 + 2), 0.99).item() == 1

@@ -30,7 +30,9 @@ def shown(capsys, monkeypatch):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_usage_is_one_short_line(shown, command):
     first, blank, second, *_ = shown(command).splitlines()
-    assert (first, blank) == (f"usage: lora-train {command} [options]", "")
+    assert first.startswith(f"usage: lora-train {command} ")
+    assert first.endswith("[options]")
+    assert blank == ""
     assert second[0].isupper()
 
 

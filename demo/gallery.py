@@ -128,14 +128,14 @@ def train_words(folder: pathlib.Path, name: str, settings: Words) -> list[str]:
 def sheet(
     rows: Sequence[str], columns: Sequence[str], cell: Callable[[int, int], Image.Image], name: str
 ) -> str:
-    """Into the gallery; in 128 colours, which are enough for it. Returns what shows it on the page."""
+    """Into the gallery; in 64 colours, which are enough for it. Returns what shows it on the page."""
     from lora_train.plots import grid
 
     return shown(grid.sheet(rows, columns, cell), name)
 
 
 def shown(page: Image.Image, name: str) -> str:
-    page.quantize(128, dither=Image.Dither.NONE).save(PAGE.parent / f"{name}.png", optimize=True)
+    page.quantize(64, dither=Image.Dither.NONE).save(PAGE.parent / f"{name}.png", optimize=True)
     return f"![{name}]({name}.png)"
 
 

@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT / "demo"))
 import gallery  # noqa: E402
 import gauge  # noqa: E402
 import run as demo  # noqa: E402
+import studio  # noqa: E402
 
 from lora_train import options, plotting  # noqa: E402
 from lora_train.adapters import FAMILIES  # noqa: E402
@@ -33,7 +34,7 @@ def noise() -> Image.Image:
     return Image.merge("RGB", [Image.effect_noise((64, 64), 90) for _ in range(3)])
 
 
-def trainings(folder: pathlib.Path) -> dict[str, gallery.Words]:
+def trainings(folder: pathlib.Path) -> dict[str, studio.Words]:
     return {
         **{kind: gallery.family_words(kind) for kind in FAMILIES},
         **gallery.ERASERS,
@@ -78,7 +79,7 @@ def test_a_table_has_its_numbers_to_the_right():
 def test_every_command_is_understood(tmp_path):
     every, made = declared(), {}
     for name, settings in trainings(tmp_path).items():
-        values, _ = train_values(gallery.train_words(tmp_path, name, settings)[1:], every)
+        values, _ = train_values(studio.train_words(tmp_path, name, settings)[1:], every)
         made[name], output, _ = assemble(values)
         assert output.output_name == name
     assert {type(job.network) for job in made.values()} == set(FAMILIES.values())
@@ -125,7 +126,7 @@ def test_every_part_makes_its_sheet_and_its_table(part, tmp_path, monkeypatch):
         (studio.folder / folder).mkdir(exist_ok=True)
         return {shot: noise() for shot in shots}
 
-    def plot(studio, name):
+    def plot(studio, name, words):
         chosen = {"file": name, "strength": 1.0, "verdict": "good", "text": "Suggested."}
         cell = {"values": {"file": name, "strength": 1.0}, "metrics": {"loss": 0.5, "looks": 2.0}}
         return {"suggestion": chosen, "bare": cell["metrics"], "cells": [cell]}, [noise(), noise()]

@@ -1,4 +1,4 @@
-"""The one kind of error that a person can cause; its text is all they are shown."""
+"""The one kind of error that a person can cause, whose text is all they are shown; what is said of others."""
 
 from __future__ import annotations
 
@@ -9,3 +9,10 @@ class Mistake(Exception):
     Several complaints stand one a line. Faces show `str(mistake)` and nothing else; the command line exits
     with 2.
     """
+
+
+def fault(error: Exception) -> str:
+    """What is said of an error that is no person's, whose traceback the log has."""
+    return (
+        f"a fault of lora-train: {type(error).__name__}: {error}; the log has the traceback, please report it"
+    )

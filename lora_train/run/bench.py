@@ -13,7 +13,7 @@ import time
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from lora_train.errors import Mistake
+from lora_train.errors import Mistake, fault
 from lora_train.knobs import Setting, build, settings
 from lora_train.run.control import Ended
 from lora_train.run.release import release
@@ -192,10 +192,7 @@ class Bench:
             if full(e):
                 return {"error": FULL, "state": "failed"}
             log.exception("The tool %s could not do it", task.name)
-            text = (
-                f"a fault of lora-train: {type(e).__name__}: {e}; the log has the traceback, please report it"
-            )
-            return {"error": text, "state": "failed"}
+            return {"error": fault(e), "state": "failed"}
         return {
             "lines": report.lines, "facts": report.facts, "files": tuple(map(str, report.files)),
             "notes": tuple(self._told(report)), "state": "done",

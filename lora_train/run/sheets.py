@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lora_train.data.memory import Memory, usual
 from lora_train.data.plan import plan as planned_of
-from lora_train.errors import Mistake
+from lora_train.errors import Mistake, fault
 from lora_train.job import assemble
 from lora_train.knobs import build, flat, settings
 from lora_train.plots.axes import AXES, Axis
@@ -193,10 +193,7 @@ class Sheets:
             if full(e):
                 return {"note": "", "error": FULL, "state": "failed"}
             log.exception("The sheet %s could not be drawn", wish.sheet.name)
-            said = (
-                f"a fault of lora-train: {type(e).__name__}: {e}; the log has the traceback, please report it"
-            )
-            return {"note": "", "error": said, "state": "failed"}
+            return {"note": "", "error": fault(e), "state": "failed"}
         chosen = results.suggested()
         return {
             "note": "", "url": _shown(_page(drawing, results)), "suggestion": chosen and chosen.said(),

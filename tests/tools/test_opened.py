@@ -10,9 +10,12 @@ from safetensors.torch import load_file, save_file
 
 from lora_train.errors import Mistake
 from lora_train.knobs import build
+from lora_train.tooling import ABOUT
+from lora_train.tools import TOOLS
 from lora_train.tools.base import Base
 from lora_train.tools.convert import Convert
 from lora_train.tools.opened import Opened
+from lora_train.tools.tool import Tool
 from tests.tools import saved
 
 REFERENCE = pathlib.Path(__file__).parents[3] / "shared" / "reference"
@@ -77,3 +80,8 @@ def test_what_earlier_adapters_came_to_counts(family, tmp_path):
     for name in ("a", "b"):
         for key, found in saved.matrices(tmp_path / f"{name}.safetensors").items():
             torch.testing.assert_close(found, before[key], rtol=1e-4, atol=1e-5)
+
+
+def test_every_tool_does_something_and_is_listed_in_help():
+    assert TOOLS.keys() == ABOUT.keys()
+    assert all(tool.run is not Tool.run for tool in TOOLS.values())

@@ -131,22 +131,18 @@ def test_the_loaded_model_is_a_host_as_any_other_and_is_left_as_it_was(started):
     assert " passed" in ended.stdout
 
 
-@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
-def test_prompts_weigh_blocks_and_switch_by_step(started, tmp_path, family):
-    """With our extension among the WebUI's."""
-    (tmp_path / "data" / "extensions" / "sd-webui-lora-train").symlink_to(ROOT)
-    words = ["-c", str(ROOT / "pyproject.toml"), str(INSIDE.with_name("inside_prompts.py"))]
-    few = [] if family == "sd1" else ["-k", "there or txt2img or every_family and lora"]
-    ended = started(*words, *few, family=family)
-    assert ended.returncode == 0, f"{ended.stdout[-6000:]}\n{ended.stderr[-3000:]}"
-    assert " passed" in ended.stdout
+OURS = {  # what is asked inside with our extension among the WebUI's -> which of it of SD 2.x and SDXL
+    "inside_prompts.py": "there or txt2img or every_family and lora",
+    "inside_regions.py": "half or and_prompt or negative or all_regions or nothing",
+}
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
-def test_loras_act_by_region_and_by_prompt(started, tmp_path, family):
+@pytest.mark.parametrize("file", OURS)
+def test_pictures_heed_block_weights_steps_regions_and_prompts(started, tmp_path, file, family):
     (tmp_path / "data" / "extensions" / "sd-webui-lora-train").symlink_to(ROOT)
-    words = ["-c", str(ROOT / "pyproject.toml"), str(INSIDE.with_name("inside_regions.py"))]
-    few = [] if family == "sd1" else ["-k", "half or and_prompt or negative or all_regions or nothing"]
+    words = ["-c", str(ROOT / "pyproject.toml"), str(INSIDE.with_name(file))]
+    few = [] if family == "sd1" else ["-k", OURS[file]]
     ended = started(*words, *few, family=family)
     assert ended.returncode == 0, f"{ended.stdout[-6000:]}\n{ended.stderr[-3000:]}"
     assert " passed" in ended.stdout

@@ -95,8 +95,9 @@ def _parser(every: Sequence[Setting]) -> Parser:
 
 
 def _one(value: object) -> object:
-    """Of a list with one value that value."""
-    return value[0] if isinstance(value, list) and len(value) == 1 else value
+    """Of a list with one value that value; a file's name with commas in it is no list."""
+    alone = isinstance(value, list) and len(value) == 1
+    return value[0] if alone and not ("," in value[0] and pathlib.Path(value[0]).exists()) else value
 
 
 def _plan_values(given: Mapping[str, object]) -> dict[str, object]:

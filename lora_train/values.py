@@ -10,6 +10,7 @@ import functools
 import math
 import os
 import pathlib
+import re
 import types
 import typing
 from collections.abc import Iterable
@@ -59,9 +60,31 @@ def several(kind: object, value: object) -> list | tuple:
     if isinstance(value, str) and typing.get_args(kind)[0] not in READERS:
         return [word.strip() for word in value.replace("\n", ";").split(";") if word.strip()]
     if isinstance(value, str) and typing.get_args(kind)[0] is pathlib.Path:
-        return [word.strip() for word in value.replace("\n", ",").split(",") if word.strip()]
+        return parted(value, ",\n")
     words = value.replace(",", " ").split() if isinstance(value, str) else value
     return words if isinstance(words, list | tuple) else [words]
+
+
+def parted(text: str, between: str) -> list[str]:
+    """Words with one of the letters `between` them. A word in "quotes" may have these in it, and "" for ".
+
+    >>> parted('one, "two, or three", four', ",;")
+    ['one', 'two, or three', 'four']
+    """
+    end = rf"\s*(?:[{re.escape(between)}]|$)"
+    found = re.finditer(rf'\s*(?:"((?:[^"]|"")+)"(?={end})|([^{re.escape(between)}]+))', text)
+    words = (one[2].strip() if one[1] is None else one[1].replace('""', '"') for one in found)
+    return [word for word in words if word]
+
+
+def quoted(word: str, between: str) -> str:
+    """A word that `parted` takes for one.
+
+    >>> quoted("two, or three", ",;")
+    '"two, or three"'
+    """
+    plain = parted(word, between) == [word]
+    return word if plain else '"{}"'.format(word.replace('"', '""'))
 
 
 def expected(kind: object, limits: Limits) -> str:

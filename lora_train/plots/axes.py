@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from lora_train.blocks import BLOCKS, LISTS, some
 from lora_train.errors import Mistake
 from lora_train.prompts import SAMPLERS, sampler
 from lora_train.spelling import Book
-from lora_train.values import either, numeral, shown
+from lora_train.values import either, numeral, parted, quoted, shown
 
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 SPAN = re.compile(rf"^({NUMBER})\s*-\s*({NUMBER})\s*:\s*({NUMBER})$")
@@ -57,15 +57,22 @@ def _between(word: str, first: float, last: float, step: float) -> list[float]:
 Value = float | int | str
 
 
+COMMAS = ",;\n"
+
+
 def words(text: str) -> list[str]:
     """Values that may have commas in them: one a line, or with ; between."""
-    between = "\n" if "\n" in text.strip() else ";"
-    return [word.strip() for word in text.split(between) if word.strip()]
+    return parted(text, "\n" if "\n" in text.strip() else ";")
 
 
 def named(text: str) -> list[str]:
-    """Values that have no commas in them."""
-    return [word.strip() for word in re.split(r"[,;\n]", text) if word.strip()]
+    """Values with commas between; one that has commas itself stands in "quotes"."""
+    return parted(text, COMMAS)
+
+
+def listed(values: Iterable[object]) -> str:
+    """What `named` reads as these."""
+    return ", ".join(quoted(str(value), COMMAS) for value in values)
 
 
 def _strengths(text: str) -> list[float]:
@@ -153,7 +160,9 @@ class Kind:
 
 AXES: dict[str, Kind] = {
     "file": Kind(
-        "LoRA file", "names of files among network_weights, and none for no LoRA; all of them if not given",
+        "LoRA file",
+        "names of files among network_weights, in quotes where there is a comma in one, and none for no "
+        "LoRA; all of them if not given",
         named, ""),
     "strength": Kind("Strength", "numbers and spans", _strengths, "0, 0.5-1.0:0.25"),
     "te_strength": Kind("TE strength", "numbers and spans", _strengths, "0, 0.5-1.0:0.25"),

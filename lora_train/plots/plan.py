@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from lora_train.blocks import BlockWeights
 from lora_train.knobs import knob, settings
-from lora_train.plots.axes import STRONGEST, Axis, named
+from lora_train.plots.axes import STRONGEST, Axis, listed, named
 from lora_train.prompts import SAMPLERS, WIDEST
 
 SIDES = ("x", "y", "z")
@@ -144,4 +144,4 @@ def with_files(plan: Plan, of_run: Callable[[str], Sequence[pathlib.Path]] | Non
             more += [path] * (of_run is not None and path.is_file())
             kept.append(word)
     weights = tuple(dict.fromkeys([*plan.network_weights, *more]))
-    return dataclasses.replace(plan, network_weights=weights, **{side: Axis("file", ", ".join(kept))})
+    return dataclasses.replace(plan, network_weights=weights, **{side: Axis("file", listed(kept))})

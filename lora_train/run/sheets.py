@@ -16,7 +16,7 @@ from lora_train.data.plan import plan as planned_of
 from lora_train.errors import Mistake, fault
 from lora_train.job import assemble
 from lora_train.knobs import build, flat, settings
-from lora_train.plots.axes import AXES, Axis
+from lora_train.plots.axes import AXES, Axis, listed
 from lora_train.plots.cells import WITHOUT, Grid, drawn_up
 from lora_train.plots.drawing import Course, Drawing
 from lora_train.plots.plan import Plan, with_files
@@ -266,7 +266,7 @@ def wanted(
     if what == "files" and len(files) == 1:
         raise Mistake(f"{name}: only one file was saved; output.save_every_n_epochs saves more to compare")
     shown = files if len(files) <= FILES else spread(files, FILES)
-    every = Axis("file", ", ".join([WITHOUT, *map(str, shown)]))
+    every = Axis("file", listed([WITHOUT, *shown]))
     return Plan(
         network_weights=tuple(shown if what == "files" else files[-1:]),
         x=every if what == "files" else Axis("strength", STRENGTHS), y=Axis("prompt"), score=True,

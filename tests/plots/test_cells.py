@@ -189,6 +189,26 @@ def test_the_files_of_a_run_and_of_paths(files):
     assert with_files(build(Plan, {"x": f"file: {every[1]}"}), None).network_weights == ()
 
 
+def test_files_with_commas_in_their_names(grid, files):
+    one = (files / "one.safetensors").rename(files / "ink, wash.safetensors")
+    both = [one, files / "two.safetensors"]
+    assert sides(grid(y='file: none, "ink, wash", two'))["file"] == ["none", "ink, wash", "two"]
+    plan = with_files(build(Plan, {"x": f'file: "{one}", two'}), {}.get)
+    assert plan.network_weights == (one,)
+    plan = with_files(build(Plan, {"x": "file: run okara", "prompt": "a cat"}), {"okara": both}.get)
+    assert sides(drawn_up(plan))["file"] == ["ink, wash", "two"]
+    assert grid(network_weights=f'"{both[0]}", {both[1]}').files == tuple(both)
+
+
+def test_a_comma_in_a_files_name_on_the_command_line(files, monkeypatch):
+    from lora_train.plotting import _one
+
+    monkeypatch.chdir(files)
+    (files / "one.safetensors").rename("ink, wash.safetensors")
+    assert _one(["ink, wash.safetensors"]) == ["ink, wash.safetensors"]
+    assert _one(["one.safetensors,two.safetensors"]) == "one.safetensors,two.safetensors"  # a list
+
+
 def test_the_infotext_has_a_tag_that_says_the_same(grid):
     found = grid(x="te_strength: 0.5", y="block_weights: OUTALL", z="file: one")
     text = infotext(found.shot((0, 0, 0)))

@@ -31,7 +31,8 @@ def axes(monkeypatch):
     networks = types.SimpleNamespace(available_networks={"style": 1, "Eyes": 2, "run": 3, "run-000001": 4})
     for name, module in (("modules", modules), ("modules.scripts", modules.scripts), ("networks", networks)):
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(xyz, "book", Book)
+    drawn = ",".join(["1", *"RUX", *"1" * 8])
+    monkeypatch.setattr(xyz, "book", lambda: Book({**Book().presets, "DRAWN": drawn}))
     monkeypatch.setattr(xyz, "_runs", lambda: {"run": ["run-000001", "run"]})
     xyz.ready()
     xyz.ready()
@@ -93,15 +94,23 @@ def test_a_prompt_of_its_own_for_hires_fix_is_changed_too(axes):
     assert (p.prompt, p.hr_prompt) == ("<lora:x:1:0.5>", "big <lora:x:1:0.5>")
 
 
+def test_presets_with_drawn_values_are_for_the_prompt_to_draw(axes):
+    assert cells(axes["[LoRA] Block weights"], "<lora:x:1:lbw=XYZ>", "DRAWN") == ["<lora:x:1:lbw=DRAWN>"]
+
+
 @pytest.mark.parametrize(
     ("axis", "prompt", "text", "complaint"),
     [
         ("File", "a", "stile", "File = stile: no LoRA of this name"),
         ("Strength", "a cat", "1", "Strength: expected a LoRA in the prompt"),
         ("Block weights", "<lora:x:1>", "INS, NONESUCH", "Block weights: .*expected 12, 17, 20 or 26"),
+        ("Block weights", "<lora:x:1:lbw=XYZ><lora:y:1:lbw=ZYX>", f"MIDD; {','.join('R' * 12)}",
+         "Block weights = R,.*: expected plain numbers"),
+        ("Block weights", "<lora:x:1:lbw=ZYX>", "DRAWN", "= DRAWN: expected plain .* and 1,R,.* has others"),
+        ("Block weights", "<lora:x:1:lbw=ZYX>", f"{TWELVE}|IN05:attn:0.5", "expected plain numbers"),
         ("Block ID", "<lora:x:1>", "IN12", "IN12: expected a block's id"),
     ],
-)
+)  # fmt: skip
 def test_wrong_values_are_refused_before_the_first_picture(axes, axis, prompt, text, complaint):
     with pytest.raises(Mistake, match=complaint):
         cells(axes[f"[LoRA] {axis}"], prompt, text)

@@ -52,7 +52,7 @@ def _options(script: Any) -> list[Any]:
     made = []
     for label, kind, act, read, choices in rows:
         option = script.AxisOption(label, kind, _applied(label, act), choices=choices)
-        option.prepare, option.confirm = read, _confirmed(label)
+        option.prepare, option.confirm = read, _confirmed(label, act)
         made.append(option)
     return made
 
@@ -69,8 +69,8 @@ def _applied(label: str, act: Act) -> Callable[[Any, Any, Sequence[Any]], None]:
     return apply
 
 
-def _confirmed(label: str) -> Callable[[Any, Sequence[Any]], None]:
-    """Values are looked at before the first picture."""
+def _confirmed(label: str, act: Act) -> Callable[[Any, Sequence[Any]], None]:
+    """Values are looked at before the first picture, and tried."""
 
     def confirm(p: Any, values: Sequence[Any]) -> None:
         if label in (FILE, CHECKPOINT):
@@ -79,6 +79,9 @@ def _confirmed(label: str) -> Callable[[Any, Sequence[Any]], None]:
                 raise Mistake(f"{label} = {lost[0]}: no LoRA of this name; Refresh the Lora tab if it is new")
         elif not any(tag[1] in KINDS for tag in TAG.finditer(p.prompt)):
             raise Mistake(f"{label}: expected a LoRA in the prompt, such as <lora:name:1>")
+        for prompt in (p.prompt, getattr(p, "hr_prompt", "")):
+            for value in values:
+                changed(prompt, act, value, added=False)
 
     return confirm
 
@@ -127,9 +130,20 @@ def _strengths(*parts: str) -> Act:
 
 def _weights(values: dict[str, str], value: str) -> None:
     if values.get("lbw", "").upper() == OTHER_WAY:
-        there = book().presets.get(value.upper(), value).split(",")
-        value = ",".join(numeral(round(1 - float(one), 6)) for one in there)
+        value = _rest(value)
     values["lbw"] = value
+
+
+def _rest(value: str) -> str:
+    """1 less each weight."""
+    there = book().presets.get(value.upper(), value)
+    try:
+        return ",".join(numeral(round(1 - float(one), 6)) for one in there.split(","))
+    except ValueError:
+        raise Mistake(
+            f"{LEAD}Block weights = {value}: expected plain numbers, for lbw={OTHER_WAY} in the prompt takes "
+            f"1 less each of them, and {there} has others"
+        ) from None
 
 
 def _block(values: dict[str, str], value: str) -> None:

@@ -17,6 +17,7 @@
         "Choose LoRA files, or a run whose files they are.": "LoRAファイルか、学習を選んでください。",
         "{sizes} = {n} cells": "{sizes} = {n} マス", "{n} cells": "{n} マス", "1 cell": "1 マス", "{n} pictures to draw at most": "描く画像は最大 {n} 枚", "{n} runs to train": "学習 {n} 回",
         "Earlier sheets": "これまでの表", "Open": "開く", "Use its plan": "この設定を使う", "No sheet was drawn yet.": "まだ表はありません。",
+        "Delete its pictures, and LoRAs that were trained for it?": "その画像と、そのために学習したLoRAを削除しますか？",
         "It was drawn on the command line, and its plan is not known here.": "コマンドラインで描いた表なので、設定はここではわかりません。",
 
         "Width": "幅", "Height": "高さ", "Score and suggest": "評価して、すすめる",

@@ -23,7 +23,7 @@
     function room() {
         const box = el("div.body.evaluate", { "data-says": "" });
         const form = el("section.sheet-plan", { "data-says": "", "aria-label": t("What to draw") });
-        const earlier = earlierView((name) => view.open(name), (asked, name) => take(asked, name));
+        const earlier = earlierView((name) => view.open(name), (asked, name) => take(asked, name), (name) => view.shown() === name && view.open(null));
         const view = page.sheetView((asked, name) => take(asked, name));
         let fill = null;
         const take = (asked, name) => fill && fill(asked, name);
@@ -209,7 +209,7 @@
     }
 
     // ── earlier ones ──
-    function earlierView(open, take) {
+    function earlierView(open, take, gone) {
         const list = el("ul.entries");
         const box = el("details.fold.runs", { "data-says": "" }, el("summary", {}, t("Earlier sheets")), list);
         const row = (sheet) => el("li.entry", { "data-says": "" }, el("div.line", {}, el("strong", {}, sheet.name),
@@ -221,6 +221,10 @@
                 const { asked } = await page.ask("GET", `/sheets/${encodeURIComponent(sheet.name)}`);
                 if (!asked) throw new Error(t("It was drawn on the command line, and its plan is not known here."));
                 take(asked, "");
+            }), sheet.state === "drawing" ? null : page.sure(t("Delete"), t("Delete its pictures, and LoRAs that were trained for it?"), t("Yes, delete"), async () => {
+                await page.ask("DELETE", `/sheets/${encodeURIComponent(sheet.name)}`);
+                await gone(sheet.name);
+                await draw();
             })), sheet.suggestion ? el("p.hint", {}, page.suggestion(sheet.suggestion)) : null);
         const draw = async () => {
             const sheets = await page.ask("GET", "/sheets");

@@ -280,6 +280,10 @@ class Desk:
     def drawn_sheet(self, name: str, after: int = 0) -> dict[str, object]:
         return self.sheets.one(name, after)
 
+    def remove_sheet(self, name: str) -> dict[str, object]:
+        self.sheets.remove(name)
+        return {}
+
     def stop_sheet(self) -> dict[str, object]:
         return self.sheets.stop()
 
@@ -307,5 +311,8 @@ class Desk:
         live = self.line.live
         if isinstance(live, Live) and live.name == name and live.state == RUNNING:
             raise Mistake(f"{name} is running; stop it first")
-        self.past.one(name).clear(what)
+        run = self.past.one(name)
+        for sheet in self.sheets.of(name) if what == "all" else ():
+            self.sheets.remove(sheet)
+        run.clear(what)
         return {}

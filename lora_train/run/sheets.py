@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import pathlib
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +28,7 @@ from lora_train.run.live import linked
 from lora_train.run.release import release
 from lora_train.run.schema import row
 from lora_train.train.room import full
+from lora_train.values import either
 
 if TYPE_CHECKING:
     from lora_train.host import Host
@@ -38,6 +40,7 @@ PROMPTS, FILES, PICTURES = 3, 8, 8  # at most, on a run's sheet; that its loss i
 DRAWING = "drawing"
 FULL = "out of memory: close other programs, or unload other models, and draw it again"
 LISTED = 500  # files, or runs, to choose from
+OF_RUN = ("strengths", "files")  # the sheets that a run has by itself
 OWN = ("outdir", "output")  # settings of a plan that are this place's
 ASKED = "asked.json"  # how a sheet was asked for, so that it is gone on with
 
@@ -227,6 +230,32 @@ class Sheets:
         )  # fmt: skip
         return "done" if whole else "stopped"
 
+    def remove(self, name: str) -> None:
+        """With all that lies in its folder, which for a sweep are its LoRAs as well.
+
+        Raises:
+            LookupError: there is none of this name.
+            Mistake: it is being drawn.
+        """
+        folder = self.folder / name
+        if not any((folder / file).is_file() for file in ("sheet.json", ASKED)):
+            raise LookupError(f"{name}: no such sheet")
+        if self._state(folder) == DRAWING:
+            raise Mistake(f"{name} is being drawn; stop it first")
+        shutil.rmtree(folder)
+        if self.now is not None and self.now.name == name:
+            self.now = None
+
+    def of(self, run: str) -> list[str]:
+        """Names of the sheets on disk that a run has by itself."""
+        found = {f"{run}-{what}": what for what in OF_RUN}
+        wished = {name: _record(self.folder / name / ASKED) for name in found}
+        return [
+            name
+            for name, asked in wished.items()
+            if (asked.get("run"), asked.get("what")) == (run, found[name])
+        ]
+
     def one(self, name: str, after: int = 0) -> dict[str, object]:
         """A sheet with its cells; of one that is drawn, or was not drawn to its end, those that are there.
 
@@ -261,8 +290,8 @@ def wanted(
     """
     if not files:
         raise Mistake(f"{name}: no saved file is there; train it first")
-    if what not in ("strengths", "files"):
-        raise Mistake(f"what = {what}: expected strengths or files")
+    if what not in OF_RUN:
+        raise Mistake(f"what = {what}: expected {either(OF_RUN)}")
     if what == "files" and len(files) == 1:
         raise Mistake(f"{name}: only one file was saved; output.save_every_n_epochs saves more to compare")
     shown = files if len(files) <= FILES else spread(files, FILES)

@@ -163,6 +163,7 @@ ANSWERS: tuple[tuple[str, str, Callable[[Desk, Ask], object]], ...] = (
     ("GET", "/sheets/{name}", lambda desk, ask: desk.drawn_sheet(ask.name, ask.whole("after"))),
     ("POST", "/sheets/{name}/look", lambda desk, ask: desk.look_sheet(*ask.sheet)),
     ("POST", "/sheets/{name}", lambda desk, ask: desk.plan_sheet(*ask.sheet)),
+    ("DELETE", "/sheets/{name}", lambda desk, ask: desk.remove_sheet(ask.name)),
     ("DELETE", "/runs/{name}", lambda desk, ask: desk.clear(ask.name, ask.query.get("what", ""))),
 )  # fmt: skip
 

@@ -91,6 +91,23 @@ def test_a_sheet_of_files_begins_without_any(desk, host):
     assert (host.folders.desk / "runs" / "okara" / "okara-run" / "files.png").is_file()
 
 
+def test_with_a_run_go_the_sheets_that_are_its_own(desk, host):
+    host.lent = Counted()
+    desk.sheet("okara", "files")
+    assert drawn(desk)["state"] == "done"
+    asked = {
+        "network_weights": [str(desk.past.one("okara").files()[0])],
+        "prompt": "a cat",
+        "x": "strength: 0",
+    }
+    desk.plan_sheet(asked, {}, "okara-strengths", "okara")  # a person's own, of that name
+    assert drawn(desk)["state"] == "done"
+    desk.clear("okara", "caches")
+    assert len(desk.drawn_sheets()) == 2
+    desk.clear("okara", "all")
+    assert [sheet["name"] for sheet in desk.drawn_sheets()] == ["okara-strengths"]
+
+
 def test_one_at_a_time_and_it_can_be_stopped(desk, host, pictures):
     host.lent = Counted()
     host.lent.go.clear()

@@ -123,6 +123,11 @@ class Sheets:
         found = {"asked": None, **self.sheets[name]}
         return {**found, "cells": found["cells"][after:]}
 
+    def remove_sheet(self, name):
+        self.asked.append(("remove sheet", name))
+        del self.sheets[name]
+        return {}
+
     def block_presets(self):
         assert self.book.list()["blocks"] == [*BLOCKS]
         return self.book.list()

@@ -170,6 +170,18 @@ def test_what_was_cut_off_goes_on_and_a_plan_is_taken_up_again(opened):  # noqa:
     assert page.locator("#lt_sheet_name").input_value() == "okara-strength"
 
 
+def test_a_sheet_is_deleted_after_a_question(opened):  # noqa: F811
+    opened.before = [finished]
+    page = entered(opened)
+    shown(page, "okara-strength")
+    row = page.locator(".lt-evaluate .lt-entry", has_text="okara-strength")
+    row.get_by_role("button", name="Delete").click()
+    row.get_by_role("button", name="Yes, delete").click()
+    eventually(page, lambda: page.locator(".lt-evaluate .lt-entry").count() == 1)
+    assert opened.desk.asked[-1] == ("remove sheet", "okara-strength")
+    assert not page.locator("section.lt-sheet").is_visible()
+
+
 def test_blocks_are_looked_at_one_by_one(opened):  # noqa: F811
     opened.before = [finished]
     page = entered(opened)

@@ -104,6 +104,29 @@ def test_one_that_was_cut_off_is_known_and_gone_on_with(client, desk, files):  #
     again.close(10)
 
 
+def test_a_sheet_can_be_deleted_but_not_while_it_is_drawn(client, desk, files):  # noqa: F811
+    def gone(name):
+        return client.delete(f"{PREFIX}/sheets/{name}", headers={"Origin": WHERE})
+
+    assert gone("mine").status_code == 404
+    posted(client, "/sheets/mine", values=planned(files))
+    desk.sheets.thread.join()
+    before, desk.sheets.now.state = desk.sheets.now, "drawing"
+    assert (gone("mine").status_code, gone("mine").json()["error"]) == (
+        422, "mine is being drawn; stop it first"
+    )  # fmt: skip
+    before.state = "done"
+    (desk.folders.desk / "sheets" / "other").mkdir()
+    (desk.folders.desk / "sheets" / "other" / "a.txt").write_text("a", encoding="utf-8")
+    assert gone("other").status_code == 404  # no sheet
+    assert gone("..%5C..").status_code in (404, 405, 422)
+    assert gone("mine").status_code == 200
+    assert [path.name for path in (desk.folders.desk / "sheets").iterdir()] == ["other"]
+    assert client.get(f"{PREFIX}/status").json()["sheet"] is None
+    assert client.get(f"{PREFIX}/sheets/mine").status_code == 404
+    assert (files / "one.safetensors").is_file()
+
+
 def test_what_a_form_needs(client):
     found = client.get(f"{PREFIX}/axes").json()
     assert {row["path"] for row in found["settings"]} >= {"x", "y", "z", "prompt", "score", "analyze"}

@@ -289,6 +289,12 @@ def insight(words: list[str]) -> int:
     return command(words)
 
 
+def dataset(words: list[str]) -> int:
+    from lora_train.preparing import command
+
+    return command(words)
+
+
 def ui(words: list[str]) -> int:
     from lora_train.app import command
 
@@ -330,6 +336,7 @@ COMMANDS = {
     "sample": (sample, "Draw pictures, with LoRA files on the model."),
     "plot": (plot, "Draw a labelled sheet over any axis, and suggest a strength."),
     "insight": (insight, "Say what runs' own records tell of losses, pictures and blocks."),
+    "dataset": (dataset, "Prepare a folder of pictures: look, tag, caption, crop, mask, rename."),
     "ui": (ui, "Open a window to train in."),
     "settings": (manual, "List all settings, as Markdown."),
     **{name: (tooling.command(name), about) for name, about in tooling.ABOUT.items()},

@@ -13,7 +13,7 @@ from lora_train.options import Parser, add, parse
 from lora_train.values import unwrapped
 
 if TYPE_CHECKING:
-    from lora_train.tools.tool import Told, Tool
+    from lora_train.tools.tool import Report, Told, Tool
 
 SHORT = re.compile("-[a-z]")  # resize_lora's -r, beside --r
 ABOUT: dict[str, str] = {  # command -> what help lists it with; a row for each of TOOLS, which need torch
@@ -36,13 +36,17 @@ def command(name: str) -> Callable[[Sequence[str]], int]:
     def run(words: Sequence[str]) -> int:
         from lora_train.tools import TOOLS
 
-        return _run(TOOLS[name], f"lora-train {name}", words)
+        return use(TOOLS[name], f"lora-train {name}", TOOLS[name].about or ABOUT[name], words)
 
     return run
 
 
-def _run(tool: type[Tool], prog: str, words: Sequence[str]) -> int:
-    parser = Parser(prog, tool.about or ABOUT[prog.split()[-1]])
+def use(
+    tool: type[Tool], prog: str, about: str, words: Sequence[str],
+    run: Callable[[Tool, Told], Report] = lambda tool, told: tool.run(told),
+) -> int:  # fmt: skip
+    """Read a tool's options from words, run it, and print what it has to say."""
+    parser = Parser(prog, about)
     groups = {}
     for s in settings(tool):
         if s.group not in groups:
@@ -54,7 +58,7 @@ def _run(tool: type[Tool], prog: str, words: Sequence[str]) -> int:
     words = [f"-{word}" if SHORT.fullmatch(word) else word for word in words]
     given = parse(parser, words)
     as_json = given.pop("json", False)
-    report = build(tool, _unsplit(tool, given)).run(_bar())
+    report = run(build(tool, _unsplit(tool, given)), _bar())
     if as_json:
         sys.stdout.write(json.dumps(report.facts, indent=2, ensure_ascii=False) + "\n")
     else:

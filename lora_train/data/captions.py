@@ -189,6 +189,16 @@ def read(path: pathlib.Path, encoding: str = "utf-8") -> list[str]:
     Raises:
         Mistake: cannot be read, or is written in something else; the message says what it looks like.
     """
+    text, _ = whole(path, encoding)
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def whole(path: pathlib.Path, encoding: str = "auto") -> tuple[str, str]:
+    """All of a caption file but blanks at its ends, and what it is written in.
+
+    Raises:
+        Mistake: cannot be read, or is written in something else; the message says what it looks like.
+    """
     try:
         size = path.stat().st_size
         raw = path.read_bytes() if size <= LONGEST else b""
@@ -204,7 +214,7 @@ def read(path: pathlib.Path, encoding: str = "utf-8") -> list[str]:
         text = "\0"
     if "\0" in text:
         raise Mistake(f"{path}: {_instead(raw, encoding)}")
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return text.strip(), encoding
 
 
 def detected(raw: bytes) -> str:

@@ -18,7 +18,6 @@ from lora_train.knobs import Setting, build, settings
 from lora_train.run.control import Ended
 from lora_train.run.release import release
 from lora_train.run.schema import row
-from lora_train.tools import TOOLS
 from lora_train.tools.foreseen import foreseen, head
 from lora_train.tools.tool import Report, Tool
 from lora_train.train.room import full
@@ -78,8 +77,8 @@ class Task:
 class Bench:
     """Every method may be called from any thread."""
 
-    def __init__(self, host: Host, line: Queue, folders: Folders):
-        self.host, self.line, self.folders = host, line, folders
+    def __init__(self, host: Host, line: Queue, folders: Folders, tools: Mapping[str, type[Tool]]):
+        self.host, self.line, self.folders, self.table = host, line, folders, tools
         self.now: Task | None = None
         self.lock = threading.Lock()
         self.stopping = False
@@ -93,13 +92,23 @@ class Bench:
                 "name": name, "about": " ".join(tool.about.split()), "light": tool.light,
                 "rows": [offered(name, s) for s in sorted(settings(tool), key=_written)],
             }
-            for name, tool in TOOLS.items()
+            for name, tool in self.table.items()
         ]  # fmt: skip
+
+    def named(self, name: str) -> type[Tool]:
+        """Raises LookupError: there is no such tool."""
+        if name not in self.table:
+            raise LookupError(f"{name}: no such tool; there is {', '.join(self.table)}")
+        return self.table[name]
+
+    def settings(self, name: str) -> dict[str, Setting]:
+        """Of a tool, by their path."""
+        return {s.path: s for s in settings(self.named(name))}
 
     def look(self, name: str, values: Mapping[str, object], allow: Allow) -> dict[str, object]:
         """What is wrong with it, what its files are, what would be written, and a name for that."""
         found = {
-            "complaints": [], "heads": heads(name, values), "makes": [], "comes": None,
+            "complaints": [], "heads": heads(name, self.settings(name), values), "makes": [], "comes": None,
             "proposed": self._proposed(name, values),
         }  # fmt: skip
         try:
@@ -155,7 +164,7 @@ class Bench:
 
     def _built(self, name: str, values: Mapping[str, object], allow: Allow) -> Tool:
         """Raises Mistake: all that is wrong with its settings, or with one of its paths."""
-        tool = build(named(name), {path: value for path, value in values.items() if value != ""})
+        tool = build(self.named(name), {path: value for path, value in values.items() if value != ""})
         complaints = []
         for paths, written in ((tool.named(), False), (tool.makes(), True)):
             for setting, path in paths:
@@ -183,7 +192,7 @@ class Bench:
             task.done, task.of = done, of
 
         try:
-            report = tool.run(told)
+            report = tool.within(self.host, told)
         except Ended:
             return {"state": "stopped"}
         except (Mistake, OSError) as e:
@@ -224,18 +233,6 @@ class Bench:
         return next((str(folder / file) for file in tries if not (folder / file).exists()), None)
 
 
-def named(name: str) -> type[Tool]:
-    """Raises LookupError: there is no such tool."""
-    if name not in TOOLS:
-        raise LookupError(f"{name}: no such tool; there is {', '.join(TOOLS)}")
-    return TOOLS[name]
-
-
-def paths(name: str) -> dict[str, Setting]:
-    """The settings of a tool, by their path."""
-    return {s.path: s for s in settings(named(name))}
-
-
 def offered(name: str, s: Setting) -> dict[str, object]:
     """A setting as a form needs it, and what its files are where it is one of paths."""
     found, inner = row(s, {}), unwrapped(s.type)[0]
@@ -253,9 +250,9 @@ def _written(s: Setting) -> bool:
     return s.group == "output"
 
 
-def heads(name: str, values: Mapping[str, object]) -> list[dict[str, object]]:
+def heads(name: str, known: Mapping[str, Setting], values: Mapping[str, object]) -> list[dict[str, object]]:
     """What the LoRA files are that a form names."""
-    found, known = [], paths(name)
+    found = []
     for path, value in values.items():
         if path in known and offered(name, known[path])["holds"] == "lora":
             files = value if isinstance(value, list) else [value]

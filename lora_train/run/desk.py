@@ -22,6 +22,7 @@ from lora_train.run.rules import Rules
 from lora_train.run.runs import Runs, taken
 from lora_train.run.schema import schema
 from lora_train.run.sheets import Sheets, Wish, offered
+from lora_train.tools import TOOLS
 from lora_train.values import plain
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Desk:
         self.past = Runs(folders.desk / "runs")
         self.line = Queue(host, folders.desk, rules)
         self.sheets = Sheets(host, self.line, folders.desk / "sheets")
-        self.bench = Bench(host, self.line, folders)
+        self.bench = Bench(host, self.line, folders, TOOLS)
         self._header: tuple[float, dict] = (-AGO, {})
 
     # ── what can be set ──

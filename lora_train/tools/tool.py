@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 
 from lora_train.errors import Mistake
+from lora_train.host import Host
 from lora_train.knobs import knob
 from lora_train.values import shown
 
@@ -55,6 +56,12 @@ class Tool:
     about = ""  # a few sentences on it
     alone = ""  # the setting that a word stands for which follows the command, if any
     light = False  # whether it takes so little that it may run beside a training
+    hosted = False  # whether it needs a host's model, and so `within`
+
+    @classmethod
+    def said(cls) -> str:
+        """What it does, in a line."""
+        return " ".join((cls.about or cls.__doc__).split())
 
     def named(self) -> Iterable[tuple[str, pathlib.Path]]:
         """(setting, path) of files that it reads, beside those of settings that are paths."""
@@ -76,6 +83,14 @@ class Tool:
             Mistake: a file is not what it should be, or something is in the way; nothing is written then.
         """
         raise NotImplementedError
+
+    def within(self, host: Host, told: Told = unheard) -> Report:
+        """Do it where a host is, which some need.
+
+        Raises:
+            Mistake: as `run`.
+        """
+        return self.run(told)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,6 +23,7 @@ from lora_train.ui.small import small
 from lora_train.values import shown
 
 if TYPE_CHECKING:
+    from lora_train.run.bench import Bench
     from lora_train.run.desk import Desk
     from lora_train.ui.gate import Gate
     from lora_train.ui.guard import Guard
@@ -63,12 +64,9 @@ class Ask:
             raise Mistake('values: expected an object of settings, such as {"network.dim": 16}')
         return self.guard.values(values)
 
-    @property
-    def tool(self) -> tuple[str, dict[str, object], Callable]:
+    def tool(self, bench: Bench) -> tuple[str, dict[str, object], Callable]:
         """A tool's name, its values, and who says of further paths whether they may be named."""
-        from lora_train.run.bench import paths
-
-        values, known = self.json.get("values"), paths(self.place["name"])
+        values, known = self.json.get("values"), bench.settings(self.place["name"])
         if not isinstance(values, dict):
             raise Mistake('values: expected an object of settings, such as {"new_rank": 16}')
         return self.place["name"], self.guard.values(values, known), self.guard.path
@@ -156,8 +154,8 @@ ANSWERS: tuple[tuple[str, str, Callable[[Desk, Ask], object]], ...] = (
     ("GET", "/tools/now", lambda desk, ask: desk.tool_now()),
     ("GET", "/tools/files", lambda desk, ask: desk.tool_files()),
     ("POST", "/tools/stop", lambda desk, ask: desk.stop_tool()),
-    ("POST", "/tools/{name}/look", lambda desk, ask: desk.look_tool(*ask.tool)),
-    ("POST", "/tools/{name}", lambda desk, ask: desk.use_tool(*ask.tool)),
+    ("POST", "/tools/{name}/look", lambda desk, ask: desk.look_tool(*ask.tool(desk.bench))),
+    ("POST", "/tools/{name}", lambda desk, ask: desk.use_tool(*ask.tool(desk.bench))),
     ("GET", "/axes", lambda desk, ask: desk.axes()),
     ("GET", "/sheets", lambda desk, ask: desk.drawn_sheets()),
     ("GET", "/sheets/{name}", lambda desk, ask: desk.drawn_sheet(ask.name, ask.whole("after"))),

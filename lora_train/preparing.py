@@ -1,0 +1,39 @@
+"""`lora-train dataset`: the workshop's works as commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lora_train.errors import Mistake
+from lora_train.tooling import use
+
+if TYPE_CHECKING:
+    from lora_train.tools.tool import Report, Told, Tool
+
+TEXT = "usage: lora-train dataset WORK FOLDER [options]\n\nPrepare a folder of pictures for training.\n\n"
+
+
+def command(words: Sequence[str]) -> int:
+    """Returns the exit status."""
+    from lora_train.workshop import WORKS
+
+    name, rest = (words[0], words[1:]) if words else ("--help", ())
+    if name in ("-h", "--help"):
+        rows = "".join(f"  {work:<12} {tool.said()}\n" for work, tool in WORKS.items())
+        sys.stdout.write(f"{TEXT}{rows}\nlora-train dataset WORK --help lists the options of one.\n")
+        return 0
+    if name not in WORKS:
+        raise Mistake(f"{name}: no such work; there is {', '.join(WORKS)}")
+    tool = WORKS[name]
+    return use(tool, f"lora-train dataset {name}", tool.said(), rest, _run)
+
+
+def _run(tool: Tool, told: Told) -> Report:
+    """With a host for what draws."""
+    if not tool.hosted:
+        return tool.run(told)
+    from lora_train.hosts.standalone.host import StandaloneHost
+
+    return tool.within(StandaloneHost(), told)

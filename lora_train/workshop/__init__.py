@@ -1,0 +1,12 @@
+"""The workshop: from a folder of pictures to a dataset worth training on. Its works, by their commands."""
+
+from __future__ import annotations
+
+from lora_train.tools.tool import Tool
+from lora_train.workshop.history import History, Redo, Undo
+
+WORKS: dict[str, type[Tool]] = {
+    "undo": Undo,
+    "redo": Redo,
+    "history": History,
+}

@@ -1,0 +1,162 @@
+"""What is done to the files of a folder, one by one, and how each is taken back, however far it had come."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import shutil
+from collections.abc import Sequence
+
+SMALL = 65536  # bytes of contents that stand in the record; larger ones are files beside it
+
+
+@dataclasses.dataclass
+class Step:
+    """One file's. Small contents are text of latin-1, in which every byte is a letter; large ones are files
+    in the change's folder, `old` and `new`, of which always that one is there that is not in its place."""
+
+    path: str  # within the folder, with / between
+    to: str | None = None  # where it is moved to
+    before: str | None = None  # None: there was no file
+    after: str | None = None
+    number: int | None = None  # of those files; None: contents are small
+    there: bool = True  # whether there was a file
+    gone: bool = False  # whether it is taken away
+    stamp: tuple[int, int] | None = None  # size and date of a large one as it was left
+
+    def old(self, home: pathlib.Path) -> pathlib.Path:
+        return home / f"{self.number}.old"
+
+    def new(self, home: pathlib.Path) -> pathlib.Path:
+        return home / f"{self.number}.new"
+
+    def forth(self, folder: pathlib.Path, home: pathlib.Path) -> None:
+        """Put, take away or move; moved files that stand in each other's way are not moved by this."""
+        path = folder / self.path
+        if self.to is not None:
+            renamed(path, folder / self.to)
+        elif self.number is None:
+            replace(path, self.after.encode("latin-1"))
+        elif self.new(home).exists():
+            swapped(path, self.new(home), self.old(home))
+        elif self.gone and not self.old(home).exists():
+            path.rename(self.old(home))
+        self.stamp = self.seen(folder)
+
+    def back(self, folder: pathlib.Path, home: pathlib.Path) -> None:
+        """Take it back, if it was done; what something else has made of the file since is left as it is."""
+        path = folder / self.path
+        if self.to is not None:
+            if not path.exists() and (folder / self.to).exists():
+                renamed(folder / self.to, path)
+        elif self.number is None:
+            if path.exists() and path.read_bytes() == self.after.encode("latin-1"):
+                if self.before is None:
+                    path.unlink()
+                else:
+                    replace(path, self.before.encode("latin-1"))
+        elif self.new(home).exists():
+            self.old(home).unlink(missing_ok=True)  # it was not done
+        elif self.old(home).exists() and not path.exists():
+            renamed(self.old(home), path)
+        elif self.old(home).exists():
+            swapped(path, self.old(home), self.new(home))
+        elif not self.there and path.exists():
+            path.rename(self.new(home))
+        self.stamp = self.seen(folder)
+
+    def seen(self, folder: pathlib.Path) -> tuple[int, int] | None:
+        """Size and date of what is there now, of large contents."""
+        path = folder / (self.to or self.path)
+        if self.number is None or not path.exists():
+            return None
+        about = path.stat()
+        return about.st_size, about.st_mtime_ns
+
+    def strange(self, folder: pathlib.Path, *, done: bool) -> str | None:
+        """What of the file is not as it was left; None: it is."""
+        path = folder / self.path
+        if self.to is not None:
+            here, there = (folder / self.to, path) if done else (path, folder / self.to)
+            if not here.exists():
+                return f"{here}: is not there any more"
+            return f"{there}: is there again" if there.exists() and not same(here, there) else None
+        if self.number is not None:
+            stamp = tuple(self.stamp) if self.stamp else None
+            return None if self.seen(folder) == stamp else f"{path}: was changed since by something else"
+        found = path.read_bytes().decode("latin-1") if path.exists() else None
+        return None if found == (self.after if done else self.before) else (
+            f"{path}: was changed since by something else")  # fmt: skip
+
+
+def tangled(steps: Sequence[Step]) -> list[Step]:
+    """Moved files of which one's new name is another's old one, or is the same but for capitals."""
+    moved = [step for step in steps if step.to is not None]
+    olds, news = {step.path for step in moved}, {step.to for step in moved}
+    return [s for s in moved if s.to in olds or s.path in news or s.to.casefold() == s.path.casefold()]
+
+
+def stashed(steps: Sequence[Step], folder: pathlib.Path, home: pathlib.Path, *, done: bool) -> None:
+    """Tangled files go out of each other's way, from their new names or their old ones."""
+    for step in steps:
+        here = folder / (step.to if done else step.path)
+        if not step.old(home).exists() and here.exists():
+            here.rename(step.old(home))
+
+
+def unstashed(steps: Sequence[Step], folder: pathlib.Path, home: pathlib.Path, *, done: bool) -> None:
+    """And to their new names, or to their old ones."""
+    for step in steps:
+        if step.old(home).exists():
+            renamed(step.old(home), folder / (step.to if done else step.path))
+
+
+def replace(path: pathlib.Path, content: bytes) -> None:
+    """All or nothing; a link stays one, and rights stay as they were."""
+    real = path.resolve()
+    part = real.with_name(f".{real.name[:80]}.lt_part")
+    try:
+        part.write_bytes(content)
+        if real.exists():
+            shutil.copymode(real, part)
+        part.replace(real)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def swapped(path: pathlib.Path, coming: pathlib.Path, going: pathlib.Path) -> None:
+    """`coming` takes the place of what is at `path`, which is kept as `going`; at no time is none there."""
+    real = path.resolve()
+    going.unlink(missing_ok=True)
+    if real.exists():
+        try:
+            os.link(real, going)
+        except OSError:  # a file system without links
+            shutil.copy2(real, going)
+        shutil.copymode(real, coming)
+    else:
+        real.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        coming.replace(real)
+    except OSError:  # what the path leads to lies on another disk
+        part = real.with_name(f".{real.name[:80]}.lt_part")
+        shutil.copy2(coming, part)
+        part.replace(real)
+        coming.unlink()
+
+
+def renamed(path: pathlib.Path, to: pathlib.Path) -> None:
+    """Raises FileExistsError: there is a file of this name."""
+    if to.exists() and not same(path, to):
+        raise FileExistsError(17, "there is a file of this name", str(to))
+    to.parent.mkdir(parents=True, exist_ok=True)
+    path.rename(to)
+
+
+def same(one: pathlib.Path, other: pathlib.Path) -> bool:
+    """Whether two names are one file's, as they are where capitals do not count."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False

@@ -126,13 +126,17 @@ class Drawing:
             self._say(f"training run {number} of {len(missing)}: {file.stem}")
             log.info("Training run %d of %d: %s", number, len(missing), file.stem)
             store = RunStore(file.parent, file.stem)
-            newest = Run(store, {}).newest if store.last.parent.is_dir() else None
-            resumed = {"place.resume": str(newest[0])} if newest else {}
+            states = Run(store, {}).states if store.records.is_dir() else {}
+            newest = max(states, key=states.get, default=None)
+            resumed = {"place.resume": str(newest)} if newest else {}
             ended = run(
                 *assemble({**values, **resumed}, tolerant=True), self.host, watchers=self.watchers,
                 control=self.control)  # fmt: skip
             if ended.progress.stopped:
                 raise Ended
+            for step in states.values():  # what stops have left
+                store.remove(store.at_step(step))
+                store.remove_state(store.at_step(step))
 
     def _prepare(self) -> None:
         """What is measured with."""

@@ -159,8 +159,8 @@ class Sheets:
         return dataclasses.asdict(wish.sheet)
 
     def stop(self) -> dict[str, object]:
-        """After the picture that is being drawn."""
-        self.control.stop(False)
+        """After the picture that is being drawn; or the step, and then the run keeps what it goes on from."""
+        self.control.stop()
         return self.view() or {}
 
     def view(self) -> dict[str, object] | None:
@@ -168,7 +168,7 @@ class Sheets:
 
     def close(self, seconds: float) -> None:
         """The program ends."""
-        self.control.stop(False)
+        self.control.stop()
         if self.thread is not None:
             self.thread.join(seconds)
 

@@ -84,13 +84,13 @@ def plotted(tmp_path, files):
     """plotted("a", **values): draw a sheet into the folder a."""
 
     def plotted(
-        folder: str, *, job=None, host=None, control=None, told=lambda course: None, **values
+        folder: str, *, job=None, host=None, control=None, told=lambda course: None, watchers=(), **values
     ) -> Drawn:
         usual = {"network_weights": files / "one.safetensors", "prompt": "a cat", **SIZE}
         plan = build(Plan, {**usual, **values, "outdir": tmp_path / folder})
         grid, host = drawn_up(plan, job), host or Host(tmp_path)
         model, _, place = assemble({})
-        drawing = Drawing(grid, model, place, host, control=control, told=told)
+        drawing = Drawing(grid, model, place, host, control=control, told=told, watchers=watchers)
         drawing.make()
         results = finished(drawing)
         results.write()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import signal
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from lora_train.blocks import BlockWeights
 from lora_train.data.batches import Batches
@@ -24,6 +26,7 @@ from lora_train.plots.losses import Losses, Trial
 from lora_train.prompts import Prompt
 from lora_train.run.control import Control, Ended
 from lora_train.run.draw import Worn
+from lora_train.train.events import Watcher
 from tests.tiny import Tiny
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -283,6 +286,94 @@ def test_without_records_of_a_run_it_is_said_that_nothing_is_measured(plotted):
 
 
 # ── sweeps ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Steps(Watcher):
+    """Counts, and does something after one of them."""
+
+    def __init__(self, at: int = 0, act=lambda: None):
+        self.at, self.act, self.count = at, act, 0
+
+    def stepped(self, progress):
+        self.count += 1
+        if self.count == self.at:
+            self.act()
+
+
+@pytest.fixture
+def sweep(pictures):
+    """Two runs of four steps each."""
+    job = {
+        "model.pretrained_model_name_or_path": "tiny.safetensors", "data.train_data_dir": str(pictures),
+        "data.resolution": 64, "training.max_train_steps": 4, "lr.learning_rate": 0.05,
+    }  # fmt: skip
+    return {"job": job, "network_weights": (), "x": "network.dim: 2, 4", "y": "strength: 0, 1"}
+
+
+def same(one, other) -> None:
+    """Two folders with the same sheet, of the same runs."""
+    found = [
+        {file.name: load_file(file) for file in sorted((folder / "runs").glob("*.safetensors"))}
+        for folder in (one, other)
+    ]
+    assert found[0].keys() == found[1].keys()
+    for name, tensors in found[0].items():
+        assert all(torch.equal(tensor, found[1][name][key]) for key, tensor in tensors.items())
+    assert (one / "sheet.png").read_bytes() == (other / "sheet.png").read_bytes()
+
+
+@pytest.mark.parametrize(("save", "steps"), [(True, 2), (False, 4)])
+def test_a_sweep_that_is_stopped_within_a_run_goes_on(plotted, sweep, tmp_path, save, steps):
+    whole, control = Steps(), Control()
+    plotted("whole", **sweep, watchers=[whole])
+    with pytest.raises(Ended):
+        plotted("cut", **sweep, control=control, watchers=[Steps(6, lambda: control.stop(save))])
+    assert not (tmp_path / "cut" / "cells").exists()
+    again = Steps()
+    plotted("cut", **sweep, watchers=[again])
+    assert (whole.count, again.count) == (8, steps)  # the second run from its state, or anew
+    same(tmp_path / "whole", tmp_path / "cut")
+    assert not [*(tmp_path / "cut" / "runs").glob("*-state")]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
+def test_a_sweep_that_is_killed_within_a_run_goes_on(plotted, sweep, tmp_path):
+    plotted("whole", **sweep)
+    (tmp_path / "sweep.json").write_text(json.dumps(sweep), encoding="utf-8")
+    words = [sys.executable, "-c", KILLED_WITHIN, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(words, env=environment, cwd=ROOT, timeout=120, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    again = Steps()
+    plotted("cut", **sweep, watchers=[again])
+    assert again.count == 4
+    same(tmp_path / "whole", tmp_path / "cut")
+
+
+KILLED_WITHIN = """
+import json, os, pathlib, signal, sys
+import torch
+torch.set_num_threads(1)
+from lora_train.job import assemble
+from lora_train.knobs import build
+from lora_train.plots.cells import drawn_up
+from lora_train.plots.drawing import Drawing
+from lora_train.plots.plan import Plan
+from lora_train.train.events import Watcher
+from tests.tiny import TinyHost
+folder = pathlib.Path(sys.argv[1])
+asked = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+settings = asked.pop("job")
+plan = build(Plan, {**asked, "prompt": "a cat", "width": 64, "height": 64, "outdir": folder / "cut"})
+class Kill(Watcher):
+    count = 0
+    def stepped(self, progress):
+        self.count += 1
+        if self.count == 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+job, _, place = assemble({})
+Drawing(drawn_up(plan, settings), job, place, TinyHost(folder), watchers=[Kill()]).make()
+"""
 
 
 def test_each_value_of_a_setting_is_a_run(plotted, pictures, tmp_path):

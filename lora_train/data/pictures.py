@@ -74,9 +74,9 @@ def size(path: pathlib.Path) -> Size:
     Raises:
         Mistake: not a picture that can be read.
     """
-    with _opened(path) as picture:
+    with opened(path) as picture:
         width, height = picture.size
-        return (height, width) if _orientation(picture) in (5, 6, 7, 8) else (width, height)
+        return (height, width) if orientation(picture) in (5, 6, 7, 8) else (width, height)
 
 
 def frames(path: pathlib.Path) -> int:
@@ -87,7 +87,7 @@ def frames(path: pathlib.Path) -> int:
     """
     if path.suffix.lower() not in MOVING:
         return 1
-    with _opened(path) as picture:
+    with opened(path) as picture:
         return getattr(picture, "n_frames", 1)
 
 
@@ -97,7 +97,7 @@ def verify(path: pathlib.Path) -> None:
     Raises:
         Mistake: damaged or cut off.
     """
-    with _opened(path) as picture:
+    with opened(path) as picture:
         picture.load()
 
 
@@ -129,8 +129,8 @@ def upright(path: pathlib.Path, background: tuple[int, int, int] | None = (255, 
     Raises:
         Mistake: damaged or cut off.
     """
-    with _opened(path) as image:
-        turn = TURNS.get(_orientation(image))
+    with opened(path) as image:
+        turn = TURNS.get(orientation(image))
         return pixels.rgb(image if turn is None else image.transpose(turn), background)
 
 
@@ -170,8 +170,8 @@ def opaque(path: pathlib.Path) -> Image.Image:
     Raises:
         Mistake: damaged or cut off.
     """
-    with _opened(path) as image:
-        turn = TURNS.get(_orientation(image))
+    with opened(path) as image:
+        turn = TURNS.get(orientation(image))
         return pixels.opacity(image if turn is None else image.transpose(turn))
 
 
@@ -196,12 +196,12 @@ def face(path: pathlib.Path) -> tuple[int, int, int, int] | None:
 
 
 @contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[Image.Image]:
+def opened(path: pathlib.Path) -> Iterator[Image.Image]:
     """The picture; each way of its being unreadable is a Mistake.
 
     A host may have told Pillow to fill what is missing of a picture with grey; here it is told not to.
     """
-    _plugged(path)
+    plugged(path)
     before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
         with Image.open(path) as picture:
@@ -212,7 +212,7 @@ def _opened(path: pathlib.Path) -> Iterator[Image.Image]:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def _plugged(path: pathlib.Path) -> None:
+def plugged(path: pathlib.Path) -> None:
     """Raises Mistake: Pillow cannot read this kind of file, and no plug-in for it is installed."""
     ending = path.suffix.lower()
     if ending not in PLUGINS or ending in Image.registered_extensions():
@@ -238,8 +238,8 @@ def _reason(path: pathlib.Path, e: Exception) -> str:
     return f"damaged or cut off ({e})"
 
 
-def _orientation(picture: Image.Image) -> int:
-    """As EXIF (or XMP) has it.
+def orientation(picture: Image.Image) -> int:
+    """As EXIF (or XMP) has it; 1 is upright.
 
     Pillow decodes all of a PNG to look for EXIF data behind its pixels; nothing writes it there, so not here.
     """

@@ -16,7 +16,7 @@ from torch import Tensor
 from lora_train import names
 from lora_train.errors import Mistake
 from lora_train.models.files import FOLDERS, Found, Part, Source, find
-from lora_train.models.written import write
+from lora_train.models.written import sound, write
 from lora_train.run.store import Unwritable, whole
 from lora_train.weights import Weights
 
@@ -183,7 +183,7 @@ def _stream(
     def changed(key: str) -> Tensor:
         [(_, value)] = weights.read([key])
         more = [(at, changes[where]) for at, where in added.get(key, ())]
-        return _changed(value, more, rows[key][1], within)
+        return sound(_changed(value, more, rows[key][1], within), value, key)
 
     write(file, rows, changed, {"format": "pt", **metadata})
 

@@ -12,6 +12,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from lora_train.errors import Mistake
 from lora_train.run.store import whole
 from lora_train.weights import DTYPES
 
@@ -20,6 +21,7 @@ RANK = (  # the order of safetensors' own writer, so that equal tensors give equ
     *("I64", "F64", "F32", "I32", "BF16", "F16", "I16", "F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL"),
 )
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+PIECE = 1 << 20  # values that are looked at at once
 LEGACY = (0x100000, 0x110000)  # the bytes of a file that `sshs_legacy_hash` is of
 PENDING = {"sshs_model_hash": "0" * 64, "sshs_legacy_hash": "0" * 8, "modelspec.hash_sha256": "0x" + "0" * 64}
 
@@ -61,6 +63,28 @@ def write(
             file.write(header(rows, names, {**metadata, **sums.texts()}))
         file.flush()
         os.fsync(file.fileno())
+
+
+def narrowed(value: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """In another precision. Raises Mistake: as `sound`."""
+    return sound(value.to(dtype), value, name)
+
+
+def sound(made: Tensor, value: Tensor, name: str) -> Tensor:
+    """What is to be written in place of a value.
+
+    Raises:
+        Mistake: it is infinite where that was not: the precision has no number so large.
+    """
+    if made.dtype.is_floating_point and made.dtype.itemsize > 1:
+        pieces = zip(made.reshape(-1).split(PIECE), value.reshape(-1).split(PIECE), strict=True)
+        if any(bool(m.isinf().any()) and bool((m.isinf() & v.isfinite()).any()) for m, v in pieces):
+            most = torch.finfo(made.dtype).max
+            raise Mistake(
+                f"save_precision: {name} gets values beyond {most:g}, for which {NAMES[made.dtype]} has no "
+                "number; expected bf16 or float"
+            )
+    return made
 
 
 def header(rows: Mapping[str, Row], names: Iterable[str], metadata: Mapping[str, str]) -> bytes:

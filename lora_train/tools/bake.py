@@ -49,4 +49,7 @@ def _by_factor(own: Mapping[str, Tensor], times: float) -> Form | None:
 
 
 def _times(tensor: Tensor, times: float) -> Tensor:
-    return (tensor.float() * times).to(tensor.dtype)
+    """In float where the file's own precision has no numbers so large."""
+    product = tensor.float() * times
+    made = product.to(tensor.dtype)
+    return made if bool(made.isfinite().all()) else product

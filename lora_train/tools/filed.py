@@ -14,7 +14,7 @@ from torch import Tensor
 from lora_train import __version__
 from lora_train.adapters.fourfold import missing
 from lora_train.adapters.thin import ALPHA, DOWN, UP
-from lora_train.models.written import write
+from lora_train.models.written import narrowed, write
 from lora_train.names import file_key
 from lora_train.tools.opened import layer
 
@@ -43,13 +43,16 @@ class Filed:
 
     def add(self, key: str, form: Mapping[str, Tensor], shape: tuple[int, ...]) -> None:
         """A layer's, held as they will be written. key: "unet.input_blocks.0.0"."""
-        self.forms[key] = {name: self._kept(tensor.detach().cpu()) for name, tensor in form.items()}
+        self.forms[key] = {
+            name: self._kept(tensor.detach().cpu(), f"{key} {name}") for name, tensor in form.items()
+        }
         self.shapes[key] = shape
 
-    def _kept(self, tensor: Tensor) -> Tensor:
+    def _kept(self, tensor: Tensor, name: str) -> Tensor:
         """An alpha that is no number of the file's precision stays as exact as it is."""
-        made = tensor.to(self.dtype).contiguous()
-        return tensor if tensor.ndim == 0 and made != tensor else made
+        if tensor.ndim == 0 and tensor.to(self.dtype) != tensor:
+            return tensor
+        return narrowed(tensor, self.dtype, name).contiguous()
 
     def write(self, path: pathlib.Path, texts: Mapping[str, str]) -> None:
         """Raises Unwritable: the folder cannot be written to, or the disk is full."""

@@ -93,7 +93,7 @@ class Merge(Writing):
             yield f"new_rank: expected none with {self.way}, whose rank follows from the files"
         if self.way == "svd" and self.new_rank is None:
             yield "new_rank: expected a rank for method svd"
-        alone = ("method", "concat", "new_rank", "new_conv_rank")
+        alone = ("base", "method", "concat", "new_rank", "new_conv_rank")
         if self.sd_model is not None and (given := [name for name in alone if vars(self)[name]]):
             yield f"{given[0]}: expected none beside sd_model, into which files are merged as they are"
 

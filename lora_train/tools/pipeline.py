@@ -28,7 +28,7 @@ from lora_train.models.files import (
     Part,
 )  # fmt: skip
 from lora_train.models.whole import put
-from lora_train.models.written import write
+from lora_train.models.written import narrowed, write
 from lora_train.run.store import Unwritable, whole
 
 Made = tuple[
@@ -55,7 +55,7 @@ def _tensor(part: Part, name: str, dtype: torch.dtype | None) -> Made:
 
     def make() -> Tensor:
         [(_, value)] = part.weights.read([at.key])
-        return at.of(value).to(kind).contiguous()
+        return narrowed(at.of(value), kind, at.key).contiguous()
 
     return part.shape(name), kind, make
 

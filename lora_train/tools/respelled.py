@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lora_train.adapters.lora import DOWN, UP
 from lora_train.errors import Mistake
-from lora_train.models.written import Row, write
+from lora_train.models.written import Row, narrowed, write
 from lora_train.run.store import Unwritable
 from lora_train.tools.dialects import DIALECTS, ENCODERS, Place, dotted, most, settings, told
 from lora_train.tools.opened import Opened
@@ -215,6 +215,6 @@ def _write(
 
     def tensor(key: str) -> Tensor:
         made = tensors[key]
-        return (made[1]() if isinstance(made, tuple) else made).to(rows[key][1])
+        return narrowed(made[1]() if isinstance(made, tuple) else made, rows[key][1], key)
 
     write(path, rows, tensor, texts, hashed=True)

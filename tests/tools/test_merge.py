@@ -280,6 +280,7 @@ def test_a_layer_that_no_caption_comes_through_is_no_fault(tmp_path):
         ({"save_to": None}, "save_to: expected"),
         ({"save_to": "x.ckpt"}, "save_to = x.ckpt: expected a name that ends with .safetensors"),
         ({"new_rank": 4}, "new_rank: expected none beside sd_model"),
+        ({"base": "a.safetensors"}, "base: expected none beside sd_model"),
         ({"method": "svd", "sd_model": None}, "new_rank: expected a rank for method svd"),
         ({"concat": True, "new_rank": 4, "sd_model": None}, "new_rank: expected none with concat"),
     ],

@@ -89,7 +89,7 @@ class Bench:
         """What a form needs of each."""
         return [
             {
-                "name": name, "about": " ".join(tool.about.split()), "light": tool.light,
+                "name": name, "about": tool.said(), "light": tool.light,
                 "rows": [offered(name, s) for s in sorted(settings(tool), key=_written)],
             }
             for name, tool in self.table.items()
@@ -112,7 +112,7 @@ class Bench:
             "proposed": self._proposed(name, values),
         }  # fmt: skip
         try:
-            tool = self._built(name, values, allow)
+            tool = self.built(name, values, allow)
         except Mistake as e:
             return {**found, "complaints": str(e).splitlines()}
         makes = [{"path": str(path), "there": path.exists()} for _, path in tool.makes()]
@@ -122,7 +122,7 @@ class Bench:
 
     def begin(self, name: str, values: Mapping[str, object], allow: Allow) -> dict[str, object]:
         """Raises Mistake: a setting is wrong, or something else is at work."""
-        tool = self._built(name, values, allow)
+        tool = self.built(name, values, allow)
         with self.lock:
             if self.now is not None and self.now.state == WORKING:
                 raise Mistake(f"{self.now.name} is at work; wait for it, or stop it")
@@ -162,7 +162,7 @@ class Bench:
 
     # ── at work ──
 
-    def _built(self, name: str, values: Mapping[str, object], allow: Allow) -> Tool:
+    def built(self, name: str, values: Mapping[str, object], allow: Allow) -> Tool:
         """Raises Mistake: all that is wrong with its settings, or with one of its paths."""
         tool = build(self.named(name), {path: value for path, value in values.items() if value != ""})
         complaints = []

@@ -22,6 +22,7 @@ from lora_train.run.rules import Rules
 from lora_train.run.runs import Runs, taken
 from lora_train.run.schema import schema
 from lora_train.run.sheets import Sheets, Wish, offered
+from lora_train.run.workroom import Workroom
 from lora_train.tools import TOOLS
 from lora_train.values import plain
 
@@ -46,6 +47,7 @@ class Desk:
         self.line = Queue(host, folders.desk, rules)
         self.sheets = Sheets(host, self.line, folders.desk / "sheets")
         self.bench = Bench(host, self.line, folders, TOOLS)
+        self.workroom = Workroom(host, self.line, folders, self.past)
         self._header: tuple[float, dict] = (-AGO, {})
 
     # ── what can be set ──
@@ -194,7 +196,7 @@ class Desk:
         return {
             "model": self.model(), "queue": queue, "run": live and live.view(after),
             "unfinished": [row for row in queue if row["state"] == UNFINISHED], "sheet": self.sheets.view(),
-            "tool": self.bench.brief(), "now": time.time(),
+            "tool": self.bench.brief(), "work": self.workroom.bench.brief(), "now": time.time(),
         }  # fmt: skip
 
     def pause(self) -> dict[str, object]:
@@ -225,6 +227,7 @@ class Desk:
         """Before the program ends."""
         self.sheets.close(seconds)
         self.bench.close(seconds)
+        self.workroom.bench.close(seconds)
         self.line.close(seconds)
 
     # ── runs on disk ──

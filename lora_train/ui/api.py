@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
@@ -17,13 +16,12 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from lora_train.errors import Mistake
-from lora_train.plots.axes import named
-from lora_train.plots.plan import sides_of
-from lora_train.ui.small import small
-from lora_train.values import shown
+from lora_train.run.small import small
+from lora_train.ui import dataset
+from lora_train.ui.ask import Ask
+from lora_train.ui.guard import PICTURES, SHOWN
 
 if TYPE_CHECKING:
-    from lora_train.run.bench import Bench
     from lora_train.run.desk import Desk
     from lora_train.ui.gate import Gate
     from lora_train.ui.guard import Guard
@@ -36,78 +34,6 @@ AGAIN = 15  # seconds that pages wait where the server ends, as for a Reload UI
 QUIET = 15.0  # seconds after which a stream without news says that it is there
 
 log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Ask:
-    """One request, read."""
-
-    place: Mapping[str, str]  # what stands in the route's braces
-    query: Mapping[str, str]
-    body: bytes
-    guard: Guard
-
-    @property
-    def json(self) -> dict:
-        try:
-            found = json.loads(self.body or b"{}")
-        except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict):
-            raise Mistake("body: expected a JSON object")
-        return found
-
-    @property
-    def values(self) -> dict[str, object]:
-        values = self.json.get("values")
-        if not isinstance(values, dict):
-            raise Mistake('values: expected an object of settings, such as {"network.dim": 16}')
-        return self.guard.values(values)
-
-    def tool(self, bench: Bench) -> tuple[str, dict[str, object], Callable]:
-        """A tool's name, its values, and who says of further paths whether they may be named."""
-        values, known = self.json.get("values"), bench.settings(self.place["name"])
-        if not isinstance(values, dict):
-            raise Mistake('values: expected an object of settings, such as {"new_rank": 16}')
-        return self.place["name"], self.guard.values(values, known), self.guard.path
-
-    @property
-    def name(self) -> str:
-        """Of a preset or run, which is a file's as well."""
-        name = self.place["name"]
-        if name.strip(" .") != name or set(name) & set('/\\:*?"<>|') or not name.isprintable():
-            raise Mistake(f'name = {shown(name)}: expected a name without any of / \\ : * ? " < > |')
-        return name
-
-    @property
-    def names(self) -> list[str]:
-        """Of several runs, with slashes between, which no name has."""
-        return [name for name in self.query.get("names", "").split("/") if name]
-
-    @property
-    def sheet(self) -> tuple[dict[str, object], dict[str, object], str, str | None]:
-        """What is planned of one: its values, those of a run, its name, and the run whose files it shows."""
-        job, run = self.json.get("job") or {}, self.json.get("run")
-        if not isinstance(job, dict):
-            raise Mistake("job: expected an object of settings, or nothing")
-        values = self.values
-        for axis in sides_of(values):
-            for word in named(axis.words) if axis.name == "file" else ():
-                if not word.startswith("run ") and set(word) & set("/\\"):
-                    self.guard.path(word, "file")
-        return values, self.guard.values(job), self.name, None if run is None else str(run)
-
-    def whole(self, name: str, usual: int = 0) -> int:
-        try:
-            return int(self.query.get(name, usual))
-        except ValueError:
-            raise Mistake(f"{name} = {shown(self.query[name])}: expected a whole number") from None
-
-    def flag(self, name: str, usual: bool) -> bool:
-        value = self.json.get(name, usual)
-        if not isinstance(value, bool):
-            raise Mistake(f"{name} = {shown(value)}: expected true or false")
-        return value
 
 
 def _added(desk: Desk, ask: Ask) -> object:
@@ -186,7 +112,7 @@ class Api:
         self.own.append((method, path, answer))
 
     def routes(self) -> list[Route]:
-        rows = [*ANSWERS, *self.own]
+        rows = [*ANSWERS, *dataset.ANSWERS, *self.own]
         made = [Route(PREFIX + path, self._asked(answer), methods=[method]) for method, path, answer in rows]
         made.append(Route(f"{PREFIX}/file", self._file, methods=["GET"]))
         made.append(Route(f"{PREFIX}/events", self._events, methods=["GET"]))
@@ -237,8 +163,10 @@ class Api:
         headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "private, no-cache"}
         width = request.query_params.get("width", "")
         try:
-            path = await run_in_threadpool(lambda: self.guard().picture(request.query_params.get("path", "")))
-            if not width.isdecimal():
+            text, copied = request.query_params.get("path", ""), width.isdecimal()
+            endings = PICTURES if copied else SHOWN
+            path = await run_in_threadpool(lambda: self.guard().picture(text, endings))
+            if not copied:
                 return FileResponse(path, headers=headers)
             data = await run_in_threadpool(small, path, int(width[:6]))
         except Mistake as e:

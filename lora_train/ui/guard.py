@@ -11,7 +11,7 @@ import string
 import subprocess
 import sys
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lora_train.errors import Mistake
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lora_train.host import Folders
     from lora_train.knobs import Setting
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".gif")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl", ".gif", ".tif", ".tiff")
 SHOWN = (".png", ".jpg", ".jpeg", ".webp")  # what `/file` hands out
 
 
@@ -41,7 +41,8 @@ class Guard:
 
     @property
     def writable(self) -> tuple[pathlib.Path, ...]:
-        return (self.folders.loras, self.folders.desk) if self.allowed else ()
+        f = self.folders  # pictures: what is done to them there can be undone
+        return (f.loras, f.desk, *f.pictures) if self.allowed else ()
 
     def path(self, text: object, what: str = "path", *, written: bool = False) -> pathlib.Path:
         """The path that is meant, with links and `..` followed.
@@ -143,11 +144,15 @@ class Guard:
         subprocess.Popen([program, str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         return {"path": str(folder)}
 
-    def picture(self, text: str) -> pathlib.Path:
-        """A picture that the page may show."""
+    def picture(self, text: str, endings: Sequence[str] = SHOWN) -> pathlib.Path:
+        """A picture that the page may show.
+
+        Args:
+            endings: of files that are; of others a copy is made that a browser can read.
+        """
         path = self.path(text)
-        if path.suffix.lower() not in SHOWN:
-            raise Mistake(f"path = {shown(text)}: expected a picture, {', '.join(SHOWN)}")
+        if path.suffix.lower() not in endings:
+            raise Mistake(f"path = {shown(text)}: expected a picture, {', '.join(endings)}")
         if not path.is_file():
             raise Mistake(f"path = {shown(text)}: expected a file; there is none")
         return path

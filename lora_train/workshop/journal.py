@@ -157,7 +157,7 @@ class Journal:
             self._recovered()
             change = next((c for c in reversed(self.changes()) if c.state == DONE), None)
             if change is not None:
-                refuse([text for s in self._loose(change) if (text := s.strange(self.folder, done=True))])
+                refuse(self._strange(change, done=True))
                 self._back(change)
             return change
 
@@ -173,7 +173,7 @@ class Journal:
             self._recovered()
             change = next((c for c in self.changes() if c.state == UNDONE), None)
             if change is not None:
-                refuse([text for s in self._loose(change) if (text := s.strange(self.folder, done=False))])
+                refuse(self._strange(change, done=False))
                 self._forth(change)
             return change
 
@@ -251,6 +251,11 @@ class Journal:
             elif to.exists() and step.to not in leaving and not steps.same(self.folder / step.path, to):
                 yield f"{to}: is there already"
             targets.add(step.to)
+
+    def _strange(self, change: Change, *, done: bool) -> list[str]:
+        news = {step.to for step in change.steps}
+        looks = (step.strange(self.folder, news, done=done) for step in self._loose(change))
+        return [text for text in looks if text]
 
     def _loose(self, change: Change) -> list[Step]:
         """Those whose state their names alone tell."""

@@ -7,13 +7,18 @@ import dataclasses
 import os
 import pathlib
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from lora_train.data import captions, pictures
-from lora_train.data.memory import Known, Memory
+from lora_train.data.memory import Known, Memory, usual
 from lora_train.errors import Mistake
 
 NUMBERS = re.compile(r"(\d+)")
+SHELVED = 2  # folders whose captions are remembered; of 100,000 pictures those are some 60 MB
+
+_shelf: dict[tuple, Opened] = {}  # the one that was asked for last stands last
+_lock = threading.Lock()
 
 
 @dataclasses.dataclass(slots=True)
@@ -54,6 +59,10 @@ class Opened:
         self.recursive, self.links = recursive, links
         self.extension = extension if extension.startswith(".") else f".{extension}"
         self.entries: dict[str, Entry] = {}  # by name, in natural order
+        self.version = 0  # raised when a look finds something changed
+        self.problems: dict[str, set[str]] = {}  # picture -> kinds that the last report found of it
+        self.judged = 0  # reports that there were
+        self.dated = 0  # when the folder was changed last, in nanoseconds since 1970
         self.outside: list[str] = []  # links that lead out of the folder, which are left alone
         self.loose: dict[str, os.stat_result] = {}  # files that are neither pictures nor their captions
         self._folders: dict[str, pathlib.Path] = {}
@@ -67,8 +76,9 @@ class Opened:
 
     def refresh(self) -> None:
         """Look at the folder again; captions that have not changed are not read again."""
-        before, found, loose, self.outside = self.entries, [], {}, []
-        for name, status in self._files():
+        self.dated = self._changed()
+        before, found, loose, outside = self.entries, [], {}, []
+        for name, status in self._files(outside):
             if os.path.splitext(name)[1].lower() in pictures.ENDINGS:  # noqa: PTH122 (of 100,000 names)
                 found.append(Entry(name, status))
             else:
@@ -81,8 +91,21 @@ class Opened:
             if old and (old.caption, old.written) == (entry.caption, entry.written):
                 entry.text, entry.encoding = old.text, old.encoding
         taken = {entry.caption for entry in found}
+        self.outside = outside
         self.loose = {name: status for name, status in loose.items() if name not in taken}
         self.entries = {entry.name: entry for entry in sorted(found, key=lambda e: natural(e.name))}
+        if [*map(_mark, before.values())] != [*map(_mark, self)]:
+            self.version += 1
+
+    def judge(self, problems: dict[str, set[str]]) -> None:
+        """What a report found, for the filter and the gallery."""
+        self.problems, self.judged = problems, self.judged + 1
+
+    def fresh(self) -> Opened:
+        """Itself, looked at again if something in the folder came, went or was written anew."""
+        if self._changed() != self.dated:
+            self.refresh()
+        return self
 
     def path(self, name: str) -> pathlib.Path:
         """Of a picture or another file of the folder."""
@@ -137,7 +160,13 @@ class Opened:
         """One object for each folder, by which `memory` knows that it is the same again."""
         return self._folders.setdefault(folder, self.folder / folder if folder else self.folder)
 
-    def _files(self) -> Iterator[tuple[str, os.stat_result]]:
+    def _changed(self) -> int:
+        try:
+            return self.folder.stat().st_mtime_ns
+        except OSError as e:
+            raise Mistake(f"{self.folder}: expected a folder that can be read ({e.strerror})") from e
+
+    def _files(self, outside: list[str]) -> Iterator[tuple[str, os.stat_result]]:
         """Names within the folder; hidden ones and links to outside are left out."""
         real = os.path.realpath(self.folder)
         waiting, seen = [""], {real}
@@ -156,7 +185,7 @@ class Opened:
                 if entry.is_symlink():
                     target = os.path.realpath(entry.path)
                     if not self.links and os.path.commonpath((real, target)) != real:
-                        self.outside.append(name)
+                        outside.append(name)
                         continue
                 with contextlib.suppress(OSError):  # a link to nothing; a file that has just gone
                     if entry.is_file():
@@ -164,6 +193,37 @@ class Opened:
                     elif self.recursive and os.path.realpath(entry.path) not in seen:
                         seen.add(os.path.realpath(entry.path))
                         waiting.append(f"{name}/")
+
+
+def _mark(entry: Entry) -> tuple[object, ...]:
+    return entry.name, entry.status.st_mtime_ns, entry.status.st_size, entry.caption, entry.written
+
+
+def shelved(
+    folder: pathlib.Path, *, recursive: bool, links: bool, extension: str, anew: bool = True
+) -> Opened:
+    """The same object again while the program lives: what was read is not read again.
+
+    Args:
+        anew: look at the whole folder again, and not only where it says itself that it was changed.
+
+    Raises:
+        Mistake: it is no folder, or cannot be read.
+    """
+    key = (folder.absolute(), recursive, links, extension)
+    with _lock:
+        opened = _shelf.pop(key, None)
+        if opened is None:
+            opened = Opened(
+                folder, Memory(usual()), recursive=recursive, links=links, extension=extension)  # fmt: skip
+        elif anew:
+            opened.refresh()
+        else:
+            opened.fresh()
+        _shelf[key] = opened
+        while len(_shelf) > SHELVED:
+            del _shelf[next(iter(_shelf))]
+        return opened
 
 
 def natural(name: str) -> list[object]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import filecmp
 import os
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 SMALL = 65536  # bytes of contents that stand in the record; larger ones are files beside it
 
@@ -47,6 +48,7 @@ class Step:
     def back(self, folder: pathlib.Path, home: pathlib.Path) -> None:
         """Take it back, if it was done; what something else has made of the file since is left as it is."""
         path = folder / self.path
+        beside(path).unlink(missing_ok=True)  # of a process that was killed
         if self.to is not None:
             if not path.exists() and (folder / self.to).exists():
                 renamed(folder / self.to, path)
@@ -56,7 +58,7 @@ class Step:
                     path.unlink()
                 else:
                     replace(path, self.before.encode("latin-1"))
-        elif self.new(home).exists():
+        elif self.new(home).exists() and not self._half(path, home):
             self.old(home).unlink(missing_ok=True)  # it was not done
         elif self.old(home).exists() and not path.exists():
             renamed(self.old(home), path)
@@ -66,6 +68,11 @@ class Step:
             path.rename(self.new(home))
         self.stamp = self.seen(folder)
 
+    def _half(self, path: pathlib.Path, home: pathlib.Path) -> bool:
+        """Whether taking it back was broken off when what is there now was kept, and not yet replaced."""
+        both = self.old(home).exists() and path.exists()
+        return both and filecmp.cmp(path, self.new(home), shallow=False)
+
     def seen(self, folder: pathlib.Path) -> tuple[int, int] | None:
         """Size and date of what is there now, of large contents."""
         path = folder / (self.to or self.path)
@@ -74,9 +81,15 @@ class Step:
         about = path.stat()
         return about.st_size, about.st_mtime_ns
 
-    def strange(self, folder: pathlib.Path, *, done: bool) -> str | None:
-        """What of the file is not as it was left; None: it is."""
+    def strange(self, folder: pathlib.Path, news: Container[str], *, done: bool) -> str | None:
+        """What of the file is not as it was left; None: it is.
+
+        Args:
+            news: names that other files were moved to by the same change.
+        """
         path = folder / self.path
+        if self.gone and done:
+            return f"{path}: is there again" if path.exists() and self.path not in news else None
         if self.to is not None:
             here, there = (folder / self.to, path) if done else (path, folder / self.to)
             if not here.exists():
@@ -91,9 +104,10 @@ class Step:
 
 
 def tangled(steps: Sequence[Step]) -> list[Step]:
-    """Moved files of which one's new name is another's old one, or is the same but for capitals."""
+    """Moved files of which one's new name is another's old one, be that moved or taken away, or is the same
+    but for capitals."""
     moved = [step for step in steps if step.to is not None]
-    olds, news = {step.path for step in moved}, {step.to for step in moved}
+    olds, news = {step.path for step in steps if step.to is not None or step.gone}, {s.to for s in moved}
     return [s for s in moved if s.to in olds or s.path in news or s.to.casefold() == s.path.casefold()]
 
 
@@ -112,10 +126,16 @@ def unstashed(steps: Sequence[Step], folder: pathlib.Path, home: pathlib.Path, *
             renamed(step.old(home), folder / (step.to if done else step.path))
 
 
+def beside(path: pathlib.Path) -> pathlib.Path:
+    """Where a file is written before it takes its place; hidden, and gone when that has happened."""
+    real = path.resolve()
+    return real.with_name(f".{real.name[:80]}.lt_part")
+
+
 def replace(path: pathlib.Path, content: bytes) -> None:
     """All or nothing; a link stays one, and rights stay as they were."""
     real = path.resolve()
-    part = real.with_name(f".{real.name[:80]}.lt_part")
+    part = beside(path)
     try:
         part.write_bytes(content)
         if real.exists():
@@ -133,14 +153,16 @@ def swapped(path: pathlib.Path, coming: pathlib.Path, going: pathlib.Path) -> No
         try:
             os.link(real, going)
         except OSError:  # a file system without links
-            shutil.copy2(real, going)
+            part = going.with_suffix(".part")
+            shutil.copy2(real, part)
+            part.replace(going)
         shutil.copymode(real, coming)
     else:
         real.parent.mkdir(parents=True, exist_ok=True)
     try:
         coming.replace(real)
     except OSError:  # what the path leads to lies on another disk
-        part = real.with_name(f".{real.name[:80]}.lt_part")
+        part = beside(path)
         shutil.copy2(coming, part)
         part.replace(real)
         coming.unlink()

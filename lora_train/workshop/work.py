@@ -7,14 +7,13 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import ClassVar
 
-from lora_train.data.memory import Memory, usual
 from lora_train.errors import Mistake
 from lora_train.knobs import knob
 from lora_train.run.control import Ended
 from lora_train.tools.tool import Report, Told, Tool, unheard
 from lora_train.workshop import filter as filters
 from lora_train.workshop.journal import Draft, Journal
-from lora_train.workshop.opened import Entry, Opened
+from lora_train.workshop.opened import Entry, Opened, shelved
 
 EXAMPLES = 20  # that are shown of what would be done
 
@@ -27,6 +26,7 @@ class Touched:
     what: str = ""  # in a few words, where before and after do not say it
     before: str | None = None  # of its caption
     after: str | None = None
+    left: bool = False  # it was left as it is, for a reason that `what` says
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Look(Tool):
         if self.folder is None:
             yield "folder: expected a folder of pictures"
 
-    def opened(self, memory: Memory | None = None) -> Opened:
+    def opened(self, *, anew: bool = True) -> Opened:
         """Raises Mistake: no such folder."""
-        return Opened(
-            self.folder, memory or Memory(usual()), recursive=self.recursive, links=self.follow_links,
-            extension=self.caption_extension)  # fmt: skip
+        return shelved(
+            self.folder, recursive=self.recursive, links=self.follow_links, extension=self.caption_extension,
+            anew=anew)  # fmt: skip
 
     def chosen(self, opened: Opened) -> list[Entry]:
         """Raises Mistake: the filter cannot be read, or a name is not there."""
@@ -102,14 +102,13 @@ class Work(Look):
 
         self._within(opened, gather)
         opened.memory.keep()
-        lines = [f"{_count(len(touched), self.many)} of {len(chosen)} {'would be changed' * self.dry_run}"
+        done, left = [t for t in touched if not t.left], [t for t in touched if t.left]
+        lines = [f"{_count(len(done), self.many)} of {len(chosen)} {'would be changed' * self.dry_run}"
                  f"{'changed' * (not self.dry_run)}{', then stopped' * stopped}"]  # fmt: skip
-        lines += [line for t in touched[:EXAMPLES] if (line := _line(t))] if self.dry_run else []
-        facts = {
-            "changed": len(touched),
-            "of": len(chosen),
-            "touched": [dataclasses.asdict(t) for t in touched],
-        }
+        lines += [_line(t) for t in done[:EXAMPLES]] if self.dry_run else []
+        lines += [f"{len(left)} left as they are:", *(_line(t) for t in left[:EXAMPLES])] if left else []
+        facts = {"changed": len(done), "of": len(chosen), "touched": [dataclasses.asdict(t) for t in done],
+                 "left": [dataclasses.asdict(t) for t in left]}  # fmt: skip
         return Report(tuple(lines), facts)
 
     def foreseen(self, opened: Opened) -> dict[str, object]:
@@ -121,7 +120,8 @@ class Work(Look):
         chosen = self.chosen(opened)
         if not self.quick:
             return {"of": len(chosen), "count": None, "examples": []}
-        touched = [*self.edit(opened, chosen, Journal(opened.folder, links=self.follow_links).dry(), unheard)]
+        draft = Journal(opened.folder, links=self.follow_links).dry()
+        touched = [t for t in self.edit(opened, chosen, draft, unheard) if not t.left]
         shown = [dataclasses.asdict(t) for t in touched[:EXAMPLES]]
         return {"of": len(chosen), "count": len(touched), "examples": shown}
 

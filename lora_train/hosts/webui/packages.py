@@ -21,7 +21,7 @@ from lora_train.errors import Mistake
 
 if TYPE_CHECKING:
     from lora_train.run.desk import Desk
-    from lora_train.ui.api import Ask
+    from lora_train.ui.ask import Ask
 
 LONGEST = 1800  # seconds that one call of pip may take
 HEAVY = re.compile(r"torch|torchvision|triton|nvidia-.*|cuda-.*|tensorflow|jax|jaxlib|xformers")

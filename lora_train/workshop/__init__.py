@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from lora_train.tools.tool import Tool
+from lora_train.workshop.captions import Captions
 from lora_train.workshop.history import History, Redo, Undo
 
 WORKS: dict[str, type[Tool]] = {
+    "captions": Captions,
     "undo": Undo,
     "redo": Redo,
     "history": History,

@@ -14,7 +14,7 @@ from lora_train.errors import Mistake
 from lora_train.run.trigger import Counter
 from lora_train.values import either, shown
 from lora_train.workshop.opened import Entry, Opened
-from lora_train.workshop.words import plain, sentences, tags, told
+from lora_train.workshop.words import like, plain, sentences, tags, told
 
 Holds = Callable[[Opened, Entry], bool]
 
@@ -245,7 +245,7 @@ def said(opened: Opened, entry: Entry) -> str:
 def _tag(text: str) -> Holds:
     """A whole tag, or of sentences a word or several."""
     parts = plain(text).split("*")
-    whole = re.compile(".*".join(map(re.escape, parts)))
+    whole = like(text)
     some = r"\w*".join(map(re.escape, parts))
     within = re.compile(rf"(?<!\w){some}(?!\w)")
     sure = max(parts, key=len)

@@ -92,7 +92,7 @@ def written(shot: Shot, image: Image.Image, *, ending: str | None = None, qualit
         extra["dpi"] = shot.dpi
     sharp = shot.lossless and shot.format == kind if lossless is None else lossless
     extra |= _of_kind(shot, kind, quality, sharp)
-    own, image = image.info, image.copy()
+    own, image = image.info, _bare(image) if image.mode == "P" else image.copy()
     image.info = (
         {"transparency": own["transparency"]} if "transparency" in own else {}
     )  # Pillow writes all of it
@@ -193,6 +193,13 @@ def _of_kind(shot: Shot, kind: str, quality: int, sharp: bool) -> dict[str, obje
             words.add_itxt(TURNED[0], shot.xmp.decode("utf-8", "replace"))
         return {"pnginfo": words}
     return {}
+
+
+def _bare(image: Image.Image) -> Image.Image:
+    """With a palette of three channels: one of four, which reading may make, spoils GIFs (Pillow 12)."""
+    bare = Image.frombytes("P", image.size, image.tobytes())
+    bare.putpalette(image.getpalette("RGB"))
+    return bare
 
 
 def _segment(content: bytes) -> bytes:

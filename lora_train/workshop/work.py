@@ -29,6 +29,9 @@ class Touched:
     left: bool = False  # it was left as it is, for a reason that `what` says
 
 
+Edit = Callable[[Opened, Sequence[Entry], Draft, Told], Iterator[Touched]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Look(Tool):
     """What only looks at a folder."""
@@ -88,13 +91,17 @@ class Work(Look):
         raise NotImplementedError
 
     def run(self, told: Told = unheard) -> Report:
+        return self.done_by(self.edit, told)
+
+    def done_by(self, edit: Edit, told: Told) -> Report:
+        """The work, by `edit` or by what stands for it where there is a host."""
         opened = self.opened()
         chosen, touched, stopped = self.chosen(opened), [], False
 
         def gather(draft: Draft) -> None:
             nonlocal stopped
             try:
-                touched.extend(self.edit(opened, chosen, draft, told))
+                touched.extend(edit(opened, chosen, draft, told))
             except Ended:
                 if not self.keeps:
                     raise

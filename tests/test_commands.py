@@ -256,7 +256,7 @@ def test_a_device_that_is_not_there(light, words, answer):
 
 FOREIGN = {
     "whole checkpoint": zeros(UNET),
-    "LoRA with diffusers' or PEFT's key names": zeros("unet.mid_block.attentions.0.proj_in.lora_A.weight"),
+    "LoRA for another model, as diffusers spells it": zeros("transformer.blocks.0.attn.to_q.lora_A.weight"),
 }
 
 
@@ -272,7 +272,7 @@ def test_no_adapter_file(light, words, answer, tmp_path):
     assert answer(words(network_weights=tmp_path / "none")) == f"{tmp_path / 'none'}: no such file"
     file = tmp_path / "text.safetensors"
     file.write_text("hello", encoding="utf-8")
-    assert answer(words(network_weights=file)).startswith(f"{file}: expected a .safetensors file")
+    assert answer(words(network_weights=file)).startswith(f"{file}: is not a .safetensors file")
 
 
 @pytest.fixture

@@ -176,8 +176,8 @@ def test_a_run_goes_on_from_a_file(lent):
     ("file", "kind"),
     [
         ("tiny_sd1.safetensors", "this is a whole checkpoint"),
-        ("tiny_sd1.yaml", "damaged or none"),
-        ("data", "no such file"),
+        ("tiny_sd1.yaml", "is not a .safetensors file"),
+        ("data", "expected a .safetensors file, or a folder with adapter_model"),
     ],
 )
 def test_a_file_that_is_no_lora_is_called_what_it_is(file, kind):

@@ -8,7 +8,6 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lora_train.adapters import FAMILIES
@@ -20,10 +19,12 @@ from lora_train.adapters.layer import Layer
 from lora_train.adapters.lora import Lora
 from lora_train.adapters.mapped import maker
 from lora_train.adapters.network import Network
+from lora_train.adapters.spelled import opened
 from lora_train.adapters.word import Word, layered
 from lora_train.errors import Mistake
 from lora_train.models.written import write
 from lora_train.names import ARCHS, file_key, path_of
+from lora_train.weights import PICKLES
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,10 @@ KINDS = (  # a pattern that some key of the file matches -> what the file is; th
     (r"^(network|optimizer)\.", "the state of a run, for place.resume"),
     (r"\.oft_diag$", "an OFT of LyCORIS before 1.9"),
     (r"\.bm\.weight$", "a GLoRA with Tucker decomposition"),
-    (r"\.lora_[AB]\.|\.lora\.(down|up)\.|lora_linear_layer\.", "a LoRA with diffusers' or PEFT's key names"),
+    (
+        r"\.lora_[AB]\.|\.lora\.(down|up)\.|lora_linear_layer\.",
+        "a LoRA for another model, as diffusers spells it",
+    ),
     (r"^lora_(unet_(double|single|joint)|transformer)_", "a LoRA for another model"),
     (
         r"^(lora|oft)_\w+\.(lora_(down|up)\.weight|hada_w1_a|lokr_w1(_a)?|on_input|oft_blocks|a1\.weight|diff"
@@ -121,31 +125,23 @@ def _word(network: Network) -> dict[str, Tensor]:
 
 
 def load(path: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a LoRA file, on the CPU as saved. A file that is something else is not read.
+    """Tensors and metadata of a LoRA file, or of a folder of PEFT's, on the CPU as saved, under the keys that
+    kohya's files have. A file that is something else is not read.
 
     Raises:
         Mistake: no LoRA that we know; the message says what it is.
     """
-    if not path.is_file():
-        raise Mistake(f"{path}: no such file")
-    if path.suffix.lower() in (".ckpt", ".pt", ".pth", ".bin"):
+    if path.suffix.lower() in PICKLES and path.is_file():
         raise Mistake(f"{path}: expected a .safetensors file; opening a pickle can run code that is in it")
-    try:
-        with safe_open(path, "pt") as file:
-            names = list(file.keys())
-            if (kind := told(names)) != OURS:
-                known = ", ".join(arch.said for arch in ARCHS.values())
-                raise Mistake(f"{path}: expected a LoRA for {known}; this is {kind}")
-            tensors = {name: file.get_tensor(name).clone() for name in names}
-            texts = file.metadata() or {}
-    except (OSError, SafetensorError) as e:
-        system = isinstance(e, OSError) and e.strerror
-        why = f"cannot be read ({e.strerror})" if system else "is damaged or none"
-        raise Mistake(f"{path}: expected a .safetensors file; this one {why}") from e
+    file = opened(path)
+    if (kind := told(file.names)) != OURS:
+        known = ", ".join(arch.said for arch in ARCHS.values())
+        raise Mistake(f"{path}: expected a LoRA for {known}; this is {kind}")
+    tensors = dict(file.read(file.names))
     for name, tensor in tensors.items():
         if reason := fault(name, tensor):
             raise Mistake(f"{path}: {name} {reason}; the file is damaged, or its training was")
-    return tensors, texts
+    return tensors, dict(file.metadata)
 
 
 def fault(name: str, tensor: Tensor) -> str:

@@ -18,10 +18,10 @@ from lora_train.job import assemble
 from lora_train.knobs import flat
 from lora_train.plots.cells import Grid, Shot, infotext, tagged
 from lora_train.plots.differ import Likeness, changed, moved
-from lora_train.plots.folder import Folder, digest, key
+from lora_train.plots.folder import Folder, key
 from lora_train.plots.losses import Losses, Trial, evenly, settings_of
 from lora_train.plots.suggestion import Measured
-from lora_train.run.base import Base
+from lora_train.run.base import Base, digest
 from lora_train.run.control import Control, Ended
 from lora_train.run.draw import Wardrobe, Worn
 from lora_train.run.runs import Run

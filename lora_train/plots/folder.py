@@ -77,12 +77,3 @@ def _read(path: pathlib.Path) -> dict | None:
 def key(*words: object) -> str:
     """A short name for all that something depends on."""
     return hashlib.sha256(json.dumps(words, sort_keys=True, default=str).encode()).hexdigest()[:20]
-
-
-def digest(path: pathlib.Path) -> str:
-    """Of what is in a file."""
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(2**22):
-            found.update(part)
-    return found.hexdigest()

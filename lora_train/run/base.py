@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import pathlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -38,8 +39,7 @@ class Base:
             network.requires_grad_(False).eval()
             network.strength = multiplier
             networks.append(network)
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            said.append({"name": path.name, "hash": digest, "multiplier": multiplier})
+            said.append({"name": path.name, "hash": digest(path), "multiplier": multiplier})
         return cls(tuple(networks), tuple(said))
 
     @contextlib.contextmanager
@@ -52,3 +52,14 @@ class Base:
     def record(self) -> dict[str, str]:
         """For a saved file's metadata; its folders are nobody's business."""
         return {"lora_train_base_weights": json.dumps(self.said)} if self.said else {}
+
+
+def digest(path: pathlib.Path) -> str:
+    """Of what is in a file, or in the files of a folder."""
+    found = hashlib.sha256()
+    for one in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if one.is_file():
+            with one.open("rb") as file:
+                while part := file.read(2**22):
+                    found.update(part)
+    return found.hexdigest()

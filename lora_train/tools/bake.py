@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lora_train.adapters.lora import DOWN
-from lora_train.tools.spelling import ALPHA, MAGNITUDES
+from lora_train.adapters.spelled import ALPHA, MAGNITUDES
 
 Form = dict[str, Tensor]
 RANKED = (DOWN, "hada_w1_b")  # whose rows are the rank that alpha is taken over

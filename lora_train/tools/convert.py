@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lora_train.adapters.fourfold import FUSED, PIECE, missing
 from lora_train.adapters.lora import DOWN, MID, UP
+from lora_train.adapters.spelled import ALPHA
 from lora_train.blocks import BlockWeights
 from lora_train.errors import Mistake
 from lora_train.knobs import knob, settings
@@ -22,7 +23,6 @@ from lora_train.tools.filed import Filed
 from lora_train.tools.formed import Form, Formed, as_lora, whole
 from lora_train.tools.opened import Change, Opened, layer
 from lora_train.tools.respelled import Piece, respelled, written
-from lora_train.tools.spelling import ALPHA
 from lora_train.tools.tool import Report, Told, Writing, ready, unheard
 from lora_train.values import shown
 

@@ -8,8 +8,8 @@ import json
 from collections.abc import Callable, Mapping
 
 from lora_train.adapters.lora import DOWN, UP
+from lora_train.adapters.spelled import ALPHA, MAGNITUDES
 from lora_train.names import file_key, text_path, unet_to_diffusers
-from lora_train.tools.spelling import ALPHA, MAGNITUDES
 
 Place = tuple[str, str, str]  # part, path in the house's language, architecture
 ENCODERS = {"te1": "text_encoder", "te2": "text_encoder_2", "unet": "unet"}  # folders of diffusers' pipelines

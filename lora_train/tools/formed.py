@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lora_train.adapters import kept
 from lora_train.adapters.lora import MID, UP
+from lora_train.adapters.spelled import MAGNITUDES
 from lora_train.tools.opened import Change
 from lora_train.tools.singular import balanced, lora, of_factors, of_matrix
-from lora_train.tools.spelling import MAGNITUDES
 
 Form = dict[str, Tensor]
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from lora_train.adapters.file import OURS, fault, told, told_by
 from lora_train.adapters.kept import Kept, parted
 from lora_train.adapters.layer import Layer
+from lora_train.adapters.spelled import opened
 from lora_train.errors import Mistake
 from lora_train.names import ARCHS, path_of
 from lora_train.tools.base import Base
-from lora_train.tools.spelling import opened
 
 CONVOLUTION = re.compile(r"(in_layers\.2|out_layers\.3|\.op|\.conv|input_blocks\.0\.0|(?<![\w.])out\.2)$")
 POINT = re.compile(r"(skip_connection|proj_in|proj_out)$")

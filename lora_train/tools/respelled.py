@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from lora_train.adapters.lora import DOWN, UP
+from lora_train.adapters.spelled import ALPHA, CONFIG, FOLDED, MAGNITUDES, TOLD
 from lora_train.errors import Mistake
 from lora_train.models.written import Row, narrowed, write
 from lora_train.run.store import Unwritable
 from lora_train.tools.dialects import DIALECTS, ENCODERS, Place, dotted, most, settings, told
 from lora_train.tools.opened import Opened
-from lora_train.tools.spelling import ALPHA, CONFIG, FOLDED, MAGNITUDES, TOLD
 
 FILE = "adapter_model.safetensors"
 Form = dict[str, Tensor]

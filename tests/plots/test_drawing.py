@@ -198,7 +198,7 @@ def test_a_killed_process_leaves_a_folder_that_goes_on(plotted, files, tmp_path)
 
 def test_a_file_that_is_no_lora_is_refused_before_the_first_picture(plotted, files, tmp_path):
     (files / "three.safetensors").write_bytes(b"nothing")
-    with pytest.raises(Mistake, match=r"three.safetensors: expected a .safetensors file"):
+    with pytest.raises(Mistake, match=r"three.safetensors: is not a .safetensors file"):
         plotted("a", network_weights=files)
     assert not (tmp_path / "a").exists()
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from lora_train.adapters.file import begun, load, network_of
+from lora_train.adapters.lora import Lora
+from lora_train.adapters.spelled import opened
 from lora_train.errors import Mistake
+from lora_train.job import Job
+from lora_train.knobs import build
+from lora_train.run.base import Base, digest
+from lora_train.tools.convert import Convert
+from lora_train.tools.dialects import DIALECTS
 from lora_train.tools.opened import Opened
-from lora_train.tools.spelling import opened
+from tests.tools import saved
 
 Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 FLAT = Q.replace(".", "_")
@@ -142,3 +151,38 @@ def test_two_spellings_of_a_layer_are_refused(tmp_path):
     save_file(keys, tmp_path / "b.safetensors")
     with pytest.raises(Mistake, match="are for the same layer"):
         Opened(tmp_path / "b.safetensors")
+
+
+@pytest.mark.parametrize("arch", ["sd1", "sdxl"])
+@pytest.mark.parametrize("spelling", DIALECTS)
+def test_a_run_begins_with_files_of_every_spelling(spelling, arch, tmp_path):
+    if (spelling, arch) == ("processors", "sdxl"):
+        pytest.skip("such files have one text encoder")
+    only = "kept" if spelling == "processors" else "lora"
+    file, network = saved.file(tmp_path, "lora", arch), saved.network("lora", arch)
+    if only == "kept":  # they tell of attention alone
+        tensors = {k: t for k, t in load_file(file).items() if "_attn" in k and "proj_in" not in k}
+        save_file(tensors, file)
+    to = tmp_path / ("folder" if spelling == "peft" else "new.safetensors")
+    build(Convert, {"model": str(file), "to": spelling, "save_to": str(to)}).run()
+    layers = [*network.layers.values()]
+    begins = begun(Lora(weights=to, dim_from_weights=True), layers)
+    known = begun(Lora(weights=file, dim_from_weights=True), layers)
+    assert begins.adapters.keys() == known.adapters.keys()
+    worn = network_of(load(to)[0], layers)
+    for key in known.adapters:  # in some words alpha is worked into a factor, and rounds it
+        for made in (begins, worn):
+            torch.testing.assert_close(made.delta(key), known.delta(key), rtol=1e-6, atol=1e-7)
+
+
+def test_a_folder_is_beneath_a_run_as_well(tmp_path):
+    network = saved.network("lora")
+    file, to = saved.file(tmp_path, "lora"), tmp_path / "folder"
+    build(Convert, {"model": str(file), "to": "peft", "save_to": str(to)}).run()
+    model = build(Job, {"model.base_weights": [str(to)]}).model
+    base = Base.of(model, [*network.layers.values()])
+    (row,) = base.said
+    assert (row["name"], len(row["hash"])) == ("folder", 64)
+    assert digest(file) == hashlib.sha256(file.read_bytes()).hexdigest()
+    (to / "unet" / "adapter_config.json").write_text("{}", encoding="utf-8")
+    assert digest(to) != row["hash"]

@@ -18,6 +18,7 @@ from lora_train.data.folder import Dataset, Item, Planned, Subset
 from lora_train.data.held import steady
 from lora_train.data.memory import Known, Memory
 from lora_train.data.scan import listing
+from lora_train.data.traits import traits as own
 from lora_train.errors import Mistake
 
 ENLARGED = 1.5  # times; beyond it the softness of enlarged pictures is what is learned
@@ -131,7 +132,7 @@ def peculiar(items: Iterable[Item], known: Mapping[pathlib.Path, Known]) -> Iter
         of = known[item.path]
         if of.traits is None:
             of.traits = " ".join(traits(item.path))
-        kinds = of.traits.split()
+        kinds = [kind for kind in of.traits.split() if kind in REMARKS]
         if item.subset.alpha_mask:  # to be transparent means something else there
             kinds = [kind for kind in kinds if kind != "transparent"] + ["opaque"] * (
                 "transparent" not in kinds
@@ -141,42 +142,12 @@ def peculiar(items: Iterable[Item], known: Mapping[pathlib.Path, Known]) -> Iter
 
 
 def traits(path: pathlib.Path) -> Iterator[str]:
-    """Of "turned", "transparent", "deep" and "cmyk", those that a picture is."""
+    """What is peculiar about a picture; see traits.py."""
     try:
         with Image.open(path) as image:
-            if _turned(image):
-                yield "turned"
-            if image.mode == "CMYK":
-                yield "cmyk"
-            if image.mode.startswith(("I", "F")) or _bits(image) > 8:
-                yield "deep"
-            if _transparent(image):
-                yield "transparent"
+            yield from own(image)
     except pictures.BROKEN:  # has become unreadable since
         return
-
-
-def _turned(image: Image.Image) -> bool:
-    if image.format == "PNG" and not {"exif", "XML:com.adobe.xmp"} & image.info.keys():
-        return False  # without it, Pillow decodes all of a PNG to look behind its pixels
-    try:
-        return image.getexif().get(pictures.ORIENTATION, 1) in range(2, 9)
-    except pictures.BROKEN:
-        return False
-
-
-def _bits(image: Image.Image) -> int:
-    """A channel's, in the file: Pillow reads 16 bits of RGB as 8, and only the decoder's name tells."""
-    raw = image.tile[0][3] if image.tile else ""
-    raw = raw if isinstance(raw, str) else str(raw[0]) if isinstance(raw, tuple) and raw else ""
-    return 16 if ";16" in raw else 8
-
-
-def _transparent(image: Image.Image) -> bool:
-    """Not where there is an alpha channel and all of it is solid."""
-    if image.mode not in ("RGBA", "LA", "PA", "RGBa", "La") and "transparency" not in image.info:
-        return False
-    return image.convert("RGBA").getchannel("A").getextrema()[0] < 255
 
 
 def alike(items: Sequence[Item], known: Mapping[pathlib.Path, Known]) -> Iterator[Found]:
@@ -200,14 +171,14 @@ def alike(items: Sequence[Item], known: Mapping[pathlib.Path, Known]) -> Iterato
 
 def near(paths: Iterable[pathlib.Path], known: Mapping[pathlib.Path, Known]) -> Iterator[Found]:
     """Those that look alike, of pictures with different contents."""
-    hashes = {}
+    cells = {}
     for path in paths:
         of = known[path]
         with contextlib.suppress(Mistake):  # has gone since
-            if of.likeness is None:
-                of.likeness = likeness.likeness(path)
-            hashes[path] = of.likeness
-    for group in likeness.groups(hashes):
+            if of.cells is None:
+                of.cells = likeness.seen(path)
+            cells[path] = of.cells
+    for group in likeness.copies(cells):
         yield Found("near", tuple(group))
 
 

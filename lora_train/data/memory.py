@@ -17,10 +17,11 @@ from lora_train.errors import Mistake
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # of the table; another one begins anew
+VERSION = 3  # of the table; another one begins anew
 TABLE = """CREATE TABLE IF NOT EXISTS known (
     folder TEXT, file TEXT, bytes INTEGER, changed INTEGER,
-    width INTEGER, height INTEGER, frames INTEGER, whole INTEGER, digest TEXT, likeness INTEGER, traits TEXT,
+    width INTEGER, height INTEGER, frames INTEGER, whole INTEGER, digest TEXT, traits TEXT, cells BLOB,
+    softness REAL, blocks REAL, quality INTEGER,
     PRIMARY KEY (folder, file)
 ) WITHOUT ROWID"""
 
@@ -36,8 +37,11 @@ class Known:
     frames: int | None = None
     whole: bool | None = None  # decoded to its end without a fault
     digest: str | None = None  # sha256 of its content
-    likeness: int | None = None  # see likeness.py; as a signed number of 64 bits
-    traits: str | None = None  # words; see health.py
+    traits: str | None = None  # words; see traits.py
+    cells: bytes | None = None  # see likeness.py
+    softness: float | None = None  # these three: see measures.py
+    blocks: float | None = None
+    quality: int | None = None
 
 
 FIELDS = tuple(f.name for f in dataclasses.fields(Known))

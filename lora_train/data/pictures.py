@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import pathlib
 import struct
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
 
@@ -48,6 +49,9 @@ TURNS = {
 }
 
 SHOWN = 10  # complaints, before the rest is only counted
+
+_lock = threading.Lock()
+_lenient: list[bool] = []  # what Pillow was told before, for as long as pictures are open in any thread
 
 # what Pillow's readers raise on damaged files, beside its own
 BROKEN = (
@@ -202,14 +206,27 @@ def opened(path: pathlib.Path) -> Iterator[Image.Image]:
     A host may have told Pillow to fill what is missing of a picture with grey; here it is told not to.
     """
     plugged(path)
-    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
-        with Image.open(path) as picture:
+        with _strict(), Image.open(path) as picture:
             yield picture
     except BROKEN as e:
         raise Mistake(f"{path}: {_reason(path, e)}; replace it or take it out of the folder") from e
+
+
+@contextlib.contextmanager
+def _strict() -> Iterator[None]:
+    """The last of several threads puts back what the first has found."""
+    with _lock:
+        _lenient.append(ImageFile.LOAD_TRUNCATED_IMAGES)
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
     finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
+        with _lock:
+            first, *rest = _lenient
+            _lenient[:] = [first] * len(rest)
+            if not rest:
+                ImageFile.LOAD_TRUNCATED_IMAGES = first
 
 
 def plugged(path: pathlib.Path) -> None:

@@ -24,8 +24,8 @@ def seen(folder, memory=None, **values) -> list[health.Found]:
         ("RGB", ".png", {}, []),
         ("L", ".png", {}, []),
         ("1", ".png", {}, []),
-        ("P", ".png", {}, []),
-        ("P", ".png", {"transparency": 0}, ["transparent"]),
+        ("P", ".png", {}, ["palette"]),
+        ("P", ".png", {"transparency": 0}, ["palette", "transparent"]),
         ("RGBA", ".png", {}, ["transparent"]),
         ("LA", ".png", {}, ["transparent"]),
         ("I;16", ".png", {}, ["deep"]),
@@ -61,7 +61,7 @@ def test_pictures_are_decoded_once_and_then_remembered(make, tmp_path, monkeypat
     base = tmp_path / "memory.sqlite"
     first = seen(tmp_path / "p", Memory(base))
     assert [found.kind for found in first] == ["same"]
-    for module, name in ((likeness, "likeness"), (pictures, "digest"), (pictures, "size")):
+    for module, name in ((likeness, "seen"), (pictures, "digest"), (pictures, "size")):
         monkeypatch.setattr(module, name, lambda path: pytest.fail(f"{path} is read again"))
     assert seen(tmp_path / "p", Memory(base)) == first
 

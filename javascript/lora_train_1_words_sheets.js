@@ -58,7 +58,7 @@
 
         // settings of a sheet
         "Put all sheets of z below each other into one.": "Z軸の表を縦に並べて1枚にします。", "Strength where no axis has another.": "軸で指定しないときの強度。",
-        "Strength of each block, where no axis has another: a preset's name, or 12, 17, 20 or 26 values.": "軸で指定しないときの各ブロックの強度。プリセット名か、12、17、20、26個の値。",
+        "Strength of each block, where no axis has another: a preset's name, also of lbwpresets.txt beside the files, or 12, 17, 20 or 26 values. Empty: 1 each.": "軸で指定しないときの各ブロックの強度。プリセット名（ファイルの横の lbwpresets.txt も可）か、12、17、20、26個の値。空欄なら全部1。",
         "Prompts, one a line: text --n negative --w 512 --h 512 --d seed --s steps --l cfg --ss sampler; or a .toml or .json of sd-scripts.": "1行に1つのプロンプト（文 --n ネガティブ --w 512 --h 512 --d シード --s ステップ数 --l CFG --ss サンプラー）、またはsd-scriptsの.tomlか.json。",
         "Sampler of prompts that name none.": "指定のないプロンプトのサンプラー。", "Seed of prompts that name none.": "指定のないプロンプトのシード。",
         "Seeds of each prompt, from its own upwards, where no axis has others; they take a free side.": "プロンプトごとのシードの数。空いている軸に並べます。",

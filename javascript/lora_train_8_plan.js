@@ -24,7 +24,7 @@
             page.fill(holder, editor.box);
         });
         input.addEventListener("input", () => editor && editor.put(input.value));
-        return { input, box: el("div", {}, el("div.line", {}, input, open), holder), read: () => input.value.trim() || "ALL", put: (value) => (input.value = value || "") };
+        return { input, box: el("div", {}, el("div.line", {}, input, open), holder), read: () => input.value.trim() || null, put: (value) => (input.value = value || "") };
     }
 
     function filesField(plan, offered, changed) {

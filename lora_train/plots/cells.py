@@ -110,14 +110,14 @@ class Grid:
     def whole(self, place: Sequence[int]) -> Shot:
         """What a cell is compared to where blocks are: the same file, wholly on."""
         shot = self.shot(place)
-        return dataclasses.replace(shot, blocks=self.plan.block_weights) if shot.on else shot
+        return dataclasses.replace(shot, blocks=BlockWeights()) if shot.on else shot
 
     def _blocks(self, at: Mapping[str, Value], seed: int | None) -> BlockWeights:
         """Those that are drawn are drawn of the picture's seed, as in prompts."""
-        if "block_weights" in at:
-            return self.book.weights(str(at["block_weights"]), draw=random.Random(seed))  # noqa: S311
+        said = at.get("block_weights", self.plan.block_weights)
         if "block_id" not in at:
-            return self.plan.block_weights
+            draw = random.Random(seed)  # noqa: S311 (nobody's secret)
+            return BlockWeights() if said is None else self.book.weights(str(said), draw=draw)
         these, strength = blocks_of(str(at["block_id"])), float(at.get("block_strength", 1.0))
         others = self.plan.others
         return BlockWeights(tuple(strength if block in these else others for block in BLOCKS))
@@ -135,18 +135,20 @@ class Grid:
 
 
 def drawn_up(
-    plan: Plan, job: Mapping[str, object] | None = None, prompts: Sequence[Prompt] | None = None
-) -> Grid:
+    plan: Plan, job: Mapping[str, object] | None = None, prompts: Sequence[Prompt] | None = None,
+    shelves: Sequence[pathlib.Path] = (),
+) -> Grid:  # fmt: skip
     """The plan with every value of it read and found good; nothing is loaded.
 
     Args:
         job: settings of the run that settings on the axes are varied of, by path.
         prompts: in place of those that the plan names.
+        shelves: folders in which presets of block weights lie, beside those of the files.
 
     Raises:
         Mistake: everything that is wrong, one a line.
     """
-    reader = _Reader(analyzed(plan), prompts)
+    reader = _Reader(analyzed(plan), prompts, shelves)
     grid = reader.grid(job)
     if not reader.complaints:
         reader.complaints += _unread(grid)
@@ -172,12 +174,12 @@ def analyzed(plan: Plan) -> Plan:
 class _Reader:
     """One call of `drawn_up`: what was read of the plan, and what is wrong with it."""
 
-    def __init__(self, plan: Plan, prompts: Sequence[Prompt] | None):
+    def __init__(self, plan: Plan, prompts: Sequence[Prompt] | None, shelves: Sequence[pathlib.Path]):
         self.plan, self.complaints = plan, []
         self.axes = {side: self._named(axis) for side, axis in plan.axes.items()}
         self.files = self._tried(lambda: [*_files(plan)], [])
-        folder = plan.lora_dir
-        self.book = Book.read([folder] if folder else [file.parent for file in self.files])
+        folder = [plan.lora_dir] if plan.lora_dir else []
+        self.book = Book.read([*shelves, *folder, *(file.parent for file in self.files)])
         own = [] if prompts is None else _seeded(prompts, plan)
         self.prompts = own or self._tried(lambda: _prompts(plan, self._axis("prompt")), [])
         self._fill()
@@ -285,11 +287,20 @@ class _Reader:
             yield "block_strength: expected an axis block_id beside it, which says of which blocks"
         if {"block_weights", "block_id"} <= names:
             yield "block_weights: expected no axis block_id beside it"
-        if "block_id" in names and self.plan.block_weights != BlockWeights():
-            yield "block_weights: expected none beside the axis block_id, whose other blocks are at others"
+        if self.plan.block_weights is not None:
+            yield from self._weights("block_id" in names)
         none = self.plan.prompt is None and self.plan.from_file is None
         if not self.prompts and none and "prompt" not in names:
             yield "prompt: expected --prompt or --from_file"
+
+    def _weights(self, beside_blocks: bool) -> Iterator[str]:
+        """What is wrong with those of the plan itself."""
+        if beside_blocks:
+            yield "block_weights: expected none beside the axis block_id, whose other blocks are at others"
+        try:
+            self.book.weights(self.plan.block_weights)
+        except ValueError as e:
+            yield f"block_weights = {shown(self.plan.block_weights)}: {e}"
 
 
 def _unread(grid: Grid) -> Iterator[str]:

@@ -7,7 +7,6 @@ import dataclasses
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from lora_train.blocks import BlockWeights
 from lora_train.knobs import knob, settings
 from lora_train.plots.axes import STRONGEST, Axis, listed, named
 from lora_train.prompts import SAMPLERS, WIDEST
@@ -50,9 +49,9 @@ class Plan:
     network_mul: float = knob(
         1.0, "Strength where no axis has another.", group="sheet", low=-STRONGEST, high=STRONGEST
     )
-    block_weights: BlockWeights = knob(
-        BlockWeights(), "Strength of each block, where no axis has another: a preset's name, or 12, 17, 20 "
-        "or 26 values.", group="sheet")  # fmt: skip
+    block_weights: str | None = knob(
+        None, "Strength of each block, where no axis has another: a preset's name, also of lbwpresets.txt "
+        "beside the files, or 12, 17, 20 or 26 values. Empty: 1 each.", group="sheet")  # fmt: skip
     others: float = knob(
         0.0, "Strength of the blocks that a value of the axis block_id does not name.", group="sheet",
         low=-STRONGEST, high=STRONGEST)  # fmt: skip

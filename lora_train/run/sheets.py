@@ -120,7 +120,7 @@ class Sheets:
         own = {path: value for path, value in asked["values"].items() if path not in OWN}
         plan = build(Plan, {**own, "outdir": str(self.folder / name)})
         plan = with_files(plan, lambda name: [*of_run(name)])
-        grid = drawn_up(plan, job)
+        grid = drawn_up(plan, job, shelves=[self.host.folders.loras])  # where a page keeps presets
         assemble(job, tolerant=True)
         return Wish(Sheet(name, asked["run"], "plan", of=_count(grid)), grid, job, {**asked, "what": "plan"})
 

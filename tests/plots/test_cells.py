@@ -106,6 +106,21 @@ def test_presets_of_a_person_and_values_that_are_drawn(grid, files):
     assert one == again != other
 
 
+def test_presets_of_a_person_where_no_axis_has_block_weights(grid, files, tmp_path):
+    mine = ",".join(["0.25"] * 17)
+    (files / "lbwpresets.txt").write_text(f"MINE:{mine}", encoding="utf-8")
+    (tmp_path / "lbwpresets.txt").write_text("FAR:" + ",".join("R" * 12), encoding="utf-8")
+    assert grid(x="cfg: 3", block_weights="mine").shot((0, 0, 0)).blocks == BlockWeights.parse(mine)
+    assert grid(x="cfg: 3").shot((0, 0, 0)).blocks == BlockWeights()
+    assert grid(x="cfg: 3", block_weights="mine", lora_dir=tmp_path).shot((0, 0, 0)).blocks.values[0] == 0.25
+    plan = build(Plan, {"network_weights": files, "prompt": "a", "x": "seed: 1, 2", "block_weights": "far"})
+    drawn = drawn_up(plan, shelves=[tmp_path])
+    one, again, other = (drawn.shot((x, 0, 0)).blocks for x in (0, 0, 1))
+    assert one == again != other
+    with pytest.raises(Mistake, match="block_weights = far: .*expected 12, 17, 20 or 26 values"):
+        drawn_up(plan)
+
+
 def test_analyzing_turns_each_block_down_alone(grid, files):
     found = grid(network_weights=files / "one.safetensors", analyze="17ALL", x="block_strength: 0, 0.5")
     assert [len(side.values) for side in found.sides] == [2, 17, 1]

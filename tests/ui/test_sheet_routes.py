@@ -88,6 +88,17 @@ def test_settings_of_a_run_that_are_wrong_hold_nothing_up(client, files):  # noq
     assert posted(client, "/sheets/mine", values=planned(files)).status_code == 200
 
 
+def test_presets_that_the_page_keeps_are_known(client, desk, files):  # noqa: F811
+    below = files / "below"
+    below.mkdir()
+    (files / "one.safetensors").rename(below / "one.safetensors")
+    mine = ",".join(["0.5"] * 12)
+    client.put(f"{PREFIX}/block_presets/MINE", json={"text": mine}, headers={"Origin": WHERE})
+    for values in ({"block_weights": "MINE"}, {"y": "block_weights: MINE, ALL"}):
+        look = posted(client, "/sheets/mine/look", values=planned(below, **values)).json()
+        assert look["complaints"] == []
+
+
 def test_one_that_was_cut_off_is_known_and_gone_on_with(client, desk, files):  # noqa: F811
     posted(client, "/sheets/mine", values=planned(files, prompt="a dog"))
     desk.sheets.thread.join()

@@ -31,6 +31,7 @@ MODES = {  # what a kind of file can hold; another mode becomes the nearest of t
 SIZES = (0xA002, 0xA003)  # the EXIF tags that repeat width and height
 DETAILS = 0x8769  # the EXIF tag of the part where they stand
 XMP = b"http://ns.adobe.com/xap/1.0/\0"
+NUMBERS = ("XML:com.adobe.xmp", "xmp", "Raw profile type exif")  # text that has a place of its own
 TURNED = ("XML:com.adobe.xmp", "xmp")  # which may say how a picture is turned, too
 
 
@@ -41,6 +42,7 @@ class Shot:
     path: pathlib.Path
     image: Image.Image  # upright, in the mode that the file has
     format: str
+    size: Size  # upright
     exif: bytes = b""
     icc: bytes | None = None  # colour profile
     xmp: bytes | None = None
@@ -51,21 +53,37 @@ class Shot:
     deep: bool = False  # colours of 16 bits, of which 8 are read
     lossless: bool = True  # whether the file holds each pixel as it was
 
+    @property
+    def coloured(self) -> bool:
+        """Whether its colours are meant otherwise than a screen's."""
+        return bool(self.icc) and not any("sRGB".encode(c) in self.icc for c in ("ascii", "utf-16-be"))
+
+    def silent(self) -> Shot:
+        """Without what it says of itself."""
+        return dataclasses.replace(self, exif=b"", xmp=None, words={}, dpi=None)
+
 
 def read(path: pathlib.Path) -> Shot:
     """Raises Mistake: damaged, or no picture."""
     with pictures.opened(path) as image:
-        deep = bool(re.search(r"(RGBA?|LA);16[BLN]", str([tile[3] for tile in image.tile])))
-        kind, frames = image.format or FORMATS[path.suffix.lower()], pictures.frames(path)
+        deep, frames = _deep(image), pictures.frames(path)
         image.load()
         turn = pictures.orientation(image)
         seen = image.copy() if turn not in pictures.TURNS else image.transpose(pictures.TURNS[turn])
         seen.info = dict(image.info)
-        return Shot(
-            path, seen, kind, exif=_exif(image), icc=image.info.get("icc_profile"), xmp=_xmp(image, turn > 1),
-            words=_words(image), dpi=_dpi(image), turned=turn > 1, frames=frames, deep=deep,
-            lossless=_lossless(path, kind),
-        )  # fmt: skip
+        return dataclasses.replace(_told(path, image, turn), image=seen, frames=frames, deep=deep)
+
+
+def head(path: pathlib.Path) -> Shot:
+    """What a file's head says. The image is as the file has it, and closed.
+
+    Raises:
+        Mistake: no picture.
+    """
+    with pictures.opened(path) as image:
+        deep, frames = _deep(image), pictures.frames(path)
+        turn = pictures.orientation(image)
+        return dataclasses.replace(_told(path, image, turn), frames=frames, deep=deep)
 
 
 def written(shot: Shot, image: Image.Image, *, ending: str | None = None, quality: int = 95,
@@ -173,6 +191,22 @@ def _profiled(image: Image.Image, icc: bytes | None, kind: str) -> tuple[Image.I
     return (found, None) if found.mode == image.mode else (held(srgb(image, icc), kind), None)
 
 
+def _told(path: pathlib.Path, image: Image.Image, turn: int) -> Shot:
+    """All but the pixels."""
+    kind = image.format or FORMATS[path.suffix.lower()]
+    size, turned = image.size[::-1] if turn in (5, 6, 7, 8) else image.size, turn in pictures.TURNS
+    return Shot(
+        path, image, kind, size, exif=_exif(image), icc=image.info.get("icc_profile"),
+        xmp=_xmp(image, turned), words=_words(image), dpi=_dpi(image), turned=turned,
+        lossless=_lossless(path, kind),
+    )  # fmt: skip
+
+
+def _deep(image: Image.Image) -> bool:
+    """Before it is loaded: Pillow takes the upper 8 of 16 bits of colours."""
+    return bool(re.search(r"(RGBA?|LA);16[BLN]", str([tile[3] for tile in image.tile])))
+
+
 def _of_kind(shot: Shot, kind: str, quality: int, sharp: bool) -> dict[str, object]:
     """What one kind of file alone is told."""
     if kind == "JPEG":
@@ -238,9 +272,9 @@ def _xmp(image: Image.Image, turned: bool) -> bytes | None:
 
 
 def _words(image: Image.Image) -> dict[str, str]:
-    if image.format != "PNG":
-        return {}
-    return {key: str(text) for key, text in image.text.items() if key not in TURNED}
+    """Of a PNG, which has them in `text` once it is read, and before the pixels in `info` with the rest."""
+    own = image.info if image.format == "PNG" else {}
+    return {key: str(text) for key, text in own.items() if isinstance(text, str) and key not in NUMBERS}
 
 
 def _dpi(image: Image.Image) -> tuple[float, float] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lora_train.tools.tool import Tool
 from lora_train.workshop.captions import Captions
+from lora_train.workshop.convert import Convert
 from lora_train.workshop.history import History, Redo, Undo
 from lora_train.workshop.spelling import Spelling
 from lora_train.workshop.tags import Tags
@@ -12,6 +13,7 @@ WORKS: dict[str, type[Tool]] = {
     "captions": Captions,
     "tags": Tags,
     "spelling": Spelling,
+    "convert": Convert,
     "undo": Undo,
     "redo": Redo,
     "history": History,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lora_train.tools.tool import Tool
 from lora_train.workshop.captions import Captions
-from lora_train.workshop.convert import Convert
 from lora_train.workshop.history import History, Redo, Undo
+from lora_train.workshop.rename import Rename
 from lora_train.workshop.spelling import Spelling
 from lora_train.workshop.tags import Tags
 
@@ -13,7 +13,7 @@ WORKS: dict[str, type[Tool]] = {
     "captions": Captions,
     "tags": Tags,
     "spelling": Spelling,
-    "convert": Convert,
+    "rename": Rename,
     "undo": Undo,
     "redo": Redo,
     "history": History,

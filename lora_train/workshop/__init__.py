@@ -6,6 +6,7 @@ from lora_train.tools.tool import Tool
 from lora_train.workshop.captions import Captions
 from lora_train.workshop.history import History, Redo, Undo
 from lora_train.workshop.rename import Rename
+from lora_train.workshop.repeats import Repeats
 from lora_train.workshop.spelling import Spelling
 from lora_train.workshop.tags import Tags
 
@@ -14,6 +15,7 @@ WORKS: dict[str, type[Tool]] = {
     "tags": Tags,
     "spelling": Spelling,
     "rename": Rename,
+    "repeats": Repeats,
     "undo": Undo,
     "redo": Redo,
     "history": History,

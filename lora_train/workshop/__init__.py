@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from lora_train.tools.tool import Tool
+from lora_train.workshop.aside import Aside
 from lora_train.workshop.captions import Captions
+from lora_train.workshop.convert import Convert
+from lora_train.workshop.crop import Crop
 from lora_train.workshop.history import History, Redo, Undo
 from lora_train.workshop.rename import Rename
 from lora_train.workshop.repeats import Repeats
+from lora_train.workshop.regularise import Regularise
+from lora_train.workshop.report import Check
 from lora_train.workshop.spelling import Spelling
+from lora_train.workshop.tag import Tag
 from lora_train.workshop.tags import Tags
 
 WORKS: dict[str, type[Tool]] = {
+    "check": Check,
+    "aside": Aside,
     "captions": Captions,
     "tags": Tags,
     "spelling": Spelling,
     "rename": Rename,
     "repeats": Repeats,
+    "tag": Tag,
+    "convert": Convert,
+    "regularise": Regularise,
+    "crop": Crop,
     "undo": Undo,
     "redo": Redo,
     "history": History,

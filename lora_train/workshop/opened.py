@@ -15,6 +15,7 @@ from lora_train.data.memory import Known, Memory, usual
 from lora_train.errors import Mistake
 
 NUMBERS = re.compile(r"(\d+)")
+ASIDE = "_aside"  # a folder of pictures that were put aside, which is not looked into
 SHELVED = 2  # folders whose captions are remembered; of 100,000 pictures those are some 60 MB
 
 _shelf: dict[tuple, Opened] = {}  # the one that was asked for last stands last
@@ -167,7 +168,7 @@ class Opened:
             raise Mistake(f"{self.folder}: expected a folder that can be read ({e.strerror})") from e
 
     def _files(self, outside: list[str]) -> Iterator[tuple[str, os.stat_result]]:
-        """Names within the folder; hidden ones and links to outside are left out."""
+        """Names within the folder; hidden ones, what was put aside and links to outside are left out."""
         real = os.path.realpath(self.folder)
         waiting, seen = [""], {real}
         while waiting:
@@ -180,7 +181,7 @@ class Opened:
                 continue
             for entry in inside:
                 name = lead + entry.name
-                if entry.name.startswith("."):
+                if entry.name.startswith(".") or entry.name == ASIDE:
                     continue
                 if entry.is_symlink():
                     target = os.path.realpath(entry.path)

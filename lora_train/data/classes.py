@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
+import itertools
 import pathlib
 import re
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from lora_train.data.buckets import Size
 from lora_train.data.folder import Data, Dataset, Item, Planned, Rules, Source, Subset
 from lora_train.data.pictures import ENDINGS
 
-DRAWN = re.compile(r"class-([0-9a-f]{8})-\d+")  # a picture that was drawn, by its prompt
+DRAWN = re.compile(r"class-([0-9a-f]{8})-(\d+)")  # a picture that was drawn, by its prompt
 SIDE = 8  # pixels of which a drawn picture's sides are multiples
 
 
@@ -90,10 +91,11 @@ def lacking(planned: Planned) -> list[Lack]:
         drawn, own = _there(planned, folder)
         loose = sum(own.values()) if len(prompts) == 1 else 0
         for prompt, items in prompts.items():
-            there = drawn[mark(prompt)] + (loose or own[prompt])
+            there = len(drawn[mark(prompt)]) + (loose or own[prompt])
+            numbers = (number for number in itertools.count() if number not in drawn[mark(prompt)])
             found += [
-                Lack(folder, prompt, drawn[mark(prompt)] + i, _even(item.fit.bucket), item.subset)
-                for i, item in enumerate(items[there:])
+                Lack(folder, prompt, next(numbers), _even(item.fit.bucket), item.subset)
+                for item in items[there:]
             ]
     return found
 
@@ -108,7 +110,7 @@ def strange(planned: Planned) -> dict[pathlib.Path, int]:
     found = {}
     for folder, marks in wanted.items():
         drawn, _ = _there(planned, folder)
-        found[folder] = sum(count for known, count in drawn.items() if known not in marks)
+        found[folder] = sum(len(numbers) for known, numbers in drawn.items() if known not in marks)
     return {folder: count for folder, count in found.items() if count}
 
 
@@ -120,13 +122,13 @@ def _subjects(source: Source) -> Iterator[tuple[Subset, list[Item]]]:
             yield subset, items
 
 
-def _there(planned: Planned, folder: pathlib.Path) -> tuple[collections.Counter, collections.Counter]:
-    """{mark of a prompt: pictures drawn with it}, {caption: pictures that are a person's own}."""
-    drawn, own = collections.Counter(), collections.Counter()
+def _there(planned: Planned, folder: pathlib.Path) -> tuple[dict[str, set[int]], collections.Counter[str]]:
+    """{mark of a prompt: numbers of pictures drawn with it}, {caption: pictures that are a person's own}."""
+    drawn, own = collections.defaultdict(set), collections.Counter()
     every = {item.path: item for item in planned.items if item.subset.is_reg and item.path.parent == folder}
     for path, item in every.items():
         if made := DRAWN.fullmatch(path.stem):
-            drawn[made[1]] += 1
+            drawn[made[1]].add(int(made[2]))
         else:
             own[item.caption] += 1
     return drawn, own

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 
 from lora_train.knobs import knob
+from lora_train.prompts import SAMPLERS
 
 SLOT = "[filewords]"  # stands for a picture's own caption
 CONTENTS = ("auto", "description", "instance", "class", "both")
@@ -57,6 +58,9 @@ class SubjectRules:
     class_infer_steps: int = knob(
         60, "Steps that they are drawn in.", group="dreambooth", low=1, high=1000, unit="steps"
     )
+    class_sampler: str = knob(
+        "ddim", "Sampler that they are drawn with.", group="dreambooth",
+        choices=tuple(dict.fromkeys(SAMPLERS.values())))  # fmt: skip
     class_seed: int = knob(
         0, "Seed of the first one; each has the next.", group="dreambooth", low=0, high=2**62)  # fmt: skip
 

@@ -169,7 +169,7 @@ RULES: tuple[Rule, ...] = (
     (("data.class_token", "data.file_prompt_contents"), lambda j, o, p: j.data.instance_token is None,
      "captions get no tokens; set data.instance_token"),
     (("data.class_data_dir", "data.class_negative_prompt", "data.class_guidance_scale",
-      "data.class_infer_steps", "data.class_seed"),
+      "data.class_infer_steps", "data.class_seed", "data.class_sampler"),
      lambda j, o, p: not j.data.datasets and not j.data.makes_class,
      "no pictures of the class are drawn; set data.num_class_images"),
     (("output.export_rank",), lambda j, o, p: not (j.network.own_form or j.relora.steps),

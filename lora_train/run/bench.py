@@ -34,7 +34,8 @@ FULL = "out of memory: close other programs, or unload other models, and run it 
 HOLDS = {  # setting -> what its files are; a tool's own row wins
     "sd_model": "checkpoint", "base": "checkpoint", "model_org": "checkpoint", "model_tuned": "checkpoint",
     "vae": "checkpoint", "convert-model.model": "checkpoint", "model": "lora", "models": "lora",
-    "cover": "picture", "thumbnail": "picture", "preview": "picture", "save_to": "new", "picture": "new",
+    "pretrained_model_name_or_path": "checkpoint", "cover": "picture", "thumbnail": "picture",
+    "preview": "picture", "save_to": "new", "picture": "new",
 }  # fmt: skip
 MADE = {  # tool -> the end of the name that is proposed for what it makes
     "merge": "merged", "extract": "extracted", "resize": "resized", "convert": "converted",

@@ -112,7 +112,8 @@ def prompt(lack: Lack, weighted: bool) -> Prompt:
     text, negative = lack.prompt, rules.class_negative_prompt or ""
     return Prompt(
         text if weighted else literal(text), negative, width, height, seed=rules.class_seed + lack.number,
-        sample_steps=rules.class_infer_steps, scale=rules.class_guidance_scale)  # fmt: skip
+        sample_steps=rules.class_infer_steps, scale=rules.class_guidance_scale,
+        sample_sampler=rules.class_sampler)  # fmt: skip
 
 
 def keep(lack: Lack, image: Image.Image) -> None:

@@ -8,6 +8,7 @@ from lora_train.workshop.captions import Captions
 from lora_train.workshop.convert import Convert
 from lora_train.workshop.crop import Crop
 from lora_train.workshop.history import History, Redo, Undo
+from lora_train.workshop.regularise import Regularise
 from lora_train.workshop.rename import Rename
 from lora_train.workshop.repeats import Repeats
 from lora_train.workshop.regularise import Regularise
@@ -28,6 +29,7 @@ WORKS: dict[str, type[Tool]] = {
     "convert": Convert,
     "regularise": Regularise,
     "crop": Crop,
+    "regularise": Regularise,
     "undo": Undo,
     "redo": Redo,
     "history": History,

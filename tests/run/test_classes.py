@@ -24,7 +24,7 @@ from tests.tiny import Tiny, TinyHost
 
 CLASS = {"data__class_prompt": "a (dog)", "data__num_class_images": 4, "data__class_seed": 7,
          "data__class_negative_prompt": "blurry", "data__class_infer_steps": 3,
-         "data__class_guidance_scale": 6.0}  # fmt: skip
+         "data__class_guidance_scale": 6.0, "data__class_sampler": "euler"}  # fmt: skip
 
 
 class Drawn(Tiny):
@@ -47,7 +47,7 @@ def test_what_lacks_is_drawn_before_the_run_and_used_again(trained, tmp_path):
     assert sorted(p.suffix for p in folder.iterdir()) == [".png"] * 4 + [".txt"] * 4
     assert {p.read_text(encoding="utf-8").strip() for p in folder.glob("*.txt")} == {"a (dog)"}
     assert [dataclasses.replace(p, seed=None) for p in lent.prompts] == [
-        Prompt("a \\(dog\\)", "blurry", 64, 64, None, 3, 6.0)] * 4  # fmt: skip
+        Prompt("a \\(dog\\)", "blurry", 64, 64, None, 3, 6.0, "euler")] * 4  # fmt: skip
     assert [p.seed for p in lent.prompts] == [7, 8, 9, 10]
     for path in folder.glob("*.png"):
         with Image.open(path) as image:

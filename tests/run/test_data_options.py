@@ -54,7 +54,7 @@ ELSEWHERE = {  # and where
     **dict.fromkeys(("instance_token", "class_token", "file_prompt_contents"), "tests/data/test_subject.py"),
     **dict.fromkeys(
         ("class_data_dir", "class_guidance_scale", "class_infer_steps", "class_negative_prompt",
-         "class_prompt", "class_seed", "num_class_images", "num_class_images_per"),
+         "class_prompt", "class_sampler", "class_seed", "num_class_images", "num_class_images_per"),
         "tests/run/test_classes.py"),
     "validation_split": "tests/run/test_validation.py",
 }  # fmt: skip

@@ -11,7 +11,6 @@ from lora_train.workshop.history import History, Redo, Undo
 from lora_train.workshop.regularise import Regularise
 from lora_train.workshop.rename import Rename
 from lora_train.workshop.repeats import Repeats
-from lora_train.workshop.regularise import Regularise
 from lora_train.workshop.report import Check
 from lora_train.workshop.spelling import Spelling
 from lora_train.workshop.tag import Tag
@@ -29,7 +28,6 @@ WORKS: dict[str, type[Tool]] = {
     "convert": Convert,
     "regularise": Regularise,
     "crop": Crop,
-    "regularise": Regularise,
     "undo": Undo,
     "redo": Redo,
     "history": History,

@@ -48,7 +48,7 @@
         // axes
         "LoRA file": "LoRAファイル", "Strength": "強度", "TE strength": "テキストエンコーダーの強度", "UNet strength": "UNetの強度", "Block": "ブロック", "Block strength": "ブロックの強度",
         "Negative prompt": "ネガティブプロンプト", "Seed": "シード", "Sampler": "サンプラー", "CFG scale": "CFGスケール", "Start step": "開始ステップ", "Stop step": "終了ステップ",
-        "names of files among network_weights, in quotes where there is a comma in one, and none for no LoRA; all of them if not given": "ファイルの名前。コンマを含むものは引用符で囲みます。none はLoRAなし。空欄ならすべて",
+        "names of files among network_weights, in quotes where there is a comma in one, and none for no LoRA; all of them if not given. Beside a setting of a training: epoch 1, 2, last": "ファイルの名前。コンマを含むものは引用符で囲みます。none はLoRAなし。空欄ならすべて。学習の設定の軸と組むときは epoch 1, 2, last",
         "numbers and spans": "数値か、0-1.2:0.2 のような範囲", "whole numbers and spans": "整数か、1-4:1 のような範囲",
         "presets' names, also of lbwpresets.txt beside the files, or lists with ; between": "プリセット名（ファイルの横の lbwpresets.txt も可）か、; で区切った数値の並び",
         "blocks' ids, IN05-OUT05, NOT IN05-OUT05, or 17ALL for each of them": "ブロック名、IN05-OUT05、NOT IN05-OUT05、17ALL（1つずつ全部）",

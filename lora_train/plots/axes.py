@@ -162,7 +162,7 @@ AXES: dict[str, Kind] = {
     "file": Kind(
         "LoRA file",
         "names of files among network_weights, in quotes where there is a comma in one, and none for no "
-        "LoRA; all of them if not given",
+        "LoRA; all of them if not given. Beside a setting of a training: epoch 1, 2, last",
         named, ""),
     "strength": Kind("Strength", "numbers and spans", _strengths, "0, 0.5-1.0:0.25"),
     "te_strength": Kind("TE strength", "numbers and spans", _strengths, "0, 0.5-1.0:0.25"),

@@ -15,12 +15,12 @@ from lora_train.errors import Mistake
 from lora_train.knobs import nearest
 from lora_train.plots.axes import AXES, Axis, Value, blocks_of, labelled, sure
 from lora_train.plots.plan import SIDES, Lines, Plan
-from lora_train.plots.sweep import setting, swept
+from lora_train.plots.shot import Shot, tagged
+from lora_train.plots.sweep import LAST, WITHOUT, Bred, epochs, setting, swept
 from lora_train.prompts import Prompt, parse_prompt, read_prompts
 from lora_train.spelling import Book
 from lora_train.values import shown
 
-WITHOUT = "none"  # in place of a file
 PICTURES = 2000  # of a sheet; more is a slip of the hand
 T = TypeVar("T")
 
@@ -35,32 +35,6 @@ class Side:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shot:
-    """One picture: all that it depends on, beside the model. At strength 0 there is no file."""
-
-    prompt: Prompt
-    file: pathlib.Path | None = None
-    te: float = 0.0
-    unet: float = 0.0
-    blocks: BlockWeights = BlockWeights()
-    start: int | None = None
-    stop: int | None = None
-
-    @property
-    def on(self) -> bool:
-        return self.file is not None
-
-    @property
-    def times(self) -> list[tuple[str, int]]:
-        """When it is switched on and off, as prompts say it."""
-        return [(name, at) for name, at in (("start", self.start), ("stop", self.stop)) if at is not None]
-
-    def bare(self) -> Shot:
-        """The same without the LoRA."""
-        return Shot(self.prompt)
-
-
-@dataclasses.dataclass(frozen=True)
 class Grid:
     """A plan whose values are all known good."""
 
@@ -68,7 +42,7 @@ class Grid:
     sides: tuple[Side, Side, Side]
     files: tuple[pathlib.Path, ...]
     prompts: tuple[Prompt, ...]
-    runs: Mapping[pathlib.Path, Mapping[str, object]]  # files that a run has to make -> its settings
+    runs: Mapping[pathlib.Path, Bred]  # by what it ends with
     book: Book = dataclasses.field(default_factory=Book)  # presets of block weights
 
     def places(self) -> Iterator[tuple[int, int, int]]:
@@ -99,7 +73,8 @@ class Grid:
     @property
     def _names(self) -> frozenset[str]:
         """By which prompts name its LoRAs."""
-        return frozenset(file.stem for file in (*self.files, *self.runs))
+        made = (file for run in self.runs.values() for file in run.files.values())
+        return frozenset(file.stem for file in (*self.files, *made))
 
     @property
     def unheard(self) -> list[str]:
@@ -125,7 +100,8 @@ class Grid:
     def _file(self, at: Mapping[str, Value]) -> pathlib.Path:
         if self.runs:
             wanted = {name: value for name, value in at.items() if "." in name}
-            return next(f for f, values in self.runs.items() if wanted.items() <= values.items())
+            run = next(run for run in self.runs.values() if wanted.items() <= run.settings.items())
+            return run.files[at.get("file", LAST)]
         names = dict(zip(stems(self.files), self.files, strict=True))
         return names[at["file"]] if "file" in at else self.files[0]
 
@@ -194,7 +170,8 @@ class _Reader:
         varied = {side.name: side.values for side in sides if "." in side.name}
         runs = {}
         if varied and not self.complaints:
-            runs = self._tried(lambda: swept(varied, job, self.plan.outdir), {})
+            files = next((side.values for side in sides if side.name == "file"), (LAST,))
+            runs = self._tried(lambda: swept(varied, job, self.plan.outdir, files), {})
         return Grid(self.plan, sides, tuple(self.files), tuple(self.prompts), runs, self.book)
 
     def _tried(self, look: Callable[[], T], usual: T) -> T:
@@ -206,6 +183,10 @@ class _Reader:
 
     def _axis(self, name: str) -> Axis | None:
         return next((axis for axis in self.axes.values() if axis.name == name), None)
+
+    @property
+    def _sweeps(self) -> bool:
+        return any("." in axis.name for axis in self.axes.values())
 
     def _named(self, axis: Axis) -> Axis:
         """The axis under the name it has in `AXES`, or a setting's under its path."""
@@ -226,7 +207,6 @@ class _Reader:
         free = [side for side in SIDES if side not in self.axes]
         if not taken:
             self.axes[free.pop(0)] = Axis("strength")
-        swept_by = any("." in name for name in taken)
         begun = {prompt.seed for prompt in self.prompts} or {self.plan.seed}
         first = min(begun)
         if self.plan.seeds > 1 and "seed" not in taken and len(begun) > 1:
@@ -235,7 +215,7 @@ class _Reader:
                 f"seeds = {self.plan.seeds}: expected prompts of one seed; theirs are {listed}"
             )
         several = {
-            "file": (0 if swept_by else len(self.files), ""),
+            "file": (0 if self._sweeps else len(self.files), ""),
             "prompt": (len(self.prompts), ""),
             "seed": (self.plan.seeds, f"{first}-{first + self.plan.seeds - 1}:1"),
         }
@@ -257,6 +237,8 @@ class _Reader:
             values = [] if found is None else sure(axis.name, found.values(axis.words))
         elif axis.name == "prompt":
             values = titles(self.prompts)
+        elif axis.name == "file" and self._sweeps:
+            values = sure("file", epochs(axis.words))
         elif axis.name == "file":
             values = [self._known(value) for value in axis.values()] or stems(self.files)
         else:
@@ -276,11 +258,8 @@ class _Reader:
         raise Mistake(f"file = {shown(value)}: expected one of network_weights{nearest(str(value), names)}")
 
     def _clashes(self, names: set[str]) -> Iterator[str]:
-        swept_by = sorted(name for name in names if "." in name)
-        if not self.files and not swept_by and not self.plan.network_weights:
+        if not self.files and not self._sweeps and not self.plan.network_weights:
             yield "network_weights: expected a LoRA file to plot"
-        if swept_by and "file" in names:
-            yield f"{swept_by[0]}: expected no axis file beside it; each of its values is a run with its own"
         if {"te_strength", "unet_strength", "strength"} <= names:
             yield "strength: expected two of strength, te_strength and unet_strength at most"
         if "block_strength" in names and "block_id" not in names:
@@ -379,22 +358,3 @@ def _prompt(prompts: Sequence[Prompt], at: Mapping[str, Value]) -> Prompt:
         "sampler": "sample_sampler", "cfg": "scale",
     }  # fmt: skip
     return dataclasses.replace(prompt, **{field: at[name] for name, field in fields.items() if name in at})
-
-
-def tagged(shot: Shot) -> str:
-    """The prompt with what switches the LoRA on and off while its picture is drawn."""
-    if not shot.on or not shot.times:
-        return shot.prompt.prompt
-    times = [f":{name}={value}" for name, value in shot.times]
-    return f"{shot.prompt.prompt}<lora:{shot.file.stem}:1:1{''.join(times)}>"
-
-
-def infotext(shot: Shot) -> str:
-    """The prompt with all that makes its picture of this LoRA, as a prompt of the WebUI has it."""
-    if not shot.on:
-        return shot.prompt.prompt
-    words = [f"{shot.te:g}", f"{shot.unet:g}"] if shot.te != shot.unet else [f"{shot.te:g}"]
-    if shot.blocks != BlockWeights():
-        words.append(f"lbw={shot.blocks}")
-    words += [f"{name}={value}" for name, value in shot.times]
-    return f"{shot.prompt.prompt}<lora:{':'.join([shot.file.stem, *words])}>"

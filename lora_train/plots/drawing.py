@@ -16,10 +16,11 @@ from lora_train.emphasis import loras
 from lora_train.errors import Mistake
 from lora_train.job import assemble
 from lora_train.knobs import flat
-from lora_train.plots.cells import Grid, Shot, infotext, tagged
+from lora_train.plots.cells import Grid
 from lora_train.plots.differ import Likeness, changed, moved
 from lora_train.plots.folder import Folder, key
 from lora_train.plots.losses import Losses, Trial, evenly, settings_of
+from lora_train.plots.shot import Shot, infotext, tagged
 from lora_train.plots.suggestion import Measured
 from lora_train.run.base import Base, digest
 from lora_train.run.control import Control, Ended
@@ -117,7 +118,11 @@ class Drawing:
 
     def _train(self) -> None:
         """The runs whose files are not there yet; one that was cut off goes on."""
-        missing = {file: values for file, values in self.grid.runs.items() if not file.is_file()}
+        missing = {
+            result: run.settings
+            for result, run in self.grid.runs.items()
+            if not all(file.is_file() for file in run.files.values())
+        }
         parts = [assemble(values, tolerant=True) for values in missing.values()]
         if complaints := [line for one in parts for line in self.host.refusals(*one)]:
             raise Mistake("\n".join(dict.fromkeys(complaints)))
@@ -166,7 +171,7 @@ class Drawing:
         if self.values:
             return self.values
         if grid.runs:
-            return next(iter(grid.runs.values()))
+            return next(iter(grid.runs.values())).settings
         return next((found for file in grid.files if (found := settings_of(file)) is not None), None)
 
     # ── what a painter asks ──

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from lora_train.knobs import flat
 from lora_train.plots import grid as sheets
-from lora_train.plots.cells import WITHOUT, Grid
+from lora_train.plots.cells import Grid
 from lora_train.plots.folder import Folder
 from lora_train.plots.heat import heat
 from lora_train.plots.suggestion import Choice, Measured, Place, Suggestion
+from lora_train.plots.sweep import WITHOUT
 from lora_train.run.store import whole
 
 if TYPE_CHECKING:
@@ -140,9 +141,10 @@ class Results:
     def _place(self, cell: Cell) -> Place:
         at = cell["values"]
         swept = [f"{name.rpartition('.')[2]} {value}" for name, value in at.items() if "." in name]
-        file = str(at["file"]) if "file" in at else ", ".join(swept) or self.grid.files[0].stem
+        own = [str(at["file"])] if "file" in at else []
+        file = ", ".join([*swept, *own]) or self.grid.files[0].stem
         strength = float(at.get("strength", self.grid.plan.network_mul))
-        return file, 0.0 if file == WITHOUT else strength
+        return file, 0.0 if at.get("file") == WITHOUT else strength
 
     def _chosen(self, cell: Cell, suggested: Suggestion) -> bool:
         file, strength = self._place(cell)

@@ -7,19 +7,25 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import pathlib
 import re
 import typing
 from collections.abc import Mapping, Sequence
 
+from lora_train.data.batches import numbers as pace
+from lora_train.data.memory import Memory, usual
 from lora_train.errors import Mistake
-from lora_train.job import ROOMS, assemble, declared
+from lora_train.job import ROOMS, Job, assemble, declared
 from lora_train.knobs import Setting
 from lora_train.plots.axes import Value, named, numbers, words
 from lora_train.run.refusals import refusals
-from lora_train.values import plain, unwrapped
+from lora_train.run.store import RunStore
+from lora_train.values import plain, shown, unwrapped
 
 LONG = 60  # characters of a run's name, before what tells it from all others
+WITHOUT, LAST = "none", "last"  # in place of a file; of a run's files that of its end
+OF_RUNS = "expected, beside a training's setting, which of each run's files: epoch 1, 2, last"
 SEED = 1  # of runs whose settings have none, so that they differ in nothing but what is varied
 
 
@@ -77,10 +83,51 @@ def setting(name: str) -> Swept | None:
     return None if found is None else Swept(found)
 
 
+@dataclasses.dataclass(frozen=True)
+class Bred:
+    """One run of a sweep."""
+
+    settings: Mapping[str, object]
+    files: Mapping[str, pathlib.Path]  # what the sheet shows of it: "last", "epoch 2" -> its file
+
+
+def epochs(text: str) -> list[str]:
+    """Values of an axis of files beside settings: which of each run's files.
+
+    >>> epochs("epoch 1, 2-4:2, last")
+    ['epoch 1', 'epoch 2', 'epoch 4', 'last']
+
+    Raises:
+        Mistake: something else stands there.
+    """
+    found: list[str] = []
+    for word in (word.lower() for word in named(text)):
+        try:
+            if word not in (LAST, WITHOUT):
+                found += [f"epoch {_whole(number)}" for number in numbers(word.removeprefix("epoch"))]
+            else:
+                found.append(word)
+        except Mistake:
+            raise Mistake(f"file = {shown(word)}: {OF_RUNS}") from None
+    if not found:
+        raise Mistake(f"file: {OF_RUNS}")
+    return found
+
+
+def _whole(number: float) -> int:
+    if number != int(number) or number < 1:
+        raise Mistake(OF_RUNS)
+    return int(number)
+
+
 def swept(
-    sides: Mapping[str, Sequence[Value]], job: Mapping[str, object] | None, outdir: pathlib.Path
-) -> dict[pathlib.Path, dict[str, object]]:
-    """Result of each run -> its settings.
+    sides: Mapping[str, Sequence[Value]], job: Mapping[str, object] | None, outdir: pathlib.Path,
+    files: Sequence[str] = (LAST,),
+) -> dict[pathlib.Path, Bred]:  # fmt: skip
+    """Result of each run -> the run.
+
+    Args:
+        files: of each run those that are shown, see `epochs`.
 
     Raises:
         Mistake: what a run would be refused for.
@@ -93,14 +140,17 @@ def swept(
     found, complaints = {}, []
     for values in itertools.product(*sides.values()):
         varied = dict(zip(sides, values, strict=True))
-        made = _job(job, varied, outdir)
+        made = _job(job, varied, outdir) | _saves(files)
         try:
             parts = assemble(made, tolerant=True)
-            complaints += refusals(*parts)
+            if lines := refusals(*parts):
+                complaints += lines
+                continue
+            run = Bred(made, _files(parts[0], RunStore(parts[1].output_dir, parts[1].output_name), files))
         except Mistake as e:
             complaints += str(e).splitlines()
             continue
-        found[parts[1].output_dir / f"{parts[1].output_name}.safetensors"] = made
+        found[run.files[LAST]] = run
     if complaints:
         raise Mistake("\n".join(dict.fromkeys(complaints)))
     return found
@@ -115,3 +165,28 @@ def _job(job: Mapping[str, object], varied: Mapping[str, Value], outdir: pathlib
     lead = "_".join(f"{path.rpartition('.')[2]}-{value}" for path, value in varied.items())
     name = f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', lead)[:LONG]}-{hashlib.sha256(told.encode()).hexdigest()[:6]}"
     return {**full, "output.output_dir": str(outdir / "runs"), "output.output_name": name}
+
+
+def _saves(files: Sequence[str]) -> dict[str, object]:
+    """Settings by which a run saves them."""
+    numbers = [int(value.partition(" ")[2]) for value in files if value.startswith("epoch ")]
+    return {"output.save_every_n_epochs": math.gcd(*numbers)} if numbers else {}
+
+
+def _files(job: Job, store: RunStore, files: Sequence[str]) -> dict[str, pathlib.Path]:
+    """Raises Mistake: the run has not as many epochs."""
+    found = {LAST: store.result}
+    numbers = {value: int(value.partition(" ")[2]) for value in files if value.startswith("epoch ")}
+    if not numbers:
+        return found
+    planned, _ = job.objective.survey(job.data, decode=False, memory=Memory(usual()))
+    an_epoch = pace(planned, job.training.gradient_accumulation_steps).steps
+    steps = job.training.steps(an_epoch)
+    for value, number in numbers.items():
+        if number * an_epoch > steps:
+            raise Mistake(
+                f"file = {value}: expected an epoch that the run comes to; it ends after {steps} steps, and "
+                f"an epoch has {an_epoch}; set training.max_train_epochs"
+            )
+        found[value] = store.result if number * an_epoch == steps else store.at_epoch(number)
+    return found

@@ -18,10 +18,11 @@ from lora_train.errors import Mistake, fault
 from lora_train.job import assemble
 from lora_train.knobs import build, flat, settings
 from lora_train.plots.axes import AXES, Axis, listed
-from lora_train.plots.cells import WITHOUT, Grid, drawn_up
+from lora_train.plots.cells import Grid, drawn_up
 from lora_train.plots.drawing import Course, Drawing
 from lora_train.plots.plan import Plan, with_files
 from lora_train.plots.results import Results, axes, finished, texts
+from lora_train.plots.sweep import WITHOUT
 from lora_train.run import samples
 from lora_train.run.control import Control, Ended
 from lora_train.run.live import linked

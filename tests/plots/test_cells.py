@@ -9,8 +9,9 @@ import pytest
 from lora_train.blocks import BLOCKS, BlockWeights
 from lora_train.errors import Mistake
 from lora_train.knobs import build
-from lora_train.plots.cells import drawn_up, infotext, stems, tagged
+from lora_train.plots.cells import drawn_up, stems
 from lora_train.plots.plan import Plan, with_files
+from lora_train.plots.shot import infotext, tagged
 from lora_train.prompts import Prompt
 
 
@@ -180,15 +181,37 @@ def test_a_setting_of_a_training_is_an_axis(grid, pictures, tmp_path):
     assert sides(found)["network.dim"] == [4, 8]
     assert len(found.runs) == 4
     shot = found.shot((1, 0, 0))
-    values = found.runs[shot.file]
+    values = found.runs[shot.file].settings
     assert (values["network.dim"], values["lr.kind"], values["network.alpha"]) == (8, "constant", 2.0)
     assert values["output.output_name"] == shot.file.stem
     assert values["training.seed"] == 1
     for wrong in ("network.dim: 0", "lr.kind: cosin", "output.output_dir: a", "data.train_data_dir: a"):
         with pytest.raises(Mistake, match=wrong.partition(":")[0]):
             grid(job=job, network_weights=(), x=wrong)
-    with pytest.raises(Mistake, match="expected no axis file beside it"):
-        grid(job=job, x="network_dim: 4", y="file")
+    for wrong in ("", ": one", ": epoch 0", ": epoch 1.5", ": epoch"):
+        with pytest.raises(Mistake, match="which of each run's files: epoch 1, 2, last"):
+            grid(job=job, x="network_dim: 4", y=f"file{wrong}")
+
+
+def test_epochs_of_a_sweeps_runs(grid, pictures):
+    job = {
+        "model.pretrained_model_name_or_path": "m", "data.train_data_dir": str(pictures),
+        "data.resolution": 64, "training.max_train_epochs": 4,
+    }  # fmt: skip
+    asked = {"job": job, "network_weights": (), "x": "lr.learning_rate: 0.1, 0.2"}
+    found = grid(**asked, y="epoch: none, epoch 2, 4, LAST")
+    assert sides(found)["file"] == ["none", "epoch 2", "epoch 4", "last"]
+    without, second, fourth, last = (found.shot((1, y, 0)) for y in range(4))
+    assert not without.on
+    assert second.file.stem == f"{last.file.stem}-000002"
+    assert fourth == last  # what a run ends with
+    assert found.runs[last.file].settings["output.save_every_n_epochs"] == 2
+    alone = grid(**asked, y="strength: 1")
+    assert alone.shot((1, 0, 0)).file == last.file  # the same run, which saves less
+    with pytest.raises(
+        Mistake, match="file = epoch 5: expected an epoch that the run comes to; it ends after 16"
+    ):
+        grid(**asked, y="epoch: 1-5:2")
 
 
 def test_files_of_one_name_are_told_apart():

@@ -376,6 +376,24 @@ Drawing(drawn_up(plan, settings), job, place, TinyHost(folder), watchers=[Kill()
 """
 
 
+def test_files_by_epoch_of_each_run(plotted, sweep, tmp_path):
+    job = {**sweep["job"], "training.max_train_steps": 12}  # of 4 an epoch
+    asked = {"network_weights": (), "x": "lr.learning_rate: 0.05, 0.1"}
+    plotted("a", **asked, job=job)  # only what the runs end with
+    count = Steps()
+    found = plotted("a", **asked, job=job, y="epoch: 1, 2, last", score=True, watchers=[count])
+    assert count.count == 2 * 12
+    files = {f"learning_rate {lr}, {at}" for lr in ("0.05", "0.1") for at in ("epoch 1", "epoch 2", "last")}
+    assert {row[0] for row in found.record["scores"]} == files
+    short = plotted("b", **asked, job={**job, "training.max_train_steps": 4})
+    for lr in (0.05, 0.1):
+        at = {"lr.learning_rate": lr}
+        assert found.picture(**at, file="epoch 1") == short.picture(**at) != found.picture(**at, file="last")
+    again = Steps()
+    assert plotted("a", **asked, job=job, y="epoch: 1, 2, last", watchers=[again]).prompts == []
+    assert again.count == 0
+
+
 def test_each_value_of_a_setting_is_a_run(plotted, pictures, tmp_path):
     job = {
         "model.pretrained_model_name_or_path": "tiny.safetensors", "data.train_data_dir": str(pictures),

@@ -307,6 +307,18 @@ class Host(Protocol):
         """After a file was written: what the host does with it, and what its own loader says of it."""
         ...
 
+    def interrogator(self, name: str, *, download: bool) -> Callable[[Image.Image], str]:
+        """What says in words what is in a picture, upright and in RGB.
+
+        Args:
+            name: "clip" or "deepdanbooru".
+            download: it may be fetched from the internet.
+
+        Raises:
+            Mistake: this host has none, or it would have to be fetched.
+        """
+        ...
+
     def wrote(self, files: Sequence[pathlib.Path]) -> list[str]:
         """After a tool wrote files, of whatever kind: into the host's lists; sentences for the person."""
         ...

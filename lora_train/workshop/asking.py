@@ -46,8 +46,8 @@ class Speaker(Protocol):
         """Of an upright picture in RGB; called in threads."""
         ...
 
-    def asked(self, batch: Sequence[object]) -> list[bytes]:
-        """Its answers.
+    def asked(self, batch: Sequence[object]) -> list[bytes | Mistake]:
+        """Its answers; a Mistake where it refuses one picture.
 
         Raises:
             Mistake: it gives none.
@@ -101,10 +101,10 @@ class Asking(Work):
             for n, (entry, answer) in enumerate(answers):
                 told(n, len(due))
                 path = opened.caption_of(entry)
-                said = [] if answer is None else self.spoken(speaker, answer)
+                said = self.spoken(speaker, answer) if isinstance(answer, bytes) else []
                 if path in taken or not said:
-                    why = TWICE if path in taken else DAMAGED if answer is None else self.nothing
-                    yield Touched(entry.name, why, left=True)
+                    why = str(answer) if isinstance(answer, Mistake) else self.nothing
+                    yield Touched(entry.name, TWICE if path in taken else why, left=True)
                     continue
                 taken.add(path)
                 before = opened.text(entry)
@@ -131,14 +131,14 @@ class Asking(Work):
 
     def _answers(
         self, speaker: Speaker, opened: Opened, due: Sequence[Entry]
-    ) -> Iterator[tuple[Entry, bytes | None]]:
-        """Of each picture, first of those that it was asked about before; None: it cannot be read."""
+    ) -> Iterator[tuple[Entry, bytes | Mistake]]:
+        """Of each picture, first of those that it was asked about before."""
 
         def seen(entry: Entry) -> object:
             try:
                 image = pictures.upright(opened.path(entry.name))
             except Mistake:
-                return None
+                return Mistake(DAMAGED)
             return speaker.prepared(image)
 
         with Found(opened, speaker.id) as found:
@@ -151,8 +151,8 @@ class Asking(Work):
             if rest:
                 speaker.ready()
             for entry, picture in ahead(seen, rest, 2 * speaker.batch):
-                if picture is None:
-                    yield entry, None
+                if isinstance(picture, Mistake):
+                    yield entry, picture
                     continue
                 waiting.append((entry, picture))
                 if len(waiting) == speaker.batch:
@@ -163,11 +163,12 @@ class Asking(Work):
 
 def _asked(
     speaker: Speaker, found: Found, waiting: Sequence[tuple[Entry, object]]
-) -> Iterator[tuple[Entry, bytes]]:
+) -> Iterator[tuple[Entry, bytes | Mistake]]:
     entries = [entry for entry, _ in waiting]
     answers = speaker.asked([picture for _, picture in waiting]) if waiting else []
     for entry, answer in zip(entries, answers, strict=True):
-        found.keep(entry, answer)
+        if answer and isinstance(answer, bytes):
+            found.keep(entry, answer)
     yield from zip(entries, answers, strict=True)
 
 

@@ -24,6 +24,8 @@ from lora_train.run.card import announced
 from lora_train.run.refusals import one_text_encoder, undefined
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from lora_train.job import Job, Output, Place
 
 log = logging.getLogger(__name__)
@@ -87,6 +89,9 @@ class StandaloneHost:
     def announce(self, file: pathlib.Path, job: Job, output: Output) -> list[str]:
         """Writes the card that a WebUI shows once the file is among its own."""
         return announced(file, job, output)
+
+    def interrogator(self, name: str, *, download: bool) -> Callable[[Image.Image], str]:
+        raise Mistake("interrogate: works inside the WebUI alone; take tag or describe")
 
     def wrote(self, files: Sequence[pathlib.Path]) -> list[str]:
         return []

@@ -12,7 +12,7 @@ import torch
 
 from lora_train.errors import Mistake
 from lora_train.host import Folders, Model
-from lora_train.hosts.webui import card, turn
+from lora_train.hosts.webui import card, interrogators, turn
 from lora_train.hosts.webui.folders import folders
 from lora_train.hosts.webui.kinds import family, schedule, unlike, untrainable
 from lora_train.hosts.webui.loan import Loan, broken_half
@@ -20,6 +20,8 @@ from lora_train.hosts.webui.proof import used
 from lora_train.run.refusals import one_text_encoder, undefined
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from lora_train.job import Job, Output, Place
 
 log = logging.getLogger(__name__)
@@ -138,6 +140,9 @@ class WebuiHost:
     def announce(self, file: pathlib.Path, job: Job, output: Output) -> list[str]:
         """The file among the WebUI's LoRAs, with its card; what the Lora extension says of it."""
         return card.announce(file, job, output)
+
+    def interrogator(self, name: str, *, download: bool) -> Callable[[Image.Image], str]:
+        return interrogators.found(name, download=download)
 
     def wrote(self, files: Sequence[pathlib.Path]) -> list[str]:
         """In the WebUI's lists, where they lie in its folders."""

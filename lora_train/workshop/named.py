@@ -22,13 +22,10 @@ QUIET = (".npz", ".safetensors", ".json", ".jsonl", ".toml", ".yaml", ".csv", ".
 def named(opened: Opened) -> Iterator[Finding]:
     """All that is to be said of names alone."""
     yield from _shared("stem", opened.entries, stem)
-    files = [*opened.entries, *(e.caption for e in opened if e.caption), *opened.loose]
-    files = [*dict.fromkeys(files)]
-    forms = collections.defaultdict(list)
-    for name in files:
-        forms[composed(name)].append(name)
-    yield from (Finding("unicode", tuple(group)) for group in forms.values() if len(group) > 1)
-    yield from _shared("capitals", forms, str.casefold)
+    stems = dict.fromkeys(map(stem, opened.entries))  # by which captions are named as well
+    yield from _clashing(opened, "unicode", stems, composed)
+    yield from _clashing(opened, "capitals", dict.fromkeys(map(composed, stems)), str.casefold)
+    files = dict.fromkeys([*opened.entries, *opened.loose])
     for name in files:
         if _lengthy(opened, name):
             yield Finding("lengthy", (name,), {"letters": len(name)})
@@ -69,3 +66,19 @@ def _shared(kind: str, names: Iterable[str], key: Callable[[str], str]) -> Itera
     for name in names:
         groups[key(name)].append(name)
     yield from (Finding(kind, tuple(group)) for group in groups.values() if len(group) > 1)
+
+
+def _clashing(
+    opened: Opened, kind: str, stems: Iterable[str], key: Callable[[str], str]
+) -> Iterator[Finding]:
+    """Pictures whose stems differ, and by this key do not."""
+    groups = [finding.names for finding in _shared(kind, stems, key)]
+    if not groups:
+        return
+    number = {key(group[0]): i for i, group in enumerate(groups)}
+    found: list[list[str]] = [[] for _ in groups]
+    for name in opened.entries:
+        place = number.get(key(composed(stem(name)) if kind == "capitals" else stem(name)))
+        if place is not None:
+            found[place].append(name)
+    yield from (Finding(kind, tuple(group)) for group in found)

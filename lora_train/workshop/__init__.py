@@ -7,7 +7,9 @@ from lora_train.workshop.aside import Aside
 from lora_train.workshop.captions import Captions
 from lora_train.workshop.convert import Convert
 from lora_train.workshop.crop import Crop
+from lora_train.workshop.describe import Describe
 from lora_train.workshop.history import History, Redo, Undo
+from lora_train.workshop.interrogate import Interrogate
 from lora_train.workshop.regularise import Regularise
 from lora_train.workshop.rename import Rename
 from lora_train.workshop.repeats import Repeats
@@ -25,6 +27,8 @@ WORKS: dict[str, type[Tool]] = {
     "rename": Rename,
     "repeats": Repeats,
     "tag": Tag,
+    "describe": Describe,
+    "interrogate": Interrogate,
     "convert": Convert,
     "regularise": Regularise,
     "crop": Crop,

@@ -64,8 +64,8 @@ class Captioner:
         except (OSError, ValueError, ImportError) as e:
             why = str(e).strip().splitlines()[0]
             raise Mistake(
-                f"captioner = {self.name}: cannot be loaded ({why}); set download to get it from Hugging Face, "
-                "or name a folder with all its files") from e  # fmt: skip
+                f"captioner = {self.name}: cannot be loaded ({why}); set download to get it from Hugging "
+                "Face, or name a folder with all its files") from e  # fmt: skip
         return reader, net.eval().requires_grad_(False).to("cuda" if card else "cpu")
 
     def ready(self) -> None:

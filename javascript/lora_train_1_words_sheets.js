@@ -36,6 +36,8 @@
         "It has learned too much or too fast; train it shorter or slower, or take an earlier file.": "学習しすぎか、速すぎます。学習を短くするか学習率を下げる、または途中のファイルを使ってください。",
         "It still gets better at the highest strength: it has learned too little; train it longer or faster.": "最大の強度でもまだ良くなるので、学習が足りません。学習を長くするか学習率を上げてください。",
         "without a LoRA": "LoRAなし", "{name} {here} (without {bare})": "{name} {here}（なし {bare}）",
+        "{name} {here} (at full strength {full}, without {bare})": "{name} {here}（強度1では {full}、なし {bare}）",
+        "The loss is of pictures that were learned from, and so it does not see too much of it.": "損失は学習した画像で測ったもので、学習しすぎは表れません。",
 
         // a cell
         "Cell": "マス", "What is shown": "表示", "this cell": "このマス", "the base picture": "元の画像", "the difference": "差", "The cell before": "前のマス", "The next cell": "次のマス",

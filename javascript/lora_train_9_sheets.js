@@ -20,14 +20,17 @@
     const AXES = { "te strength": "TE strength", "unet strength": "UNet strength", "block strength": "Block strength", strength: "Strength", seed: "Seed",
         steps: "Steps", "cfg scale": "CFG scale", "start step": "Start step", "stop step": "Stop step" };
 
-    /** The server's whole sentence in English, else what it comes to. */
-    page.suggestion = (found, sheet) => {
+    /** The server's whole sentence in English, else one of the facts behind it; sheets of before have fewer. */
+    page.suggestion = (found) => {
         if (page.language === "en") return found.text;
-        const [bare, framed] = sheet ? [sheet.bare || {}, sheet.cells.filter((cell) => (sheet.framed || []).some((place) => place.join() === cell.at.join()))] : [{}, []];
-        const numbers = ["loss", "looks"].filter((name) => framed.length && bare[name]).map((name) => t("{name} {here} (without {bare})",
-            { name: t(SCORES[name]), here: page.number(framed.reduce((all, cell) => all + cell.metrics[name], 0) / framed.length), bare: page.number(bare[name]) }));
+        const numbers = Object.entries(found.numbers || {}).map(([name, at]) => {
+            const shown = Object.fromEntries(Object.entries(at).map(([place, value]) => [place, page.number(value)]));
+            const of = name === "loss" ? t("loss on {of}", { of: page.said(found.of) }) : t(SCORES[name]);
+            return t("full" in at ? "{name} {here} (at full strength {full}, without {bare})" : "{name} {here} (without {bare})", { ...shown, name: of });
+        });
         const where = found.file === null ? t("Suggested: the model without a LoRA.") : t("Suggested: {file} at {strength}.", found);
-        return [where, t(VERDICTS[found.verdict] || ""), numbers.join(" · ")].filter(Boolean).join(" ");
+        const blind = found.held === false ? t("The loss is of pictures that were learned from, and so it does not see too much of it.") : "";
+        return [where, t(VERDICTS[found.verdict] || ""), numbers.join(" · "), blind].filter(Boolean).join(" ");
     };
 
     /** "strength 0.8" in the page's language. */
@@ -209,7 +212,7 @@
             page.show(on, !drawing() && sheet && sheet.asked && sheet.state !== "done");
             page.show(plan, !drawing() && sheet && sheet.asked);
             const best = sheet && sheet.suggestion;
-            page.write(suggested, best ? page.suggestion(best, sheet) : "");
+            page.write(suggested, best ? page.suggestion(best) : "");
             page.show(suggested, best);
             page.show(tools, sheet && sheet.axes.length);
         };

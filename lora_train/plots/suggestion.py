@@ -28,12 +28,18 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Suggestion:
-    """file is None where the bare model is the best there is."""
+    """file is None where the bare model is the best there is. The reason is in English; what comes behind it
+    are the facts, for who says it in another language."""
 
     file: str | None
     strength: float
     reason: str
     verdict: str
+    numbers: Mapping[
+        str, Mapping[str, float]
+    ]  # "loss" and "looks" -> "here", "bare", and "full" if it counts
+    of: str  # what the loss is of
+    held: bool  # whether those pictures were not learned from; so too where there is no loss
 
     def said(self) -> str:
         where = "the model without a LoRA" if self.file is None else f"{self.file} at {self.strength:g}"
@@ -105,28 +111,37 @@ class Choice:
         blind = ""
         if self.by_loss and not self.held:
             blind = ". The loss is of pictures that were learned from, and so it does not see too much of it"
-        here = self._numbers(self.found[chosen])
+        here, place = self._numbers(self.found[chosen]), {"here": self.found[chosen]}
         if strength == 0 or scores[chosen] >= 1:
-            return Suggestion(
-                None,
-                0.0,
-                f"{self._names}: {here} at best, and {self._numbers(self.bare)} without it{blind}.",
-                NOTHING,
-            )
+            said = f"{self._names}: {here} at best, and {self._numbers(self.bare)} without it{blind}."
+            return self._told((None, 0.0), said, NOTHING, place)
         best = f"{self._names} {here}, the best there is; without it {self._numbers(self.bare)}"
         full, highest = (file, FULL), max((abs(s) for f, s in self.found if f == file))
         if abs(strength) == highest > FULL:
             more = (
                 ". It still gets better at the highest strength: it has learned too little; train it longer"
             )
-            return Suggestion(file, strength, f"{best}{more} or faster{blind}.", UNDER)
+            return self._told(chosen, f"{best}{more} or faster{blind}.", UNDER, place)
         if abs(strength) <= WEAK and full in scores and scores[full] > scores[chosen]:
             worse = f"; at full strength {self._numbers(self.found[full])}"
             more = (
                 ". It has learned too much or too fast; train it shorter or slower, or take an earlier file"
             )
-            return Suggestion(file, strength, f"{best}{worse}{more}{blind}.", OVER)
-        return Suggestion(file, strength, f"{best}{blind}.", GOOD)
+            place["full"] = self.found[full]
+            return self._told(chosen, f"{best}{worse}{more}{blind}.", OVER, place)
+        return self._told(chosen, f"{best}{blind}.", GOOD, place)
+
+    def _told(
+        self, chosen: tuple[str | None, float], reason: str, verdict: str, measured: Mapping[str, Measured]
+    ) -> Suggestion:
+        """With its facts. measured: at the places that count, by what a page calls them."""
+        every = {**measured, "bare": self.bare}
+        numbers = {}
+        if self.by_loss:
+            numbers["loss"] = {place: round(one.loss, 6) for place, one in every.items()}
+        if self.by_looks:
+            numbers["looks"] = {place: round(one.looks, 4) for place, one in every.items()}
+        return Suggestion(*chosen, reason, verdict, numbers, self.on, self.held or not self.by_loss)
 
     def _numbers(self, one: Measured) -> str:
         loss = [f"{one.loss:.3g}"] if self.by_loss else []

@@ -131,3 +131,17 @@ def test_a_heat_map_has_its_colours_and_a_frame():
     colours = {colour for _, colour in page.getcolors(1 << 24)}
     assert {LOW, HIGH, FRAME} <= colours
     assert page.width > 200
+
+
+def test_the_suggestion_has_the_facts_behind_its_sentence():
+    over = choice(**{"a_0.5": (0.8, 3.0), "a_1": (0.95, 3.9)}).suggestion()
+    assert over.verdict == "overfit"
+    assert over.numbers == {
+        "loss": {"here": pytest.approx(0.8), "full": pytest.approx(0.95), "bare": pytest.approx(1)},
+        "looks": {"here": 3.0, "full": 3.9, "bare": 4},
+    }
+    assert (over.of, over.held) == ("5 pictures", True)
+    assert not choice(held=False, **{"a_1": 0.8}).suggestion().held
+    for found in (over, choice(**{"a_1": 1.2}).suggestion()):
+        for at in found.numbers.values():
+            assert all(f"{value:.3g}"[:3] in found.reason for value in at.values())

@@ -47,7 +47,10 @@ def sheet_of(count=None):
               for s in STRENGTHS]  # fmt: skip
     return {
         "state": "done", "axes": axes, "cells": cells, "count": len(cells), "scores": scores,
-        "suggestion": {"file": "okara", "strength": 0.8, "verdict": "good", "reason": "", "text": TEXT},
+        "suggestion": {"file": "okara", "strength": 0.8, "verdict": "good", "reason": "", "text": TEXT,
+            "numbers": {"loss": {"here": 0.102, "bare": 0.142}, "looks": {"here": 2.2, "bare": 2.4}},
+            "of": "7 held-out pictures", "held": True,
+        },
         "framed": [[3, 2, 0]], "loss_of": "7 held-out pictures", "blocks": [], "notes": [],
         "bare": {"loss": 0.142, "looks": 2.4}, "sheet_urls": ["/lora_train/v1/drawing?of=5"],
         "heat_url": "/lora_train/v1/drawing?of=6",

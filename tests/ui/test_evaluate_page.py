@@ -151,6 +151,32 @@ def test_what_lies_over_the_page_is_opaque_where_blocks_are_transparent(opened):
         assert page.evaluate(back) == "rgb(255, 255, 255)"
 
 
+def test_the_suggestion_is_said_in_japanese_from_its_facts(opened):  # noqa: F811
+    opened.before = [finished]
+    page = entered(opened, "light&ja")
+    sheet = opened.desk.sheets["okara-strength"]
+    wanted = "おすすめ: okara を強度 0.8 で。 測った中で最も良い値です。 "
+    wanted += "検証用の画像 7 枚での損失 0.102（なし 0.142） · 見た目の距離 2.2（なし 2.4）"
+    shown(page, "okara-strength")
+    assert page.locator(".lt-sheet .lt-told").inner_text() == wanted
+    row = page.locator(".lt-evaluate .lt-entry", has_text="okara-strength")
+    assert row.locator("p.lt-hint").inner_text() == wanted
+    numbers = {"loss": {"here": 0.1, "full": 0.3, "bare": 0.142}}
+    sheet["suggestion"] |= {
+        "verdict": "overfit",
+        "numbers": numbers,
+        "of": "9 training pictures",
+        "held": False,
+    }
+    row.get_by_role("button").first.click()
+    page.wait_for_function(
+        "document.querySelector('.lt-sheet .lt-told').textContent.includes('強度1では 0.3')"
+    )
+    text = page.locator(".lt-sheet .lt-told").inner_text()
+    assert text.endswith("損失は学習した画像で測ったもので、学習しすぎは表れません。")
+    assert "学習画像 9 枚での損失 0.1（強度1では 0.3、なし 0.142）" in text
+
+
 def test_what_was_cut_off_goes_on_and_a_plan_is_taken_up_again(opened):  # noqa: F811
     opened.before = [finished]
     page = entered(opened)

@@ -8,7 +8,9 @@ from lora_train.workshop.captions import Captions
 from lora_train.workshop.convert import Convert
 from lora_train.workshop.crop import Crop
 from lora_train.workshop.describe import Describe
+from lora_train.workshop.exported import Export
 from lora_train.workshop.history import History, Redo, Undo
+from lora_train.workshop.imported import Import
 from lora_train.workshop.interrogate import Interrogate
 from lora_train.workshop.regularise import Regularise
 from lora_train.workshop.rename import Rename
@@ -26,6 +28,8 @@ WORKS: dict[str, type[Tool]] = {
     "spelling": Spelling,
     "rename": Rename,
     "repeats": Repeats,
+    "import": Import,
+    "export": Export,
     "tag": Tag,
     "describe": Describe,
     "interrogate": Interrogate,

@@ -50,6 +50,12 @@ class OfPictures(Work):
             yield f"mask_suffix = {shown(suffix)}: expected what stands behind a name, such as -masklabel"
 
     def edit(self, opened: Opened, chosen: Sequence[Entry], draft: Draft, told: Told) -> Iterator[Touched]:
+        return self.each(self.one, opened, chosen, draft, told)
+
+    def each(
+        self, act: Act, opened: Opened, chosen: Sequence[Entry], draft: Draft, told: Told
+    ) -> Iterator[Touched]:
+        """What `act` does to one picture, to all of them but masks."""
         beside = Beside(opened, self.mask_suffix, self.conditioning_data_dir)
         made: set[str] = set()
         for done, entry in enumerate(chosen):
@@ -57,7 +63,7 @@ class OfPictures(Work):
             if beside.follows(entry.name):
                 continue
             try:
-                yield from self.one(One(self.quality, opened, entry, draft, beside, made))
+                yield from act(One(self.quality, opened, entry, draft, beside, made))
             except Mistake as e:  # of one picture; the others are done
                 yield Touched(entry.name, str(e).removeprefix(f"{opened.path(entry.name)}: "), left=True)
         told(len(chosen), len(chosen))
@@ -177,6 +183,9 @@ class One:
                               f"{wide}x{high}; save it at the picture's size")  # fmt: skip
             found.append((mask, written(own, turn(own.image), quality=100)))
         return found
+
+
+Act = Callable[[One], Iterator[Touched]]
 
 
 class Beside:

@@ -16,6 +16,7 @@ from lora_train.workshop.regularise import Regularise
 from lora_train.workshop.rename import Rename
 from lora_train.workshop.repeats import Repeats
 from lora_train.workshop.report import Check
+from lora_train.workshop.similar import Similar
 from lora_train.workshop.spelling import Spelling
 from lora_train.workshop.tag import Tag
 from lora_train.workshop.tags import Tags
@@ -30,6 +31,7 @@ WORKS: dict[str, type[Tool]] = {
     "repeats": Repeats,
     "import": Import,
     "export": Export,
+    "similar": Similar,
     "tag": Tag,
     "describe": Describe,
     "interrogate": Interrogate,

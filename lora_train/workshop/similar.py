@@ -20,8 +20,8 @@ class Similar(Look):
 
     least: float = knob(
         0.85, "From which likeness on pictures count as alike. Of photos, one that was mirrored, brightened "
-        "or cropped to three quarters of its sides has 0.8 to 1, the next of a series 0.9, and one of something "
-        "else less than 0.5; drawings of one hand are more alike.", group="pictures", low=0.1, high=1,
+        "or cropped to three quarters of its sides has 0.8 to 1, the next of a series 0.9, and one of other "
+        "things less than 0.5; drawings of one hand are more alike.", group="pictures", low=0.1, high=1,
         basic=True)  # fmt: skip
     odd: float = knob(
         0.4, "Below which likeness to all others a picture counts as odd.", group="pictures", low=0,

@@ -47,27 +47,30 @@ def softness(grey: np.ndarray) -> float:
     """
     if min(grey.shape) < BOX:
         return 0.0
-    (down, soft_down), (across, soft_across) = _tiles(grey.T), _tiles(grey)
+    (down, soft_down), (across, soft_across) = _tiles(np.ascontiguousarray(grey.T)), _tiles(grey)
     steps, soft = down.T + across, np.maximum(soft_down.T, soft_across)
     seen = np.sort(soft[steps > max(FLAT, np.median(steps) / 4)])
     return float(seen[: max(1, len(seen) // 8)].mean()) if len(seen) else 0.0
 
 
 def _tiles(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each tile, along its rows: the mean step, and the share of it that is left after a blur."""
-    wide = grey.astype(np.int32)
-    sums = np.pad(wide, ((0, 0), (BOX // 2 + 1, BOX // 2)), mode="edge").cumsum(1)
-    sums[:, BOX:] -= sums[:, :-BOX].copy()
-    sharp = np.abs(np.diff(wide)).astype(np.float32)
-    blurred = np.abs(np.diff(sums[:, BOX:])).astype(np.float32) / BOX
+    """Of each tile, along its rows: the mean step, and the share of it that is left after a blur.
+
+    Two means of BOX pixels side by side share all but their first and last pixel, so a step of the blurred
+    picture is the difference of these over BOX.
+    """
+    half = BOX // 2
+    wide = np.pad(grey, ((0, 0), (half, half)), mode="edge").astype(np.int16)
+    sharp = BOX * np.abs(np.diff(wide[:, half:-half]))
+    gone = np.maximum(0, sharp - np.abs(wide[:, BOX:] - wide[:, :-BOX]))
     height, width = sharp.shape
     rows, columns = (np.arange(TILES) * side // TILES for side in (height, width))
 
     def summed(x: np.ndarray) -> np.ndarray:
-        return np.add.reduceat(np.add.reduceat(x, rows, 0), columns, 1)
+        return np.add.reduceat(np.add.reduceat(x, columns, 1, dtype=np.int32), rows, 0)
 
-    whole, gone = summed(sharp), summed(np.maximum(0, sharp - blurred))
-    return whole * TILES * TILES / (height * width), 1 - gone / np.maximum(whole, 1e-6)
+    whole = summed(sharp).astype(np.float32)
+    return whole * TILES * TILES / (BOX * height * width), 1 - summed(gone) / np.maximum(whole, 1e-6)
 
 
 def blocks(grey: np.ndarray) -> float:
@@ -80,19 +83,19 @@ def blocks(grey: np.ndarray) -> float:
         grey: [H, W] uint8; of a picture that was resized nothing can be told.
     """
     top, left = (max(0, (side - MIDDLE) // 2) for side in grey.shape)
-    grey = grey[top : top + MIDDLE, left : left + MIDDLE].astype(np.float32)
+    grey = grey[top : top + MIDDLE, left : left + MIDDLE].astype(np.int16)
     if min(grey.shape) < 8 * BLOCK:
         return 0.0
-    return max(0.0, min(_borders(grey), _borders(grey.T)))
+    return max(0.0, min(_borders(grey), _borders(np.ascontiguousarray(grey.T))))
 
 
 def _borders(grey: np.ndarray) -> float:
     steps = np.abs(np.diff(grey))
     between = steps[:, 1:-1]
-    own = between - (steps[:, :-2] + steps[:, 2:]) / 2
+    own = 2 * between - steps[:, :-2] - steps[:, 2:]
     low = between < STEEP
-    each = np.where(low, own, 0).sum(0) / np.maximum(1, low.sum(0))
-    usual = np.where(low, between, 0).sum() / max(1, low.sum()) + 0.25
+    each = (own * low).sum(0, dtype=np.int32) / (2 * np.maximum(1, low.sum(0)))
+    usual = (between * low).sum(dtype=np.int64) / max(1, low.sum()) + 0.25
     places = sorted(float(np.median(each[i::BLOCK])) for i in range(BLOCK))
     return (places[-1] - places[-2]) / usual
 

@@ -1,4 +1,4 @@
-"""Settings as people have published them run word for word; only paths and numbers of steps are filled in."""
+"""Settings as people have published them run word for word; only paths, sizes and numbers of steps are filled in."""
 
 import json
 import pathlib
@@ -46,6 +46,7 @@ def places(tmp_path):
     pictures(tmp_path / "reg" / "1_animal", 2)
     found = {
         "model": DEMO, "pictures": tmp_path / "pictures", "reg": tmp_path / "reg", "name": "x", "steps": 1,
+        "size": "384,384",
         "output": tmp_path / "out", "logs": tmp_path / "logs", "folder": tmp_path / "pictures" / "2_cat",
         "more": pictures(tmp_path / "dogs", 1), "prior": tmp_path / "reg" / "1_animal",
     }  # fmt: skip

@@ -22,14 +22,14 @@ class Describe(Asking):
     captioner: str | None = knob(
         None, "A folder with a BLIP, BLIP-2 or GIT model as transformers has it, or its name on Hugging "
         f"Face. Empty: {USUAL}. With address: the server's name of a model; empty: its first.",
-        group="model", basic=True, place=True)  # fmt: skip
+        group="model", basic=True)  # fmt: skip
     download: bool = knob(
         False, "Get a captioner that is not on this machine from Hugging Face.", group="model",
         basic=True)  # fmt: skip
     address: str | None = knob(
         None, "Ask a server that speaks as OpenAI's does, such as http://localhost:1234/v1; the pictures are "
         f"sent there. Its key, if it wants one, is read from the environment's {KEY}. Empty: nothing is "
-        "sent anywhere.", group="model", place=True)  # fmt: skip
+        "sent anywhere.", group="model")  # fmt: skip
     prompt: str | None = knob(
         None, "What a server is asked, or the words that a captioner begins with, which are not written.",
         group="model", basic=True)  # fmt: skip
@@ -59,8 +59,10 @@ class Describe(Asking):
             yield f"captioner = {self.captioner}: expected a folder, or a name such as {USUAL}"
 
     def named(self) -> Iterable[tuple[str, pathlib.Path]]:
-        path = pathlib.Path(self.captioner or "")
-        return [("captioner", path)] if self.captioner and not self.address and path.exists() else ()
+        """Also what is no path: where others reach the page, only who sits at the machine may have pictures
+        sent somewhere, or has a model loaded that anybody may have made."""
+        said = {"captioner": self.captioner, "address": self.address}
+        return [(name, pathlib.Path(value)) for name, value in said.items() if value]
 
     def speaker(self) -> Speaker:
         if self.address is not None:

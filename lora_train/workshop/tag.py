@@ -33,7 +33,7 @@ class Tag(Wording, Asking):
         OBJECTS, "Who tags. objects: what is in a photo, of 1,000 kinds of things, without a download. For "
         "drawings a tagger of WD14's: a name such as wd-eva02-large-tagger-v3 or wd-swinv2-tagger-v3, a "
         "folder with model.onnx and selected_tags.csv, or a file. ML-Danbooru's and DeepDanbooru's as well: "
-        f"{', '.join(models.TAGGERS)}.", group="model", aka="repo_id", basic=True, place=True)  # fmt: skip
+        f"{', '.join(models.TAGGERS)}.", group="model", aka="repo_id", basic=True)  # fmt: skip
     model_dir: pathlib.Path | None = knob(
         None, "Folder where taggers lie, each in a folder of its name. Empty: taggers beside the "
         "checkpoints, or in the program's cache.", group="model", place=True)  # fmt: skip
@@ -51,17 +51,17 @@ class Tag(Wording, Asking):
     def check(self) -> Iterable[str]:
         yield from super().check()
         yield from self.wrong()
-        if (
-            self.tagger != OBJECTS
-            and not pathlib.Path(self.tagger).exists()
-            and not models.source(self.tagger)
-        ):
+        if self.tagger != OBJECTS and not self.path.exists() and not models.source(self.tagger):
             names = ", ".join((OBJECTS, *models.TAGGERS))
             yield f"tagger = {self.tagger}: expected a file, a folder, or one of {names}"
 
+    @property
+    def path(self) -> pathlib.Path:
+        """What `tagger` is, if it is one."""
+        return pathlib.Path(self.tagger).expanduser()
+
     def named(self) -> Iterable[tuple[str, pathlib.Path]]:
-        path = pathlib.Path(self.tagger)
-        return [("tagger", path)] if self.tagger != OBJECTS and path.exists() else ()
+        return [("tagger", self.path)] if self.tagger != OBJECTS and self.path.exists() else ()
 
     def within(self, host: Host, told: Told = unheard) -> Report:
         places = [folder.parent / "taggers" for folder in host.folders.models]
@@ -71,9 +71,8 @@ class Tag(Wording, Asking):
     def speaker(self) -> Tagger:
         if self.tagger == OBJECTS:
             return Objects(self.device, self.batch_size)
-        path = pathlib.Path(self.tagger)
-        if path.exists():
-            return booru.Booru(booru.model_in(path), self.device, self.batch_size)
+        if self.path.exists():
+            return booru.Booru(booru.model_in(self.path), self.device, self.batch_size)
         folders = [*([self.model_dir] if self.model_dir else []), models.usual_folder()]
         file = models.found(self.tagger, folders, download=self.download)
         return booru.Booru(file, self.device, self.batch_size)

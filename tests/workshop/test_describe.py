@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import dataclasses
 import http.server
 import io
 import json
@@ -16,7 +18,9 @@ import torch
 from PIL import Image
 
 from lora_train.errors import Mistake
-from lora_train.knobs import build
+from lora_train.host import Folders
+from lora_train.knobs import build, settings
+from lora_train.ui.guard import Guard
 from lora_train.workshop import address
 from lora_train.workshop.captioner import Captioner
 from lora_train.workshop.describe import Describe
@@ -188,6 +192,20 @@ def test_wrong_addresses_are_refused_before_anything_is_sent(pictures):
     for wrong in ("localhost:1234", "file:///etc/passwd", "http://"):
         with pytest.raises(Mistake, match="expected one such as http://localhost:1234/v1"):
             build(Describe, {"folder": str(pictures), "address": wrong})
+
+
+@pytest.mark.parametrize("value", [{"address": "http://10.0.0.1/v1"}, {"captioner": "some/one"}])
+def test_from_another_machine_nothing_is_sent_or_loaded_that_is_named(pictures, value):
+    folders = Folders(pictures, pictures, pictures=(pictures,))
+    for remote in (False, True):
+        guard = Guard(dataclasses.replace(folders, pictures=(pictures,) if remote else ()), remote=remote)
+        known = {s.path: s for s in settings(Describe)}
+        given = guard.values({"folder": str(pictures), **value}, known)
+        assert value.items() <= given.items()
+        named = [*build(Describe, given).named()]
+        assert [name for name, _ in named] == [*value]
+        with pytest.raises(Mistake, match="from other machines") if remote else contextlib.nullcontext():
+            guard.path(str(named[0][1]), named[0][0])
 
 
 # ── the WebUI's own ──

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import pathlib
+import threading
 
 import numpy as np
 import pytest
@@ -281,6 +283,42 @@ def test_a_tagger_is_found_in_the_models_folder_and_in_the_hubs_cache(tmp_path, 
         file = models.found(name, [tmp_path / "taggers"], download=False)
         assert file == tmp_path / "taggers" / "wd-vit-tagger-v3" / "model.onnx"
     assert models.found("wd-swinv2-tagger-v3", [tmp_path / "taggers"], download=False).parent == snapshot
+
+
+def test_a_download_is_whole_or_not_at_all(tmp_path, pictures, monkeypatch):
+    """From a server in a thread in the hub's stead, which breaks off first."""
+    tagger = wd(tmp_path / "tagger")
+    asked, short = [], [True]
+
+    class Hub(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *words: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            content = (tagger / self.path.rpartition("/")[2]).read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            broken = short and self.path.endswith("onnx")
+            self.wfile.write(content[:50] if broken else content)
+
+    monkeypatch.setenv("no_proxy", "*")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as hub:
+        threading.Thread(target=hub.serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{hub.server_address[1]}/")
+        work = Tag(folder=pictures, tagger="wd-vit-tagger-v3", model_dir=tmp_path / "own", download=True,
+                   thresh=0.6, device="cpu")  # fmt: skip
+        with pytest.raises(Mistake, match="cannot be had.*model.onnx"):
+            work.run()
+        assert [file.name for file in (tmp_path / "own" / "wd-vit-tagger-v3").iterdir()] == [
+            "selected_tags.csv"
+        ]
+        short.clear()
+        work.run()
+        hub.shutdown()
+    assert asked[-1] == "/SmilingWolf/wd-vit-tagger-v3/resolve/main/model.onnx"
+    assert read(pictures) == {"blue": "blue", "green": "green", "red": "red_(ok)"}
 
 
 def test_a_list_of_another_model_is_refused(tmp_path, pictures):

@@ -31,7 +31,15 @@ def command(words: Sequence[str]) -> int:
 
 
 def _run(tool: Tool, told: Told) -> Report:
-    """With a host for what draws."""
+    """With a host for what draws, and problems known where they are asked for."""
+    from lora_train.workshop.report import Check
+    from lora_train.workshop.work import Look
+
+    if isinstance(tool, Look) and "problem:" in tool.only:
+        own = {
+            name: vars(tool)[name] for name in ("folder", "recursive", "follow_links", "caption_extension")
+        }
+        Check(**own).found(tool.opened(), told)
     if not tool.hosted:
         return tool.run(told)
     from lora_train.hosts.standalone.host import StandaloneHost

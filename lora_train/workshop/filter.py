@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from lora_train.data.buckets import Buckets
 from lora_train.errors import Mistake
+from lora_train.knobs import nearest
 from lora_train.run.trigger import Counter
 from lora_train.values import either, shown
+from lora_train.workshop.kinds import KINDS
 from lora_train.workshop.opened import Entry, Opened
 from lora_train.workshop.words import like, plain, sentences, tags, told
 
@@ -30,7 +32,7 @@ TOKEN = re.compile(
     r"""(?P<blank>\s+) | (?P<bracket>[()]) | (?P<comma>,) | (?P<minus>-(?=\S))
     | (?P<number>[a-z]+\s*(?:<=|>=|!=|<|>|=)\s*-?[\d.]+(?![^\s,()]))
     | /(?P<regex>(?:[^/\\]|\\.)+)/(?=[\s,)]|$)
-    | (?:(?P<field>[a-z]+):)?"(?P<quoted>[^"]*)"
+    | (?:(?P<field>[a-z]+):)?"(?P<quoted>(?:[^"\\]|\\.)*)"
     | (?P<word>[^\s,()"](?:[^\s,()]|\([^\s()]*\))*)""",
     re.VERBOSE,
 )
@@ -51,7 +53,7 @@ def read(text: str, buckets: Buckets = USUAL) -> Holds:
 
     `cat` is a whole tag, in small letters or capitals, with _ or blanks; `*` stands for anything in it. Words
     beside each other must all hold, as with AND; OR binds less, and a comma least. `-` or NOT is before what
-    must not hold. In a caption of sentences a tag is any word or words of it.
+    must not hold. In a caption of sentences a tag is any word or words of it. Between quotes \\" is a quote.
 
     Args:
         buckets: what `bucket:` asks about.
@@ -137,6 +139,8 @@ class _Line:
             kind, text = match.lastgroup, match[match.lastgroup]
             if kind == "word" and text in ("AND", "OR", "NOT"):
                 kind = text.lower()
+            if kind == "quoted":
+                text = re.sub(r'\\(["\\])', r"\1", text)
             if kind == "word" and text.startswith("/") and len(text) > 1:
                 raise self._wrong(Token(kind, text, at), "a second / that closes it; a tag with / in quotes")
             if kind != "blank":
@@ -222,6 +226,9 @@ class _Line:
         return holds
 
     def _problem(self, text: str, token: Token) -> Holds:
+        if text not in KINDS:
+            raise self._wrong(token, f"a kind of problem{nearest(text, KINDS)}")
+
         def holds(opened: Opened, entry: Entry) -> bool:
             if not opened.judged:
                 raise self._wrong(token, "a report of the folder first, which finds problems")

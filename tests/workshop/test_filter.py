@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from lora_train.errors import Mistake
+from lora_train.preparing import command
 from lora_train.workshop import filter as filters
 from lora_train.workshop.opened import Opened
 
@@ -62,6 +63,9 @@ def found(opened, line):
         ("smile_(happy)", {"dog"}),
         ("re:zero", {"both"}),
         ('">_<"', {"dog"}),
+        (r'"hatsune miku \\(vocaloid\\)"', {"both"}),  # as the page quotes it
+        (r'text:"miku \("', {"both"}),
+        (r'-"say \"cat\"" text:miku', {"both"}),
         ("text:hair", {"cat", "dog"}),
         ('text:"SITS ON"', {"told"}),
         (r"/^1cat,\s/", {"cat", "both"}),
@@ -118,11 +122,22 @@ def test_and_or_not_are_those_of_sets(opened):
         ("bucket:512", "bucket:512x768"),
         ("nmae:cat", "name:, or the tag in quotes"),
         ("text:", "something behind text:"),
+        ("problem:blured", "at letter 1, problem:blured: expected a kind of problem; did you mean blurred?"),
     ],
 )
 def test_what_cannot_be_read_is_shown_its_place(line, said):
     with pytest.raises(Mistake, match=re.escape(said)):
         filters.read(line)
+
+
+def test_a_command_looks_for_problems_itself(tmp_path, capsys):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    Image.effect_noise((600, 600), 50).convert("RGB").save(tmp_path / "b.png")
+    for words in (["--only", "problem:tiny"], ["--only=-problem:tiny"]):
+        command(["captions", str(tmp_path), "--set", "x", "--dry_run", *words])
+    assert capsys.readouterr().out.splitlines() == [
+        "1 caption of 1 would be changed", "  a.png: (none) -> x",
+        "1 caption of 1 would be changed", "  b.png: (none) -> x"]  # fmt: skip
 
 
 def test_a_problem_is_one_of_the_last_report(opened):

@@ -20,7 +20,7 @@
      * given.names(): asks for the names of all. given.shown(item): the cursor went there. given.changed(): others are chosen.
      * given.edit(): Enter. given.typed(letter): a key that begins a filter.
      *
-     * Gives {element, again(keep), chosen(), total(), none(), go(index), step(by), name()}.
+     * Gives {element, again(keep), chosen(), total(), none(), choose(names), go(index), step(by), focus()}.
      */
     page.gallery = (given) => {
         const own = `lt_gallery_${++count}`;
@@ -96,7 +96,7 @@
             return image;
         }
         const badges = (one) => [
-            one.problems.length ? el("span.badge.sign.bad", { title: one.problems.map((kind) => page.kindOf(kind)).join(", ") }, String(one.problems.length)) : null,
+            page.grave(one.problems).length ? el("span.badge.sign.bad", { title: one.problems.map((kind) => page.kindOf(kind)).join(", ") }, String(page.grave(one.problems).length)) : null,
             one.captioned ? null : el("span.badge", {}, t("no caption")),
             one.loss === null || one.loss === undefined ? null : el("span.badge", { title: t("its loss in the run, against what is usual") }, `×${page.number(one.loss, 3)}`),
         ];
@@ -258,10 +258,11 @@
             } else given.shown(null);
             choose();
         };
-        const forget = (names) => { // which are not there any more
-            if (names) chosen = new Set([...chosen].filter((name) => names.includes(name)));
+        const choosing = (names) => {
+            [all, chosen] = [false, new Set(names)];
+            choose();
         };
-        return { element, again, go, none, everything, forget, step: (by) => go(cursor + by), total: () => total, at: () => cursor,
+        return { element, again, go, none, choose: choosing, step: (by) => go(cursor + by), total: () => total, at: () => cursor,
             chosen: () => ({ all, names: [...chosen], count: all ? total : chosen.size }), focus: () => element.focus({ preventScroll: true }) };
     };
 })();

@@ -24,7 +24,7 @@
     }
 
     // ── crop ──
-    /** done(left, top, width, height): in pixels of the picture. */
+    /** done([left, top, width, height], copy): in pixels of the picture; copy: it stays, and what is cut out is beside it. */
     page.cropper = (row, done) => {
         const [wide, high] = row.size;
         const shapes = [["", t("any shape")], ["1:1", "1:1"], ["2:3", "2:3"], ["3:2", "3:2"], ["3:4", "3:4"], ["4:3", "4:3"], ["9:16", "9:16"], ["16:9", "16:9"]];
@@ -32,16 +32,21 @@
         const shape = el("select", { "aria-label": t("Shape") }, shapes.map(([value, text]) => el("option", { value }, text)));
         const fields = ["left", "top", "width", "height"].map((name) => el("input", { type: "text", inputmode: "numeric", "aria-label": t(name) }));
         const said = el("p.hint", { role: "status" });
+        const copy = el("input", { type: "checkbox" });
         const { box, stage, side, image } = opened(row, t("Crop"));
         const frame = el("div.crop-frame", { tabindex: "0", role: "group", "aria-label": t("What stays. Arrow keys move it, with Shift they make it larger or smaller.") },
             ["nw", "n", "ne", "e", "se", "s", "sw", "w"].map((at) => el("span.grip", { "data-grip": at })));
         const canvas = el("div.shown.cropping", {}, image, frame);
         stage.append(canvas);
         const go = page.button(t("Crop it"), async () => {
-            await done(...crop.map(Math.round));
+            await done(whole(), copy.checked);
             box.close();
         }, { kind: "main" });
-        side.append(el("div.line", {}, el("label.named", {}, t("Shape"), shape), fields.map((input, i) => el("label.named", {}, t(["left", "top", "width", "height"][i]), input)), el("span.grow"), go), said);
+        side.append(el("div.line", {}, el("label.named", {}, t("Shape"), shape), fields.map((input, i) => el("label.named", {}, t(["left", "top", "width", "height"][i]), input)), el("label.goal", {}, copy, t("as a copy; the picture stays")), el("span.grow"), go), said);
+        const whole = () => {
+            const [x, y, w, h] = crop.map(Math.round);
+            return [Math.min(x, wide - w), Math.min(y, high - h), w, h];
+        };
         let crop = row.fit && row.fit.crop[2] ? [...row.fit.crop] : [0, 0, wide, high];
         const ratio = () => {
             const [a, b] = shape.value.split(":").map(Number);
@@ -120,8 +125,8 @@
     };
 
     // ── paint ──
-    /** words: {title, about, go}. done(png): a data address of a picture, white where it is painted, black elsewhere. */
-    page.painter = (row, words, done) => {
+    /** words: {title, about, go}. done(png): a data address of a picture, white where it is painted, black elsewhere. before: address of one to go on with, if it is there. */
+    page.painter = (row, words, done, before) => {
         const scale = Math.min(1, LONGEST / Math.max(...row.size));
         const [wide, high] = row.size.map((n) => Math.max(1, Math.round(n * scale)));
         const canvas = el("canvas", { width: wide, height: high, tabindex: "0", "aria-label": t("Paint here. Arrow keys move the brush, Space paints.") });
@@ -226,6 +231,14 @@
             made.getContext("2d").putImageData(data, 0, 0);
             return made.toDataURL("image/png");
         }
+        if (before) {
+            const there = el("img", { src: before, onload: () => {
+                pen.drawImage(there, 0, 0, wide, high);
+                const data = pen.getImageData(0, 0, wide, high);
+                for (let i = 0; i < data.data.length; i += 4) [data.data[i], data.data[i + 1], data.data[i + 2], data.data[i + 3]] = [255, 0, 51, data.data[i]];
+                pen.putImageData(data, 0, 0);
+            } });
+        }
         canvas.focus();
         return box;
     };
@@ -239,9 +252,9 @@
             await given.done();
         };
         return [
-            given.has("crop") && page.button(t("Crop …"), () => page.cropper(row, (...box) => work("crop", { box: box }))),
+            given.has("crop") && page.button(t("Crop …"), () => page.cropper(row, (box, copy) => work("crop", { by: "box", box, copy }))),
             given.has("mask") && page.button(t("Mask …"), () => page.painter(row, { title: t("Mask"), go: t("Save the mask"),
-                about: t("Paint what is to be learned; the rest counts nothing in masked loss.") }, (png) => work("mask", { painted: png }))),
+                about: t("Paint what is to be learned; the rest counts nothing in masked loss.") }, (png) => work("mask", { by: "painted", painted: png }), page.pictureOf({ ...row, path: row.path.replace(/\.[^.\\/]*$/, "-masklabel.png") }))),
             given.has("erase") && page.button(t("Erase …"), () => page.painter(row, { title: t("Erase"), go: t("Erase it"),
                 about: t("Paint over what is to go, such as a watermark; what is around it grows over it.") }, (png) => work("erase", { painted: png }))),
         ].filter(Boolean);

@@ -8,52 +8,59 @@
     const FIRST = 60; // tags that are shown before more are asked for
     const FILES = 4; // names that are said of a kind
 
-    const titles = {}; // kind -> what the report calls it
+    const [titles, severities] = [{}, {}]; // kind -> what the report calls it; error, warn or note
     /** A kind of problem in words. */
     page.kindOf = (kind) => page.said(titles[kind] || kind.charAt(0).toUpperCase() + kind.slice(1).replace(/[-_]/g, " "));
     const quoted = (word) => (/^[\w:'.!?+-]+$/.test(word) && !/^(and|or|not)$/i.test(word) && !word.includes(":") && !word.startsWith("-") ? word : `"${word.replace(/["\\]/g, "\\$&")}"`);
     page.tagFilter = quoted;
 
-    /** given.work(name, values), given.values(): the folder's; given.filter(line); given.use(name, values): opens a work's form; given.done(task). */
+    /** Those that are more than to be known. */
+    page.grave = (kinds) => kinds.filter((kind) => severities[kind] !== "note");
+
+    /** given.values(): the folder's; given.rows(): asks for the report's settings; given.filter(line); given.mend(finding); given.done(). */
     page.healthPanel = (given) => {
         const list = el("ul.kinds");
         const state = el("p.hint", { role: "status" });
+        const fold = el("details.fold", {}, el("summary", {}, t("What counts as a problem")));
+        let [found, form] = [null, null];
+        fold.addEventListener("toggle", () => fold.open && formed().catch((error) => page.say(element, error.message)));
+        async function formed() {
+            if (form) return;
+            const rows = await given.rows();
+            const of = (row) => page.draft.values[`data.${row.path}`];
+            form = page.rows(rows, Object.fromEntries(rows.map((row) => [row.path, of(row)]).filter(([, value]) => value !== undefined)));
+            fold.append(form.box);
+        }
         const begin = page.button(t("Look for problems"), async () => {
             page.write(state, t("Looking at the pictures …"));
             try {
-                const task = await page.work("check", { ...given.values(), only: "", names: [] });
-                take(task);
-                given.done(task);
+                await formed();
+                take(await page.work("check", { ...form.values(), ...given.values(), only: "" }, (brief) => page.write(state, t("{done} of {of}", brief))));
+                given.done();
             } catch (error) {
                 page.write(state, "");
                 throw error;
             }
         }, { kind: "main" });
-        const element = el("section", { "aria-label": t("Report"), "data-says": "" }, el("div.line", {}, begin), state, list);
-        let found = null;
+        const element = el("section", { "aria-label": t("Report"), "data-says": "" }, el("div.line", {}, begin), fold, state, list);
         const take = (task) => {
-            found = task.state === "done" && (task.facts.findings || task.facts.kinds || null);
-            for (const one of found || []) titles[one.kind] = one.title;
-            draw();
-            page.write(state, !found ? t(task.state) : found.length ? t("{n} pictures looked at.", { n: task.facts.of || task.facts.pictures }) : t("Nothing was found that is wrong."));
+            found = task.state === "done" ? task.facts.findings : null;
+            for (const one of found || []) [titles[one.kind], severities[one.kind]] = [one.title, one.severity];
+            page.fill(list, ["error", "warn", "note"].flatMap((severity) => (found || []).filter((one) => one.severity === severity).map(line)));
+            page.write(state, !found ? t(task.state) : found.length ? t("{n} pictures looked at.", { n: task.facts.of }) : t("Nothing was found that is wrong."));
         };
-        const draw = () => page.fill(list, (found || []).map(line));
         function line(one) {
-            const files = (one.files || []).map((file) => (Array.isArray(file) ? file[0] : file));
-            const pictured = files.length > 0 && one.filter !== false;
-            const heading = el("span.sign", { class: `lt-sign lt-${one.severity || "warn"}` });
-            const head = pictured ? page.button(page.kindOf(one.kind), () => given.filter(`problem:${one.kind}`), { kind: "plain", title: t("Show these pictures") }) : el("strong", {}, page.kindOf(one.kind));
-            const fix = one.fix && page.button(t("Mend …"), () => given.use(one.fix.work || one.fix[0], { ...(one.fix.values || one.fix[1]) }, one),
-                { "aria-label": `${t("Mend …")} ${page.kindOf(one.kind)}` });
-            return el("li.kind", { "data-says": "", "data-kind": one.kind }, el("div.line", {}, heading, head, el("span.grow"), el("span.number", {}, String(one.count)), fix),
-                one.text ? el("p.hint", {}, page.said(one.text)) : null,
-                files.length ? el("p.hint.file-names", {}, files.slice(0, FILES).join(", ") + (files.length > FILES ? `, … (${files.length})` : "")) : null);
+            const { kind, files } = one;
+            const title = page.kindOf(kind);
+            const head = one.filter ? page.button(title, () => given.filter(`problem:${kind}`), { kind: "plain", title: t("Show these pictures") }) : el("strong", {}, title);
+            return el("li.kind", { "data-says": "", "data-kind": kind }, el("div.line", {}, el(`span.sign.${one.severity}`), head, el("span.grow"), el("span.number", {}, String(one.count)),
+                one.fix && page.button(t("Mend …"), () => given.mend(one), { "aria-label": `${t("Mend …")} ${title}` })),
+            one.text ? el("p.hint", {}, page.said(one.text)) : null,
+            files.length && !one.filter ? el("p.hint", {}, files.slice(0, FILES).join(", ") + (files.length > FILES ? `, … (${files.length})` : "")) : null);
         }
         /** What an earlier report of this folder found, as its counts alone. */
         const known = (counts) => {
-            if (found || !Object.keys(counts).length) return;
-            page.fill(list, Object.entries(counts).sort((a, b) => b[1] - a[1]).map(([kind, count]) => line({ kind, count, files: [kind] })));
-            list.querySelectorAll(".lt-file-names").forEach((names) => names.remove());
+            if (!found) page.fill(list, Object.entries(counts).sort((a, b) => b[1] - a[1]).map(([kind, count]) => line({ kind, count, files: [], filter: true, severity: "warn" })));
         };
         const reset = () => {
             found = null;
@@ -61,7 +68,8 @@
             page.write(state, t("Finds pictures that cannot be read, are too small, blurred or there twice, captions that are empty or too long, and more. Nothing is changed by looking."));
         };
         reset();
-        return { element, known, reset, again: () => found && page.busy(begin, async () => begin.click()) };
+        const stale = () => found && page.write(state, t("Something was changed since then; look again to see what is left."));
+        return { element, known, reset, stale };
     };
 
     /** given.ask(): asks for {total, tags: [[tag, count], …]} of the pictures shown; given.filter(line, add). */

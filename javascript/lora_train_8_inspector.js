@@ -44,7 +44,7 @@
         inside.append(el("div.line.top", {}, page.button("←", () => given.step(-1), { "aria-label": t("The picture before") }), head,
             page.button("→", () => given.step(1), { "aria-label": t("The next picture") })), stage, facts, tools, trouble, eye,
         el("div.tagging", {}, chips, el("div.line", {}, add, known)), text, el("div.line", {}, save, state));
-        let [now, timer, asked, last] = [null, null, 0, Promise.resolve()];
+        let [now, timer, asked, last, drawn, writes] = [null, null, 0, Promise.resolve(), "", 0];
 
         // ── to another picture ──
         async function show(row) {
@@ -67,9 +67,9 @@
             timer = setTimeout(() => load(row.name).catch(fail), other ? WAIT : 0);
         }
         async function load(name) {
-            const mine = ++asked;
+            const [mine, before] = [++asked, writes];
             const found = await given.ask(name);
-            if (mine !== asked || !now || now.name !== name) return;
+            if (mine !== asked || !now || now.name !== name || before !== writes) return; // what is older than a change is asked again
             const clean = !dirty();
             now = found;
             if (clean) put(found.text);
@@ -98,7 +98,7 @@
                 now.fit ? t("bucket {size}", { size: now.fit.bucket.join("×") }) : null,
                 now.fit ? t(now.fit.scale > 1 ? "enlarged to {part} %" : "reduced to {part} %", { part: Math.round(100 * now.fit.scale) }) : null,
                 now.fit && cutOff() > 0.5 ? t("{part} % cut off", { part: Math.round(cutOff()) }) : null];
-            page.fill(facts, of.filter(Boolean).join(" · "), now.problems.map((kind) => [" ", el("span.badge.sign.bad", {}, page.kindOf(kind))]));
+            page.fill(facts, of.filter(Boolean).join(" · "), now.problems.map((kind) => [" ", el(page.grave([kind]).length ? "span.badge.sign.bad" : "span.badge", {}, page.kindOf(kind))]).flat());
             const wrong = [now.file_error, now.caption_error, now.fit_error].filter(Boolean).map(page.said).join("\n");
             page.write(trouble, wrong);
             page.show(trouble, wrong);
@@ -122,33 +122,41 @@
         function drawTags() {
             const { tags, rest } = parted(text.value, separator());
             page.show(chips.parentNode, !sentence(tags));
-            const put = (changed) => {
-                text.value = joined(changed, rest, separator());
-                drawTags();
-                return store();
-            };
-            const focus = (i) => {
-                const buttons = chips.querySelectorAll(".lt-tag > .lt-plain:first-child");
-                (buttons[Math.min(i, buttons.length - 1)] || add).focus();
-            };
-            page.fill(chips, tags.map((tag, i) => chip(tag, i, {
-                remove: () => put(tags.filter((other, k) => k !== i)).then(() => focus(i)),
-                move: (to) => {
-                    if (to < 0 || to >= tags.length || to === i) return;
-                    const moved = tags.filter((other, k) => k !== i);
-                    moved.splice(to, 0, tag);
-                    put(moved).catch(fail);
-                    focus(to);
-                },
-            })));
+            if (drawn === JSON.stringify([tags, rest])) return; // one that is dragged or has the focus stays the same element
+            drawn = JSON.stringify([tags, rest]);
+            page.fill(chips, tags.map(chip));
         }
-        function chip(tag, i, act) {
-            const name = page.button(tag, () => given.filter(tag), { kind: "plain", title: t("Click: show those that have it. Alt with the arrow keys, or dragging, moves it; Delete takes it away.") });
-            const made = el("li.tag", { draggable: "true" }, name, page.button("×", act.remove, { kind: "plain", "aria-label": `${t("Remove")} ${tag}`, tabindex: "-1" }));
+        const taken = (tags, rest) => {
+            text.value = joined(tags, rest, separator());
+            drawTags();
+            return store();
+        };
+        const focused = (i) => {
+            const every = chips.querySelectorAll(".lt-tag-name");
+            (every[Math.min(i, every.length - 1)] || add).focus();
+        };
+        async function remove(i) {
+            const { tags, rest } = parted(text.value, separator());
+            const stored = taken(tags.filter((other, k) => k !== i), rest);
+            focused(i);
+            await stored;
+        }
+        async function move(from, to) {
+            const { tags, rest } = parted(text.value, separator());
+            if (to < 0 || to >= tags.length || to === from || !(from in tags)) return;
+            tags.splice(to, 0, ...tags.splice(from, 1));
+            const stored = taken(tags, rest);
+            focused(to);
+            await stored;
+        }
+        function chip(tag, i) {
+            const name = el("span.tag-name", { role: "button", tabindex: "0", onclick: () => given.filter(tag), title: t("Click: show those that have it. Alt with the arrow keys, or dragging, moves it; Delete takes it away.") }, tag); // no button, of which not every browser lets a drag begin
+            const made = el("li.tag", { draggable: "true" }, name, page.button("×", () => remove(i), { kind: "plain", "aria-label": `${t("Remove")} ${tag}`, tabindex: "-1" }));
             name.addEventListener("keydown", (event) => {
                 const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-                if (event.key === "Delete" || event.key === "Backspace") act.remove().catch(fail);
-                else if (by && event.altKey) act.move(i + by);
+                if (event.key === "Delete" || event.key === "Backspace") remove(i).catch(fail);
+                else if (event.key === "Enter" || event.key === " ") given.filter(tag);
+                else if (by && event.altKey) move(i, i + by).catch(fail);
                 else if (by) (made[by < 0 ? "previousElementSibling" : "nextElementSibling"] || made).firstChild.focus();
                 else return;
                 event.preventDefault();
@@ -161,9 +169,8 @@
                 if (from === "") return;
                 event.preventDefault();
                 event.stopPropagation(); // the WebUI reads what is dropped
-                chips.children[Number(from)].moveTo(i);
+                move(Number(from), i).catch(fail);
             });
-            made.moveTo = act.move;
             return made;
         }
         const added = () => {
@@ -185,6 +192,7 @@
             if (!dirty()) return Promise.resolve();
             const [name, words] = [now.name, text.value.trim()];
             now.text = words;
+            writes++;
             page.write(state, t("Saving …"));
             last = last.catch(() => {}).then(() => given.write(name, words)).then(() => {
                 if (now && now.name === name) page.write(state, t("Saved."));

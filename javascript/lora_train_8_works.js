@@ -15,15 +15,22 @@
     };
     const SOON = [40, 60, 100, 200, 400]; // milliseconds between looks at what is at work
 
-    const title = (name) => t(name.charAt(0).toUpperCase() + name.slice(1).replace(/-/g, " "));
+    const NAMES = { // of works, in the order in which they are offered; the rest stands behind
+        captions: "Edit captions", tag: "Tag", describe: "Describe", interrogate: "Interrogate", spelling: "Spelling", similar: "Find similar", crop: "Crop", convert: "Convert", upscale: "Upscale",
+        background: "Background", mask: "Mask", erase: "Erase", flip: "Flip", split: "Split", rename: "Rename", aside: "Put aside", repeats: "Repeats", regularise: "Regularisation",
+    };
 
-    /** Does it, and waits until it is done; gives what came of it. */
-    page.work = async (name, values) => {
+    const title = (name) => t(NAMES[name] || name.charAt(0).toUpperCase() + name.slice(1).replace(/-/g, " "));
+    const place = (work) => (work.name in NAMES ? Object.keys(NAMES).indexOf(work.name) : Infinity);
+
+    /** Does it, and waits until it is done; gives what came of it. heard(task): now and then while it is at work. */
+    page.work = async (name, values, heard) => {
         let task = await page.ask("POST", `/dataset/works/${encodeURIComponent(name)}`, { values });
         const { id } = task;
         for (let i = 0; task.id === id && task.state === "working"; i++) {
             await new Promise((done) => setTimeout(done, SOON[Math.min(i, SOON.length - 1)]));
             task = await page.ask("GET", "/dataset/now");
+            if (heard && task.of && task.id === id) heard(task);
         }
         if (task.state === "failed") throw new Error(task.error);
         return task;
@@ -54,9 +61,10 @@
         const home = el("div.work");
         const { element: outcome, follow, show: told } = progress(given.done);
         const element = el("section.bench.works", { "aria-label": t("Change many"), "data-says": "" }, el("div.line", {}, scope, el("span.grow")), chips, home, outcome);
-        let [works, shown] = [[], null];
+        let [works, every, shown] = [[], [], null];
         const opened = page.ask("GET", "/dataset/works").then((found) => {
-            works = found.filter((work) => !BESIDE.includes(work.name));
+            every = found;
+            works = found.filter((work) => !BESIDE.includes(work.name)).sort((a, b) => place(a) - place(b) || 0);
             page.fill(chips, works.map((work) => page.button(title(work.name), () => (shown && shown.work === work ? close() : open(work)),
                 { kind: "chip", "aria-pressed": "false", title: t(work.about), "data-work": work.name })));
         });
@@ -82,7 +90,10 @@
             page.write(scope, given.scope().words);
             if (shown) shown.look();
         };
-        return { element, look, told, has: (name) => works.some((work) => work.name === name), ready: opened, use: async (name, values) => {
+        return { element, look, told, has: (name) => works.some((work) => work.name === name), rows: async (name) => {
+            await opened;
+            return every.find((work) => work.name === name).rows.filter((row) => !OWN.includes(row.path));
+        }, use: async (name, values) => {
             await opened;
             const work = works.find((one) => one.name === name);
             if (!work) throw new Error(t("{name} is not there.", { name }));

@@ -49,10 +49,16 @@
             folder.value = own;
             await open();
         });
+        const use = page.button(t("Train on this folder"), () => {
+            page.draft.set("data.train_data_dir", state.folder);
+            page.folded = false;
+            page.tell("editing", null);
+            page.go("train");
+        }, { hidden: true });
         const begin = page.button(t("Open"), () => open(), { kind: "main" });
         folder.addEventListener("keydown", (event) => event.key === "Enter" && page.busy(begin, () => open()));
         deep.addEventListener("change", () => state && open().catch(fail));
-        const opening = el("section.bench.opening", { "data-says": "", "aria-label": t("Folder") }, el("div.line", {}, el("label.named", { for: "lt_dataset_folder" }, t("Pictures")), folder, choose, begin, train,
+        const opening = el("section.bench.opening", { "data-says": "", "aria-label": t("Folder") }, el("div.line", {}, el("label.named", { for: "lt_dataset_folder" }, t("Pictures")), folder, choose, begin, train, use,
             el("label.goal", {}, deep, t("folders within it, too"))), holder);
         const fail = (error) => page.say(opening, error.message);
 
@@ -60,13 +66,7 @@
         const summary = el("span", { role: "status" });
         const undo = page.button(t("Undo"), () => turn("undo"), { title: "Ctrl+Z" });
         const redo = page.button(t("Redo"), () => turn("redo"), { title: "Ctrl+Shift+Z" });
-        const use = page.button(t("Train on this folder"), () => {
-            page.draft.set("data.train_data_dir", state.folder);
-            page.folded = false;
-            page.tell("editing", null);
-            page.go("train");
-        });
-        const top = el("div.workbar.line", { "data-says": "" }, summary, el("span.grow"), undo, redo, use);
+        const top = el("div.workbar.line", { "data-says": "" }, summary, el("span.grow"), undo, redo);
 
         // ── the filter line ──
         const { box: above, line: filter, said: filtered } = filterLine({ tags: () => known, hungry: learn, problems: () => Object.keys((state && state.problems) || {}), leave: () => gallery.focus(), changed: (text) => {
@@ -105,11 +105,12 @@
             filter: (tag) => filter.set(page.tagFilter(tag)),
             tools: (row) => page.pictureTools(row, { values: () => where(), has: (name) => bar.has(name), done: changed }),
         });
-        const bar = page.worksBar({ scope, done: (task) => changed(task).catch(fail) });
-        const health = page.healthPanel({ values: where, filter: (text) => filter.set(text), done: () => changed().catch(fail), use: (name, values, kind) => {
-            gallery.none();
-            const after = kind.files && kind.files.length ? filter.set(`problem:${kind.kind}`) : Promise.resolve();
-            return after.then(() => bar.use(name, values));
+        const bar = page.worksBar({ scope, done: () => changed().catch(fail) });
+        const health = page.healthPanel({ values: where, rows: () => bar.rows("check"), filter: (text) => filter.set(text), done: () => changed(true).catch(fail), mend: async (finding) => {
+            const { names, ...values } = finding.fix.values;
+            await filter.set(finding.filter ? `problem:${finding.kind}` : "");
+            gallery.choose(names || []);
+            await bar.use(finding.fix.work, values);
         } });
         const tags = page.tagsPanel({ ask: () => ask("tags"), filter: (word, without) => filter.add(without ? `-${word}` : word) });
         const changes = page.changesPanel({ ask: () => ask("history") });
@@ -169,6 +170,7 @@
             }
             told(found);
             page.show(work, found.pictures);
+            page.show(use, found.pictures);
             page.show(lesson, !found.pictures);
             lesson.none(found);
             if (!found.pictures) return;
@@ -195,7 +197,8 @@
             page.fill(sort, sorts.map((name) => el("option", { value: name }, t(SORTS[name] || name))));
             sort.value = sorts.includes(before) ? before : "name";
         }
-        async function changed() {
+        async function changed(looked) {
+            if (looked !== true) health.stale();
             told(await ask("open"));
             await gallery.again(true);
             bar.look();

@@ -62,8 +62,11 @@ class OfPictures(Work):
             told(done, len(chosen))
             if beside.follows(entry.name):
                 continue
+            one = One(self.quality, opened, entry, draft, beside, made)
             try:
-                yield from act(One(self.quality, opened, entry, draft, beside, made))
+                touched = [*act(one)]
+                one.done()
+                yield from touched
             except Mistake as e:  # of one picture; the others are done
                 yield Touched(entry.name, str(e).removeprefix(f"{opened.path(entry.name)}: "), left=True)
         told(len(chosen), len(chosen))
@@ -87,10 +90,27 @@ class One:
     draft: Draft
     beside: Beside
     made: set[str]  # names of files that are written for other pictures
+    written: dict[pathlib.Path, bytes] = dataclasses.field(default_factory=dict)  # for this one
+    gone: list[pathlib.Path] = dataclasses.field(default_factory=list)
 
     @property
     def path(self) -> pathlib.Path:
         return self.opened.path(self.entry.name)
+
+    def put(self, path: pathlib.Path, content: bytes) -> None:
+        """A file is to hold this, if all goes well with this picture."""
+        self.written[path] = content
+
+    def remove(self, path: pathlib.Path) -> None:
+        """A file is to go, likewise."""
+        self.gone.append(path)
+
+    def done(self) -> None:
+        """All went well."""
+        for path, content in self.written.items():
+            self.draft.put(path, content)
+        for path in self.gone:
+            self.draft.remove(path)
 
     def same(self, path: pathlib.Path) -> bool:
         """Whether this is the picture itself, as where capitals do not count."""
@@ -109,13 +129,18 @@ class One:
                 raise Mistake(f"{self.path}: a link to another picture of the folder")
         return read(self.path)
 
+    def copied(self, end: str) -> bool:
+        """Whether it is a copy of another picture, of those that end like this; a regular expression."""
+        found = re.fullmatch(f"(.+?){end}", _stem(self.entry.name))
+        return bool(found) and found[1] in self.beside.stems
+
     def replace(self, shot: Shot, turn: Turn) -> None:
         """The picture becomes what `turn` makes of it, and its mask likewise; caches of it go."""
         masks = self.masked(shot, turn)
         if not self.dry:
-            self.draft.put(self.path, written(shot, turn(shot.image), quality=self.quality))
+            self.put(self.path, written(shot, turn(shot.image), quality=self.quality))
         for mask, content in masks:
-            self.draft.put(mask, content)
+            self.put(mask, content)
         self.outdated()
 
     def outdated(self) -> None:
@@ -123,7 +148,7 @@ class One:
         for cache in self.beside.caches(self.entry.name):
             if str(cache) not in self.made:  # of two pictures that share a name but for its ending
                 self.made.add(str(cache))
-                self.draft.remove(cache)
+                self.remove(cache)
 
     def copy(self, shot: Shot, turn: Turn, end: str, reword: Callable[[str], str] = str) -> str | None:
         """Write what `turn` makes of it as another picture, with captions and mask; gives its name. None:
@@ -139,13 +164,29 @@ class One:
         self.claim(path)
         masks = self.masked(shot, turn)
         if not self.dry:
-            self.draft.put(path, written(shot, turn(shot.image), quality=self.quality))
+            self.put(path, written(shot, turn(shot.image), quality=self.quality))
         for caption in self.beside.captions(self.entry.name):
-            self.draft.put(path.with_suffix(caption.suffix), self.reworded(caption, reword))
+            self.put(path.with_suffix(caption.suffix), self.reworded(caption, reword))
         for mask, content in masks:
             behind = mask.stem[len(self.path.stem) :]
-            self.draft.put(mask.with_name(f"{path.stem}{behind}{mask.suffix}"), content)
+            self.put(mask.with_name(f"{path.stem}{behind}{mask.suffix}"), content)
         return path.relative_to(self.opened.folder).as_posix()
+
+    def rewrite(self, reword: Callable[[str], str]) -> None:
+        """Its captions get other words."""
+        for caption in self.beside.captions(self.entry.name):
+            if str(caption) not in self.made:
+                self.made.add(str(caption))
+                self.put(caption, self.reworded(caption, reword))
+
+    def away(self) -> None:
+        """The picture goes, with all that belongs to it alone."""
+        masks = self.beside.masks(self.entry.name)
+        self.remove(self.path)
+        if self.beside.alone(self.entry.name):
+            for path in (*masks, *self.beside.captions(self.entry.name)):
+                self.remove(path)
+        self.outdated()
 
     def named(self, end: str) -> pathlib.Path:
         """Its name with something behind it, not longer than names may be."""
@@ -198,15 +239,15 @@ class Beside:
 
     def __init__(self, opened: Opened, suffix: str | None, masks: pathlib.Path | None = None):
         self.opened, self.suffix = opened, suffix
-        stems: dict[str, list[str]] = {}
+        self.stems: dict[str, list[str]] = {}
         for entry in opened:
-            stems.setdefault(_stem(entry.name), []).append(entry.name)
-        self.twins = {stem: names for stem, names in stems.items() if len(names) > 1}
+            self.stems.setdefault(_stem(entry.name), []).append(entry.name)
+        self.twins = {stem: names for stem, names in self.stems.items() if len(names) > 1}
         self.beside: dict[str, list[str]] = {}  # a picture's stem -> names of its masks
         self.followers: set[str] = set()
-        for stem, names in stems.items() if suffix else ():
+        for stem, names in self.stems.items() if suffix else ():
             of = stem[: -len(suffix)]
-            if stem.endswith(suffix) and of in stems:
+            if stem.endswith(suffix) and of in self.stems:
                 self.beside[of] = names
                 self.followers.update(names)
         self.cached: dict[str, list[str]] = {}
@@ -233,6 +274,10 @@ class Beside:
             raise Mistake(f"has the name of {' and '.join(n for n in self.twins[stem] if n != name)} but for "
                           f"the ending, and {own[0].name} would be the mask of both; rename one")  # fmt: skip
         return own
+
+    def alone(self, name: str) -> bool:
+        """Whether no other picture has this name but for the ending."""
+        return _stem(name) not in self.twins
 
     def caches(self, name: str) -> list[pathlib.Path]:
         return [self.opened.path(cache) for cache in self.cached.get(_stem(name), ())]

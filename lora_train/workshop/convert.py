@@ -92,7 +92,7 @@ class Convert(OfPictures):
         if pixels or kind:
             self._anew(one, to, kind, size)
         else:
-            one.draft.put(to, short)
+            one.put(to, short)
         if pixels:
             one.outdated()
         yield Touched(one.entry.name, ", ".join(done))
@@ -151,11 +151,11 @@ class Convert(OfPictures):
             if self.strip:
                 shot = shot.silent()
             sharp = self.lossless if kind == ".webp" else None
-            one.draft.put(to, written(shot, image, ending=kind, quality=self.quality, lossless=sharp))
+            one.put(to, written(shot, image, ending=kind, quality=self.quality, lossless=sharp))
         if to != one.path:
-            one.draft.remove(one.path)
+            one.remove(one.path)
         for mask, content in masks:
-            one.draft.put(mask, content)
+            one.put(mask, content)
 
     def _pixels(self, shot: Shot) -> Image.Image:
         image = shot.image

@@ -117,6 +117,8 @@ class Crop(OfPictures):
         return self.each(lambda one: self._cut(one, boxes, find), opened, chosen, draft, told)
 
     def _cut(self, one: One, boxes: Mapping[str, Box], find: Find | None) -> Iterator[Touched]:
+        if one.copied("_(crop|(face|person)[0-9]+)") and (self.copy or self.faces == EACH):
+            return
         shot = one.shot()
         cuts = [*self._cuts(one, shot, boxes, find)]
         several = self.by in (FACE, PERSON) and self.faces == EACH

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from lora_train.adapters import FAMILIES, mapped
+from lora_train.adapters.dora import MAGNITUDES
 from lora_train.adapters.family import Family
 from lora_train.adapters.paced import RATIOS, ROWS
+from lora_train.adapters.spelled import opened
 from lora_train.errors import Mistake
 from lora_train.job import Job, Output, Place
 from lora_train.knobs import flat, kind_of
@@ -53,10 +57,19 @@ WHOLE = ("boft", "glora", "ia3", "oft")  # families that act on a layer's weight
 
 def beneath(job: Job) -> list[str]:
     """What is said of LoRAs under adapters that need the weights those would have been merged into."""
-    kind = kind_of(FAMILIES, job.network)
-    if not job.model.base_weights or not (kind in WHOLE or flat(job.network).get("dora_wd")):
+    kind, what = kind_of(FAMILIES, job.network), None
+    if not job.model.base_weights:
         return []
-    what = f"network.kind = {kind}" if kind in WHOLE else "network.dora_wd"
+    if kind in WHOLE:
+        what = f"network.kind = {kind}"
+    elif flat(job.network).get("dora_wd"):
+        what = "network.dora_wd"
+    elif job.network.weights is not None:
+        with contextlib.suppress(Mistake):  # said of the file itself
+            names = opened(job.network.weights).names
+            what = "the DoRA in network.weights" if any(n.endswith(f".{MAGNITUDES}") for n in names) else None
+    if what is None:
+        return []
     return [f"model.base_weights: {what} acts on whole weights, which these files are no part of; leave one "
             "out, or train on a checkpoint that they are merged into"]  # fmt: skip
 

@@ -96,16 +96,37 @@ def restart(  # noqa: PLR0913 (what there is to a restart)
     for parameter in (p for adapter in network.adapters.values() for p in adapter.parameters()):
         state = optimizer.state.get(parameter, {})
         for name in MOMENTS:
-            if isinstance(state.get(name), Tensor) and state[name].is_floating_point():
+            if not isinstance(state.get(name), Tensor):
+                continue
+            if state[name].is_floating_point():
                 prune(state[name], ratio)
+            elif (table := state.get(name.replace("state", "qmap"))) is not None:
+                prune_codes(state[name], table, state.get(name.replace("state", "absmax")), ratio)
 
 
 def prune(values: Tensor, ratio: float) -> None:
     """Zero for all but the largest; appendix A of the paper takes 0.9 to 0.999 of them."""
-    count = round(ratio * values.numel())
-    if count:
-        smallest = values.abs().flatten().topk(count, largest=False).indices
-        values.view(-1)[smallest] = 0
+    values.view(-1)[_smallest(values, ratio)] = 0
+
+
+def prune_codes(codes: Tensor, table: Tensor, scales: Tensor | None, ratio: float) -> None:
+    """The same of moments in 8 bits, as bitsandbytes holds them (arXiv:2110.02861, section 2).
+
+    Args:
+        codes: uint8, what stands for each moment.
+        table: [256], what a code stands for.
+        scales: of each block of them, as many in each as a power of two says; None: they have one together.
+    """
+    values = table[codes.flatten().long()].abs()
+    if scales is not None and scales.numel() > 1:
+        block = next(2**n for n in range(31) if -(-len(values) // 2**n) == scales.numel())
+        values = values * scales.repeat_interleave(block)[: len(values)]
+    codes.view(-1)[_smallest(values, ratio)] = int(table.abs().argmin())
+
+
+def _smallest(values: Tensor, ratio: float) -> Tensor:
+    """Where in the flat tensor this share of them is, the nearest to zero."""
+    return values.abs().flatten().topk(round(ratio * values.numel()), largest=False).indices
 
 
 def unfit(relora: Relora, family: Family, ema: Ema) -> Iterator[str]:

@@ -112,3 +112,13 @@ def test_what_cannot_be_is_refused(values, text):
 def test_families_that_need_whole_weights_are_refused(trained, below):
     with pytest.raises(Mistake, match=r"model\.base_weights: network\.dora_wd acts on whole weights"):
         trained("a", model__base_weights=below, network__dora_wd=True)
+
+
+def test_a_dora_from_a_file_needs_whole_weights_too(trained, below):
+    dora = trained("dora", network__dora_wd=True, output__output_name="dora").file
+    asked = {"model__base_weights": below, "network__weights": dora, "network__dim_from_weights": True}
+    with pytest.raises(
+        Mistake, match=r"model\.base_weights: the DoRA in network\.weights acts on whole weights"
+    ):
+        trained("a", **asked)
+    trained("b", **{**asked, "network__weights": below})

@@ -21,7 +21,7 @@ from lora_train.knobs import build
 from lora_train.names import file_key
 from lora_train.train.lr import Cosine
 from lora_train.train.optim import OPTIMIZERS
-from lora_train.train.relora import Jagged, Relora, prune, restart
+from lora_train.train.relora import Jagged, Relora, prune, prune_codes, restart
 from tests.test_laws import made, seen, stirred
 from tests.tiny import Tiny
 from tests.webui_formulas import delta
@@ -139,6 +139,43 @@ def test_pruning_keeps_the_largest():
     assert values.tolist() == [[0, -3, 2], [0, 0, 1]]
     prune(values, 1.0)
     assert not values.any()
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("block", [256, 2048, None])
+def test_moments_in_8_bits_are_pruned_as_those_they_stand_for(signed, block):
+    torch.manual_seed(0)
+    shape, low = (70, 70), -1.0 if signed else 0.0
+    table = torch.linspace(low, 1, 256)
+    table[table.abs().argmin()] = 0.0
+    codes = torch.randint(0, 256, shape, dtype=torch.uint8)
+    scales = None if block is None else torch.rand(-(-codes.numel() // block)) + 0.1
+
+    def meant() -> torch.Tensor:
+        values = table[codes.long()].flatten()
+        for i in range(0, 0 if block is None else len(values), block or 1):
+            values[i : i + block] *= scales[i // block]
+        return values
+
+    before = meant()
+    prune_codes(codes, table, scales, 0.9)
+    after, kept = meant(), round(0.1 * 4900)
+    assert int((after != 0).sum()) <= kept
+    assert torch.equal(after[after != 0], before[after != 0])
+    assert before[after == 0].abs().max() <= after[after != 0].abs().min()
+
+
+def test_a_restart_finds_bitsandbytes_moments():
+    network = Network(Lora(), Tiny().layers())
+    parameters = [*network.parameters()]
+    optimizer = torch.optim.SGD(parameters, 0.1)
+    for p in parameters:
+        optimizer.state[p] = {
+            "state1": torch.full(p.shape, 200, dtype=torch.uint8), "qmap1": torch.linspace(-1, 1, 255),
+            "absmax1": torch.ones(-(-p.numel() // 256)),
+        }  # fmt: skip
+    restart(network, optimizer, 1.0, 1, 7)
+    assert all((optimizer.state[p]["state1"] == 127).all() for p in parameters)
 
 
 @pytest.mark.parametrize("kind", [*RESTARTABLE])

@@ -17,6 +17,7 @@ from lora_train.hosts.webui.folders import folders
 from lora_train.hosts.webui.kinds import family, schedule, unlike, untrainable
 from lora_train.hosts.webui.loan import Loan, broken_half
 from lora_train.hosts.webui.proof import used
+from lora_train.models.files import find
 from lora_train.run.refusals import one_text_encoder, undefined
 
 if TYPE_CHECKING:
@@ -131,8 +132,8 @@ class WebuiHost:
         except Mistake as e:
             return [*said, str(e)]
         if choice is None or choice.filename == loaded.sd_checkpoint_info.filename:
-            said += _of_loaded(job, loaded)
-        return said
+            return said + _of_loaded(job, loaded)
+        return said + _of_file(job, pathlib.Path(choice.filename))
 
     def sketch(self, model: Model, *, precision: str) -> None:
         """Its model is there already: a dry step measures what one needs."""
@@ -166,6 +167,14 @@ def _precision(asked: str, device: str) -> list[str]:
     if asked == "no" and device == "cuda" and devices.dtype_unet is torch.float16 and not broken_half():
         return [f"{path}: the WebUI holds its model in float16; use fp16 or bf16, or start it with --no-half"]
     return []
+
+
+def _of_file(job: Job, checkpoint: pathlib.Path) -> list[str]:
+    """What a model that is loaded only when the run begins does not go with."""
+    try:
+        return one_text_encoder(job, find(checkpoint).facts.arch)
+    except Mistake:  # a file that the WebUI may read in its own way
+        return []
 
 
 def _of_loaded(job: Job, loaded: torch.nn.Module) -> list[str]:

@@ -253,6 +253,16 @@ def test_a_second_text_encoders_rate_is_refused_where_there_is_none(small, refer
         assert lines(path) == [f"lr.text_encoder_lr2 = 1e-05: {said} has one text encoder; leave it empty"]
 
 
+def test_it_is_refused_for_a_model_that_the_webui_has_not_loaded_yet(small, tmp_path):
+    from lora_train.hosts.webui.host import _of_file
+
+    job = assemble({"data.train_data_dir": "p", "lr.text_encoder_lr2": 1e-5})[0]
+    assert _of_file(job, small["sdxl"]) == []
+    assert "SD 2.x has one text encoder" in _of_file(job, small["sd2"])[0]
+    (tmp_path / "odd.safetensors").write_bytes(b"odd")
+    assert _of_file(job, tmp_path / "odd.safetensors") == []
+
+
 # ── whom to believe ─────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -9,6 +9,7 @@ from lora_train.workshop.convert import Convert
 from lora_train.workshop.crop import Crop
 from lora_train.workshop.describe import Describe
 from lora_train.workshop.exported import Export
+from lora_train.workshop.flip import Flip
 from lora_train.workshop.history import History, Redo, Undo
 from lora_train.workshop.imported import Import
 from lora_train.workshop.interrogate import Interrogate
@@ -18,6 +19,7 @@ from lora_train.workshop.repeats import Repeats
 from lora_train.workshop.report import Check
 from lora_train.workshop.similar import Similar
 from lora_train.workshop.spelling import Spelling
+from lora_train.workshop.split import Split
 from lora_train.workshop.tag import Tag
 from lora_train.workshop.tags import Tags
 
@@ -38,6 +40,8 @@ WORKS: dict[str, type[Tool]] = {
     "convert": Convert,
     "regularise": Regularise,
     "crop": Crop,
+    "flip": Flip,
+    "split": Split,
     "undo": Undo,
     "redo": Redo,
     "history": History,

@@ -76,17 +76,22 @@ class Captioner:
 
     @torch.inference_mode()
     def asked(self, batch: Sequence[Image.Image]) -> list[bytes]:
+        """Raises Mistake: the card's memory does not hold so many."""
         reader, net = self.parts
         text = {"text": [self.prompt] * len(batch)} if self.prompt else {}
         given = reader(images=[*batch], return_tensors="pt", **text).to(net.device)
         given["pixel_values"] = given["pixel_values"].to(net.dtype)
-        said = net.generate(
-            **given,
-            num_beams=self.beams,
-            max_new_tokens=self.longest,
-            min_length=self.shortest,
-            do_sample=False,
-        )
+        given.pop("token_type_ids", None)  # of a tokenizer that is made for other models as well
+        if net.config.model_type == "git" and self.prompt:  # its tokenizer ends the sentence, and it goes on
+            given = {key: value if value.ndim > 2 else value[:, :-1] for key, value in given.items()}  # noqa: PLR2004
+        try:
+            said = net.generate(
+                **given, num_beams=self.beams, max_new_tokens=self.longest, min_length=self.shortest,
+                do_sample=False)  # fmt: skip
+        except torch.cuda.OutOfMemoryError as e:
+            raise Mistake(
+                f"batch_size = {self.batch}: more than the card's memory holds; take a smaller one"
+            ) from e
         return [self._alone(words).encode() for words in reader.batch_decode(said, skip_special_tokens=True)]
 
     def _alone(self, words: str) -> str:

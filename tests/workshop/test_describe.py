@@ -74,6 +74,34 @@ def test_a_captioner_of_transformers_writes_what_its_model_likes(blip, pictures)
     assert {*read(pictures).values()} == {"cat cat cat"}
 
 
+@pytest.fixture(scope="module")
+def git(tmp_path_factory) -> pathlib.Path:
+    """Likewise; it takes the words that it begins with as the beginning of what it writes."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("git")
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    net = transformers.GitForCausalLM(transformers.GitConfig(
+        vision_config={**small, "image_size": 32, "patch_size": 16}, **small, vocab_size=len(WORDS),
+        max_position_embeddings=64, pad_token_id=0, bos_token_id=2, eos_token_id=3))  # fmt: skip
+    with torch.no_grad():
+        net.output.bias[WORDS.index("cat")] = 50
+    net.save_pretrained(folder)
+    reader = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
+    transformers.GitProcessor(
+        reader(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
+        transformers.BertTokenizer(str(folder / "vocab.txt"))).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+@pytest.mark.parametrize("prompt", [None, "a photo of"])
+def test_a_captioner_that_goes_on_from_its_words_writes_the_rest(git, pictures, prompt):
+    options = {"prompt": prompt, "max_length": 3, "min_length": 0, "limit": 2, "device": "cpu"}
+    Describe(folder=pictures, captioner=str(git), **options).run()
+    assert read(pictures) == {"blue": "cat cat cat", "green": "cat cat cat"}
+
+
 def test_the_words_it_begins_with_are_not_written(blip, pictures):
     options = {"prompt": "a photo of", "max_length": 2, "min_length": 0, "num_beams": 1, "limit": 1}
     Describe(folder=pictures, captioner=str(blip), **options).run()

@@ -27,7 +27,18 @@ def command(words: Sequence[str]) -> int:
     if name not in WORKS:
         raise Mistake(f"{name}: no such work; there is {', '.join(WORKS)}")
     tool = WORKS[name]
-    return use(tool, f"lora-train dataset {name}", tool.said(), rest, _run)
+    return use(tool, f"lora-train dataset {name}", tool.said(), _filtered(rest), _run)
+
+
+def _filtered(words: Sequence[str]) -> list[str]:
+    """A filter that begins with - is no option."""
+    found: list[str] = []
+    for word in words:
+        if found and found[-1] == "--only" and word.startswith("-") and not word.startswith("--"):
+            found[-1] += f"={word}"
+        else:
+            found.append(word)
+    return found
 
 
 def _run(tool: Tool, told: Told) -> Report:

@@ -133,6 +133,7 @@ class Captions(Work):
             what = f"{entry.encoding} -> utf-8" if recoded else ""
             yield Touched(entry.name, what, *((None, None) if after == before else (before, after)))
         refuse(complaints)
+        told(len(chosen), len(chosen))
 
     def _both(self, opened: Opened, entry: Entry, change: Change) -> tuple[str, str]:
         """Its caption, and what becomes of it.

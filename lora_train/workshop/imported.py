@@ -78,6 +78,7 @@ class Import(Work):
         if chosen and not found:
             raise Mistake(f"source = {self.source}: has no caption for any of these {len(chosen)} pictures; "
                           "names in it are those of other pictures, or of another folder")  # fmt: skip
+        told(len(chosen), len(chosen))
 
     def _after(self, before: str, text: str) -> str:
         if not before or self.existing == "replace":

@@ -98,6 +98,7 @@ class Rename(Work):
                 into = f"{lead}/{new}{end}" if lead else f"{new}{end}"
                 yield Touched(file, f"-> {into}" + f", with {more} more" * bool(more))
         refuse(complaints)
+        told(len(order), len(order))
 
 
 class _Owned:

@@ -170,6 +170,7 @@ class Spelling(Work):
                 seen.add(path)
                 draft.put(path, after.encode())
                 yield Touched(entry.name, "", text, after)
+        told(len(chosen), len(chosen))
 
     def _mended(self, opened: Opened) -> dict[str, str]:
         """Plain tag -> what it becomes."""

@@ -131,6 +131,7 @@ class Tags(Look):
             lengths[entry.name] = max(map(count, text.splitlines()))
             if rules.call and not (rules.holds(text) or SLOT in text):
                 uncalled.append(entry.name)
+        told(len(chosen), len(chosen))
         facts = self._facts(counted, lengths, len(chosen))
         if rules.call:
             facts["without_trigger"] = uncalled
@@ -186,18 +187,18 @@ class Tags(Look):
                  for r in facts["pairs"]]  # fmt: skip
         yield from self._some("Closest pairs:", pairs)
         alone = [f"        {tag}: {name}" for tag, name in facts["unique"].items()]
-        yield from self._some(f"{len(alone)} tags of one caption alone:", alone)
+        yield from self._some(f"In one caption alone ({len(alone)}):", alone)
         yield from self._taken(facts["absorb"], of)
         yield from self._some("Not in the list of tags:", [
             f"{r['captions']:6d}  {r['tag']}" + (f" -> {r['nearest']}" if r["nearest"] else "")
             for r in facts.get("unknown", ())
         ])  # fmt: skip
         without = facts.get("without_trigger", ())
-        yield from self._some(f"{len(without)} captions without {self.trigger_word}:",
+        yield from self._some(f"Without {self.trigger_word} ({len(without)}):",
                               [f"        {name}" for name in without])  # fmt: skip
         t = facts["tokens"]
-        yield (f"Tokens: {t['middle']} in the middle, {t['most']} at most; {len(t['over'])} captions have "
-               f"more than {t['limit']}, and their ends are not read")  # fmt: skip
+        over = f"; {len(t['over'])} captions are cut off at {t['limit']}" if t["over"] else ""
+        yield f"Tokens: {t['middle']} in the middle, {t['most']} at most{over}"
         yield from self._some("", [f"{r['tokens']:6d}  {r['name']}" for r in t["over"]])
 
     def _taken(self, absorb: Sequence[Mapping[str, object]], of: int) -> Iterator[str]:

@@ -133,7 +133,7 @@ def test_what_cannot_be_read_is_shown_its_place(line, said):
 def test_a_command_looks_for_problems_itself(tmp_path, capsys):
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
     Image.effect_noise((600, 600), 50).convert("RGB").save(tmp_path / "b.png")
-    for words in (["--only", "problem:tiny"], ["--only=-problem:tiny"]):
+    for words in (["--only", "problem:tiny"], ["--only", "-problem:tiny"]):
         command(["captions", str(tmp_path), "--set", "x", "--dry_run", *words])
     assert capsys.readouterr().out.splitlines() == [
         "1 caption of 1 would be changed", "  a.png: (none) -> x",

@@ -36,7 +36,7 @@
             (task.notes || []).map((note) => el("p.note", {}, page.said(note))),
             (task.files || []).map((file) => written(file, task, act)),
             own && own.length ? own : null,
-            !words ? null : own && own.length ? fold(t("In words"), () => el("pre.lines", {}, words)) : el("pre.lines", {}, words),
+            !words ? null : own && own.length ? fold(t("In words"), () => el("pre.lines", {}, page.said(words))) : el("pre.lines", {}, page.said(words)),
         ].flat(Infinity);
     };
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, safe_open, save_file
 from test_page import SCREENS, browser, eventually  # noqa: F401 (browser is a fixture)
 
 from lora_train.tools import TOOLS
+from lora_train.ui.guard import Guard
 from lora_train.ui.page import ROOT
 from tests.tiny import TinyHost
 
@@ -207,6 +208,21 @@ def test_files_are_merged_as_chips_and_the_card_is_written(room, desk):
     form.get_by_role("button", name="Run it").click()
     page.wait_for_selector(".lt-outcome h3:has-text('Card · done')")
     assert json.loads((desk.folders.loras / "okara.json").read_text())["description"] == "a cat of wood"
+
+
+def test_a_report_is_in_japanese_but_for_its_numbers(room, desk):
+    folder = desk.folders.loras
+    values = {
+        "model": f"{folder / 'okara.safetensors'}",
+        "new_rank": 4,
+        "save_to": f"{folder / 'small.safetensors'}",
+    }
+    desk.use_tool("resize", values, Guard(desk.folders).path)
+    page = room("ja")
+    text = page.locator(".lt-outcome pre.lt-lines")
+    text.wait_for()
+    assert re.search(r"small\.safetensors: \d+ 層、ランク 4～4、平均 4\.0", text.inner_text())
+    assert re.search(r"ノルムの [\d.]+% を保持、誤差 [\d.]+%", text.inner_text())
 
 
 def test_a_dropped_path_and_a_dropped_file_are_taken(room, desk):

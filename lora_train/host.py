@@ -319,6 +319,18 @@ class Host(Protocol):
         """
         ...
 
+    def upscaler(self, name: str, *, download: bool) -> Callable[[Image.Image, float], Image.Image]:
+        """What enlarges an RGB picture by a factor, or about it.
+
+        Args:
+            name: as this host has it.
+            download: it may be fetched from the internet.
+
+        Raises:
+            Mistake: this host has none of the name, or it would have to be fetched.
+        """
+        ...
+
     def wrote(self, files: Sequence[pathlib.Path]) -> list[str]:
         """After a tool wrote files, of whatever kind: into the host's lists; sentences for the person."""
         ...

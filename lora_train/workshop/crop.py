@@ -11,12 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from PIL import Image
 
 from lora_train.data import pixels
-from lora_train.data.buckets import Buckets, Resolution, Size
+from lora_train.data.buckets import Size
 from lora_train.errors import Mistake
 from lora_train.knobs import knob
 from lora_train.tools.tool import Told
 from lora_train.values import shown
-from lora_train.workshop.beside import OfPictures, One
+from lora_train.workshop.beside import One
+from lora_train.workshop.bucketed import Bucketed
 from lora_train.workshop.faces import DRAWN, FACE, PERSON, Find, finder
 from lora_train.workshop.focus import Box, around, interest, largest
 from lora_train.workshop.image import Shot, scaled
@@ -30,7 +31,7 @@ RATIO = re.compile(r"(\d+(?:\.\d+)?)\s*[:x/]\s*(\d+(?:\.\d+)?)")
 
 
 @dataclasses.dataclass(frozen=True)
-class Crop(OfPictures):
+class Crop(Bucketed):
     """Cut pictures: by hand, around faces or persons, or where there is most to see."""
 
     by: str = knob(
@@ -70,17 +71,6 @@ class Crop(OfPictures):
         False, "Also bring it to the size of training: the bucket's, or resolution's area.", group="buckets",
         basic=True)  # fmt: skip
     enlarge: bool = knob(False, "Also where that makes it larger.", group="buckets")
-    resolution: Resolution = knob(
-        Resolution(512, 512), "Size to train at: one number or width,height.", group="buckets",
-        unit="pixels")  # fmt: skip
-    min_bucket_reso: int = knob(
-        256, "Shortest side of a bucket.", group="buckets", low=8, high=8192, unit="pixels")  # fmt: skip
-    max_bucket_reso: int = knob(
-        1024, "Longest side of a bucket.", group="buckets", low=8, high=8192, unit="pixels")  # fmt: skip
-    bucket_reso_steps: int = knob(
-        64, "Sides of buckets are multiples of this.", group="buckets", low=8, high=1024,
-        unit="pixels")  # fmt: skip
-
     title = "crop"
 
     def check(self) -> Iterable[str]:
@@ -99,8 +89,9 @@ class Crop(OfPictures):
             yield f"shape = {shown(self.shape)}: expected square, bucket, or a ratio such as 3:4"
         if self.shape is None and (self.by in (FOCUS, CENTRE) or self._else in (FOCUS, CENTRE)):
             yield "shape: expected square, bucket, or a ratio such as 3:4"
+
         if self.shape == "bucket":
-            yield from self._buckets.check()
+            yield from self.buckets.check()
 
     def named(self) -> Iterable[tuple[str, pathlib.Path]]:
         if self.detector and self.detector != DRAWN:
@@ -178,12 +169,6 @@ class Crop(OfPictures):
         """What is cut by where nothing is found."""
         return self.missing if self.by in (FACE, PERSON) else self.by
 
-    @property
-    def _buckets(self) -> Buckets:
-        return Buckets(
-            self.resolution, True, self.min_bucket_reso, self.max_bucket_reso, self.bucket_reso_steps
-        )
-
     def _ratio(self) -> float | None:
         """Width to height, where it is said."""
         found = RATIO.fullmatch((self.shape or "").strip())
@@ -193,7 +178,7 @@ class Crop(OfPictures):
     def _shaped(self, size: Size) -> float | None:
         """The ratio that something of this size is brought to."""
         if self.shape == "bucket":
-            wide, high = self._buckets.fit(size).bucket
+            wide, high = self.buckets.fit(size).bucket
             return wide / high
         return 1.0 if self.shape == "square" else self._ratio()
 
@@ -203,7 +188,7 @@ class Crop(OfPictures):
         if not self.resize:
             return size
         if self.shape == "bucket":
-            to = self._buckets.fit(size).bucket
+            to = self.buckets.fit(size).bucket
         else:
             side, ratio = math.sqrt(self.resolution.width * self.resolution.height), size[0] / size[1]
             ratio = self._shaped(size) or ratio

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from lora_train.errors import Mistake
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from lora_train.host import Folders, Model
 
 NOTHING = (
@@ -43,6 +45,9 @@ class ForgeHost:
 
     def announce(self, file: pathlib.Path, job: object, output: object) -> list[str]:
         return []
+
+    def upscaler(self, name: str, *, download: bool) -> Callable[[Image.Image, float], Image.Image]:
+        raise Mistake(self.reason)
 
     def wrote(self, files: Sequence[pathlib.Path]) -> list[str]:
         return []

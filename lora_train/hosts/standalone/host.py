@@ -93,6 +93,11 @@ class StandaloneHost:
     def interrogator(self, name: str, *, download: bool) -> Callable[[Image.Image], str]:
         raise Mistake("interrogate: works inside the WebUI alone; take tag or describe")
 
+    def upscaler(self, name: str, *, download: bool) -> Callable[[Image.Image, float], Image.Image]:
+        raise Mistake(
+            f"upscaler = {name}: those of the WebUI work inside it alone; leave it empty for Lanczos"
+        )
+
     def wrote(self, files: Sequence[pathlib.Path]) -> list[str]:
         return []
 

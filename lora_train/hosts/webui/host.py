@@ -12,7 +12,7 @@ import torch
 
 from lora_train.errors import Mistake
 from lora_train.host import Folders, Model
-from lora_train.hosts.webui import card, interrogators, turn
+from lora_train.hosts.webui import card, interrogators, turn, upscalers
 from lora_train.hosts.webui.folders import folders
 from lora_train.hosts.webui.kinds import family, schedule, unlike, untrainable
 from lora_train.hosts.webui.loan import Loan, broken_half
@@ -144,6 +144,9 @@ class WebuiHost:
 
     def interrogator(self, name: str, *, download: bool) -> Callable[[Image.Image], str]:
         return interrogators.found(name, download=download)
+
+    def upscaler(self, name: str, *, download: bool) -> Callable[[Image.Image, float], Image.Image]:
+        return upscalers.found(name, download=download)
 
     def wrote(self, files: Sequence[pathlib.Path]) -> list[str]:
         """In the WebUI's lists, where they lie in its folders."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lora_train.tools.tool import Tool
 from lora_train.workshop.aside import Aside
+from lora_train.workshop.background import Background
 from lora_train.workshop.captions import Captions
 from lora_train.workshop.convert import Convert
 from lora_train.workshop.crop import Crop
@@ -13,6 +14,7 @@ from lora_train.workshop.flip import Flip
 from lora_train.workshop.history import History, Redo, Undo
 from lora_train.workshop.imported import Import
 from lora_train.workshop.interrogate import Interrogate
+from lora_train.workshop.mask import Mask
 from lora_train.workshop.regularise import Regularise
 from lora_train.workshop.rename import Rename
 from lora_train.workshop.repeats import Repeats
@@ -42,6 +44,8 @@ WORKS: dict[str, type[Tool]] = {
     "crop": Crop,
     "flip": Flip,
     "split": Split,
+    "background": Background,
+    "mask": Mask,
     "undo": Undo,
     "redo": Redo,
     "history": History,

@@ -136,6 +136,7 @@ def replace(path: pathlib.Path, content: bytes) -> None:
     """All or nothing; a link stays one, and rights stay as they were."""
     real = path.resolve()
     part = beside(path)
+    real.parent.mkdir(parents=True, exist_ok=True)
     try:
         part.write_bytes(content)
         if real.exists():

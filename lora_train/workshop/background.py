@@ -1,0 +1,74 @@
+"""Background: the ground behind a subject, taken away or given a colour."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from PIL import Image, ImageColor
+
+from lora_train.data import pixels
+from lora_train.errors import Mistake
+from lora_train.knobs import knob
+from lora_train.values import shown
+from lora_train.workshop.beside import One
+from lora_train.workshop.image import MODES, Shot, srgb, written
+from lora_train.workshop.soft import foreground
+from lora_train.workshop.subject import ALPHA, Cut, covered
+from lora_train.workshop.work import Touched
+
+CLEAR = "transparent"
+
+
+@dataclasses.dataclass(frozen=True)
+class Background(Cut):
+    """Take a subject's background away, or give it a colour."""
+
+    to: str = knob(
+        "white", f"What takes the ground's place: a colour, such as white or #808080; or {CLEAR}, for which "
+        "JPEGs become PNGs.", group="output", basic=True)  # fmt: skip
+    edges: bool = knob(
+        True, "Take the old ground's colour out of soft edges and hair, too.", group="output")  # fmt: skip
+
+    title = "background"
+
+    def check(self) -> Iterable[str]:
+        yield from super().check()
+        try:
+            self.to == CLEAR or ImageColor.getrgb(self.to)
+        except ValueError:
+            yield f"to = {shown(self.to)}: expected a colour, such as white or #808080, or {CLEAR}"
+        if self.by == ALPHA and self.to == CLEAR and not (self.grow or self.soften or self.threshold):
+            yield f"to = {CLEAR}: expected a colour beside by = {ALPHA}; it is transparent there already"
+
+    def one(self, one: One) -> Iterator[Touched]:
+        shot = one.shot()
+        mask = self.subject(shot)
+        path, kind = one.path, shot.format
+        if self.to == CLEAR and "RGBA" not in MODES.get(kind, ("RGBA",)):
+            path, kind = one.path.with_suffix(".png"), "PNG"
+            if path.exists() and not one.same(path):
+                raise Mistake(f"{path.name} is there already; rename one of them")
+            one.claim(path)
+        if not one.dry:
+            ending = None if path == one.path else ".png"
+            image, shot.icc = self._made(shot, mask), None
+            one.draft.put(path, written(shot, image, ending=ending, quality=self.quality))
+        if path != one.path:
+            one.draft.remove(one.path)
+        one.outdated()
+        yield Touched(one.entry.name, f"{1 - covered(mask):.0%} of it is ground")
+
+    def _made(self, shot: Shot, mask: Image.Image) -> Image.Image:
+        alpha = np.asarray(mask).astype(np.float32) / 255
+        seen = np.asarray(pixels.rgb(srgb(shot.image, shot.icc), None)).astype(np.float32) / 255
+        front = foreground(seen, alpha) if self.edges and self.by != ALPHA else seen
+        front = np.where(alpha[..., None] == 1, seen, front)
+        if self.to == CLEAR:
+            front = np.where(alpha[..., None] == 0, 1, front)  # nothing of the ground stays in the file
+            both = np.concatenate([front, alpha[..., None]], 2)
+        else:
+            colour = np.array(ImageColor.getrgb(self.to)[:3], np.float32) / 255
+            both = alpha[..., None] * front + (1 - alpha[..., None]) * colour
+        return Image.fromarray(np.rint(both * 255).clip(0, 255).astype(np.uint8))

@@ -24,6 +24,7 @@ from lora_train.workshop.spelling import Spelling
 from lora_train.workshop.split import Split
 from lora_train.workshop.tag import Tag
 from lora_train.workshop.tags import Tags
+from lora_train.workshop.upscale import Upscale
 
 WORKS: dict[str, type[Tool]] = {
     "check": Check,
@@ -44,6 +45,7 @@ WORKS: dict[str, type[Tool]] = {
     "crop": Crop,
     "flip": Flip,
     "split": Split,
+    "upscale": Upscale,
     "background": Background,
     "mask": Mask,
     "undo": Undo,

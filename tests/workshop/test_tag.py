@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lora_train.data.memory import Memory
 from lora_train.errors import Mistake
 from lora_train.knobs import build
 from lora_train.run.control import Ended
-from lora_train.workshop import booru, models
+from lora_train.workshop import booru, found, models
 from lora_train.workshop.history import Undo
+from lora_train.workshop.opened import Opened
 from lora_train.workshop.tag import Tag
 from lora_train.workshop.wording import CHARACTER, RATING, Label, Wording
 
@@ -334,3 +336,33 @@ def test_a_list_of_another_model_is_refused(tmp_path, pictures):
     (tagger / "selected_tags.csv").write_text(wd_csv)
     with pytest.raises(Mistake, match="cannot read it"):
         Tag(folder=pictures, tagger=str(tagger), device="cpu").run()
+
+
+# ── what is remembered ──
+
+
+def test_answers_are_on_the_disk_before_the_work_has_ended(tmp_path, pictures, monkeypatch):
+    monkeypatch.setattr(found, "EVERY", -1.0)
+    memory = Memory(tmp_path / "cache" / "pictures.sqlite")
+    opened = Opened(pictures, memory)
+    first, *_ = opened
+    with found.Found(opened, "one") as going:
+        going.keep(first, b"answer")
+        with found.Found(Opened(pictures, memory), "one") as other, found.Found(opened, "two") as third:
+            assert other.of(first) == b"answer"
+            assert third.of(first) is None
+
+
+@pytest.mark.parametrize("content", [b"no database at all, but long enough to be read as one" * 40, None])
+def test_without_a_place_to_remember_tagging_goes_on(tmp_path, pictures, content):
+    place = tmp_path / "cache"
+    if content is None:
+        place.touch()  # a file where a folder should be
+    else:
+        place.mkdir()
+        (place / found.FILE).write_bytes(content)
+    opened = Opened(pictures, Memory(place / "pictures.sqlite"))
+    first, *_ = opened
+    with found.Found(opened, "one") as going:
+        going.keep(first, b"answer")
+        assert going.of(first) is None

@@ -16,7 +16,7 @@ from lora_train.run.trigger import Counter
 from lora_train.values import either, shown
 from lora_train.workshop.kinds import KINDS
 from lora_train.workshop.opened import Entry, Opened
-from lora_train.workshop.words import like, plain, sentences, tags, told
+from lora_train.workshop.words import folded, like, plain, sentences, tags, told
 
 Holds = Callable[[Opened, Entry], bool]
 
@@ -269,18 +269,18 @@ def _tag(text: str) -> Holds:
 
 
 def _part(text: str) -> Holds:
-    part = text.casefold()
-    return lambda opened, entry: part in said(opened, entry).casefold()
+    part = folded(text)
+    return lambda opened, entry: part in folded(said(opened, entry))
 
 
 def _name(text: str) -> Holds:
     """Of the file, or within the folder where there is a / in it; part of it where there is no * in it."""
-    part = text.casefold()
+    part = folded(text)
     part = part if "*" in part else f"*{part}*"
     like = re.compile(fnmatch.translate(part.replace("[", "[[]")))
     if "/" in part:
-        return lambda opened, entry: bool(like.match(entry.name.casefold()))
-    return lambda opened, entry: bool(like.match(entry.name.rpartition("/")[2].casefold()))
+        return lambda opened, entry: bool(like.match(folded(entry.name)))
+    return lambda opened, entry: bool(like.match(folded(entry.name.rpartition("/")[2])))
 
 
 def _sized(measure: Callable[[int, int], float]) -> Callable[[Opened, Entry], float | None]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
@@ -227,23 +229,27 @@ def _by_name(opened: Opened, said: Mapping[str, str]) -> Says:
         name = key.replace("\\", "/")
         with contextlib.suppress(ValueError):
             name = pathlib.PurePosixPath(name).relative_to(opened.folder.as_posix()).as_posix()
-        every[name] = text
+        every[composed(name)] = text
     bare: dict[str, list[str]] = {}  # without folders, which may have been others then
     for name in every:
         bare.setdefault(name.rpartition("/")[2], []).append(name)
-    stems = collections.Counter(_stem(name).rpartition("/")[2] for name in opened.entries)
+    stems = collections.Counter(_stem(composed(name)).rpartition("/")[2] for name in opened.entries)
 
     def says(opened: Opened, entry: Entry) -> str | None:
-        for name in (entry.name, _stem(entry.name)):
+        whole = composed(entry.name)
+        for name in (whole, _stem(whole)):
             if name in every:
                 return every[name]
-        file = entry.name.rpartition("/")[2]
+        file = whole.rpartition("/")[2]
         for name in (file, _stem(file)) if stems[_stem(file)] == 1 else ():
             if len(bare.get(name, ())) == 1:
                 return every[bare[name][0]]
         return None
 
     return says
+
+
+composed = functools.partial(unicodedata.normalize, "NFC")  # macOS writes e and ´ where others write é
 
 
 def _held(opened: Opened, entry: Entry) -> str:

@@ -135,7 +135,7 @@ class Journal:
                 home.mkdir(parents=True)
                 draft = Draft(self, home)
                 yield draft
-                refuse(draft.complaints)
+                self.allow(draft)
                 if draft.steps:
                     self._do(draft, title)
             finally:
@@ -144,6 +144,11 @@ class Journal:
     def dry(self) -> Draft:
         """One that nothing comes of."""
         return Draft(self, None)
+
+    def allow(self, draft: Draft) -> None:
+        """Raises Mistake: something is in the way of it."""
+        refuse(draft.complaints)
+        refuse([*self._blocked(draft.steps)])
 
     def undo(self) -> Change | None:
         """Take back the last change; None: there is none.
@@ -226,7 +231,6 @@ class Journal:
     # ── at work ──
 
     def _do(self, draft: Draft, title: str) -> None:
-        refuse([*self._blocked(draft.steps)])
         for change in self.changes():  # which could be done again until now
             if change.state == UNDONE:
                 shutil.rmtree(change.home, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
 from lora_train.data.captions import SLOT, CaptionRules
@@ -43,12 +44,17 @@ def sentences(line: str, separator: str = SEPARATOR) -> bool:
 
 
 def plain(text: str) -> str:
-    """By which tags are the same: neither capitals nor _ nor the \\ before brackets count.
+    """By which tags are the same: capitals, ways to write accents, _ and \\ before brackets do not count.
 
     >>> plain(r"Hatsune_Miku_\\(Vocaloid\\)")
     'hatsune miku (vocaloid)'
     """
-    return text.casefold().replace("_", " ").replace("\\", "").strip()
+    return folded(text).replace("_", " ").replace("\\", "").strip()
+
+
+def folded(text: str) -> str:
+    """Small letters, each with its accent in one."""
+    return unicodedata.normalize("NFC", text.casefold())
 
 
 def like(tag: str) -> re.Pattern[str]:

@@ -127,15 +127,19 @@ class Work(Look):
         chosen = self.chosen(opened)
         if not self.quick:
             return {"of": len(chosen), "count": None, "examples": []}
-        draft = Journal(opened.folder, links=self.follow_links).dry()
+        journal = Journal(opened.folder, links=self.follow_links)
+        draft = journal.dry()
         touched = [t for t in self.edit(opened, chosen, draft, unheard) if not t.left]
+        journal.allow(draft)
         shown = [dataclasses.asdict(t) for t in touched[:EXAMPLES]]
         return {"of": len(chosen), "count": len(touched), "examples": shown}
 
     def _within(self, opened: Opened, gather: Callable[[Draft], None]) -> None:
         journal = Journal(opened.folder, links=self.follow_links)
         if self.dry_run:
-            gather(journal.dry())
+            draft = journal.dry()
+            gather(draft)
+            journal.allow(draft)
             return
         with journal.change(self.title) as draft:
             gather(draft)

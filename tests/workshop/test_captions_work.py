@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 
@@ -13,6 +14,7 @@ from lora_train.knobs import build
 from lora_train.preparing import command
 from lora_train.workshop import words
 from lora_train.workshop.captions import Captions
+from lora_train.workshop.imported import Import
 from lora_train.workshop.journal import Journal
 
 
@@ -138,6 +140,26 @@ def test_what_cannot_be_read_is_named_and_nothing_is_done(folder):
         after(folder, add="pet")
     assert (folder / "a.txt").read_text(encoding="utf-8") == "cat"
     assert after(folder, set="new", names=["b.png"])["b"] == "new"
+
+
+def test_a_caption_that_may_only_be_read_is_said_before(folder):
+    make(folder, a="cat", b="dog")
+    (folder / "b.txt").chmod(0o444)
+    for dry in (True, False):
+        with pytest.raises(Mistake, match=r"b\.txt: may only be read"):
+            after(folder, add="pet", dry_run=dry)
+    assert (folder / "a.txt").read_text(encoding="utf-8") == "cat"
+    assert after(folder, add="pet", names=["a.png"])["a"] == "cat, pet"
+
+
+def test_names_and_tags_are_the_same_however_accents_are_written(folder):
+    """macOS writes e and ´ where others write é."""
+    apart, whole = "e\u0301te\u0301", "\u00e9t\u00e9"
+    make(folder, **{apart: f"cat, {apart}"})
+    (folder.parent / "meta.json").write_text(json.dumps({whole: "dog"}), encoding="utf-8")
+    assert after(folder, remove=whole, only=f"{whole} name:{whole} text:{whole}") == {apart: "cat"}
+    build(Import, {"folder": folder, "source": folder.parent / "meta.json", "existing": "replace"}).run()
+    assert (folder / f"{apart}.txt").read_text(encoding="utf-8") == "dog"
 
 
 @pytest.mark.parametrize(

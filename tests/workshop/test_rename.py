@@ -113,7 +113,8 @@ def test_what_is_foreseen_is_what_is_done(tmp_path):
 def test_what_cannot_work_is_refused_and_nothing_is_done(tmp_path, values, said):
     make(tmp_path, "a.png", "2.png")
     before = seen(tmp_path)
-    with pytest.raises(Mistake) as caught:
-        build(Rename, {"folder": tmp_path, **values}).run()
-    assert said in str(caught.value)
+    for dry in (True, False):  # what would not be done is not foreseen either
+        with pytest.raises(Mistake) as caught:
+            build(Rename, {"folder": tmp_path, "dry_run": dry, **values}).run()
+        assert said in str(caught.value)
     assert seen(tmp_path) == before

@@ -26,7 +26,8 @@
         const numbers = Object.entries(found.numbers || {}).map(([name, at]) => {
             const shown = Object.fromEntries(Object.entries(at).map(([place, value]) => [place, page.number(value)]));
             const of = name === "loss" ? t("loss on {of}", { of: page.said(found.of) }) : t(SCORES[name]);
-            return t("full" in at ? "{name} {here} (at full strength {full}, without {bare})" : "{name} {here} (without {bare})", { ...shown, name: of });
+            const given = { ...shown, name: of };
+            return at.full === undefined ? t("{name} {here} (without {bare})", given) : t("{name} {here} (at full strength {full}, without {bare})", given);
         });
         const where = found.file === null ? t("Suggested: the model without a LoRA.") : t("Suggested: {file} at {strength}.", found);
         const blind = found.held === false ? t("The loss is of pictures that were learned from, and so it does not see too much of it.") : "";

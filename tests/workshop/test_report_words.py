@@ -11,7 +11,7 @@ from lora_train.ui.page import ROOT
 from lora_train.workshop import WORKS
 from lora_train.workshop.kinds import KINDS
 
-TEXT = (ROOT / "javascript" / "lora_train_1_words_report.js").read_text(encoding="utf-8")
+TEXT = (ROOT / "javascript" / "lora_train_1_words_said_report.js").read_text(encoding="utf-8")
 STRING = r'"((?:[^"\\]|\\.)*)"'
 
 

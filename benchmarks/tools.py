@@ -179,7 +179,9 @@ def _sdxl() -> Iterator[tuple[str, tuple[int, ...]]]:
 
     blocks = (128, 256, 512, 512)
     with torch.device("meta"):
-        unet = diffusers.UNet2DConditionModel(**SDXL)
+        unet = diffusers.UNet2DConditionModel(
+            **SDXL, addition_embed_type="text_time", addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=2816)  # fmt: skip
         vae = diffusers.AutoencoderKL(
             block_out_channels=blocks, down_block_types=["DownEncoderBlock2D"] * 4,
             up_block_types=["UpDecoderBlock2D"] * 4, layers_per_block=2, latent_channels=4)  # fmt: skip

@@ -100,7 +100,7 @@ def written(shot: Shot, image: Image.Image, *, ending: str | None = None, qualit
     """
     kind = shot.format if ending is None else FORMATS[ending]
     Image.init()
-    if kind not in Image.SAVE:
+    if kind not in Image.SAVE or kind not in FORMATS.values():
         raise Mistake(f"{shot.path}: this Pillow cannot write {kind}; give another format, such as png")
     image, icc = _profiled(image, shot.icc, kind)
     extra: dict[str, object] = {"icc_profile": icc} if icc and kind not in ("BMP", "GIF") else {}
@@ -167,17 +167,24 @@ def srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
     clear = transparent(image)
     opacity = pixels.opacity(image) if clear else None
     seen = image if image.mode in ("RGB", "CMYK", "L") else pixels.rgb(image, None)
-    try:
-        from PIL import ImageCms
-
-        own = ImageCms.ImageCmsProfile(io.BytesIO(icc or b""))
-        seen = ImageCms.profileToProfile(seen, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImportError, OSError, ValueError, TypeError, ImageCms.PyCMSError):
-        seen = pixels.rgb(seen, None)
+    seen = pixels.rgb(seen if icc is None else _meant(seen, icc), None)
     if opacity is not None:
         seen.putalpha(opacity)
     seen.info = {}
     return seen
+
+
+def _meant(image: Image.Image, icc: bytes) -> Image.Image:
+    """As its profile says; as it is, where that is none or of another kind of picture."""
+    try:
+        from PIL import ImageCms
+    except ImportError:  # a Pillow that was built without
+        return image
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+        return ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (OSError, ValueError, TypeError, ImageCms.PyCMSError):
+        return image
 
 
 def _profiled(image: Image.Image, icc: bytes | None, kind: str) -> tuple[Image.Image, bytes | None]:
@@ -194,6 +201,7 @@ def _profiled(image: Image.Image, icc: bytes | None, kind: str) -> tuple[Image.I
 def _told(path: pathlib.Path, image: Image.Image, turn: int) -> Shot:
     """All but the pixels."""
     kind = image.format or FORMATS[path.suffix.lower()]
+    kind = "JPEG" if kind == "MPO" else kind  # what phones write, with a second picture behind the first
     size, turned = image.size[::-1] if turn in (5, 6, 7, 8) else image.size, turn in pictures.TURNS
     return Shot(
         path, image, kind, size, exif=_exif(image), icc=image.info.get("icc_profile"),
@@ -204,7 +212,7 @@ def _told(path: pathlib.Path, image: Image.Image, turn: int) -> Shot:
 
 def _deep(image: Image.Image) -> bool:
     """Before it is loaded: Pillow takes the upper 8 of 16 bits of colours."""
-    return bool(re.search(r"(RGBA?|LA);16[BLN]", str([tile[3] for tile in image.tile])))
+    return bool(re.search(r"(RGBA?|LA);16[BLN]", str([tile[3] for tile in image.tile or ()])))
 
 
 def _of_kind(shot: Shot, kind: str, quality: int, sharp: bool) -> dict[str, object]:

@@ -274,3 +274,26 @@ def srgb():
     if not hasattr(srgb, "profile"):
         srgb.profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     return srgb.profile
+
+
+def test_what_phones_write_is_a_jpeg_and_what_is_no_picture_file_is_said(folder):
+    Image.fromarray(SMOOTH).save(folder / "a.jpg", "MPO", save_all=True, append_images=[MODES["RGB"]])
+    Image.fromarray(SMOOTH).save(folder / "b.png", "ICO")
+    facts = run(folder, longest=80)
+    assert [t["name"] for t in facts["touched"]] == ["a.jpg"]
+    assert [t["name"] for t in facts["left"]] == ["b.png"] * (len(facts["left"]))
+    with Image.open(folder / "a.jpg") as found:
+        assert (found.format, found.size) == ("JPEG", (80, 48))
+    assert Image.open(folder / "b.png").format == "ICO"
+
+
+def test_colours_of_print_stay_and_become_a_screens_where_that_is_asked(folder):
+    cmyk = Image.fromarray(SMOOTH).convert("CMYK")
+    cmyk.save(folder / "a.jpg", quality=98)
+    run(folder, longest=80, quality=98)
+    with Image.open(folder / "a.jpg") as found:
+        assert found.mode == "CMYK"
+        truth = np.asarray(Image.fromarray(SMOOTH).resize((80, 48), Image.Resampling.LANCZOS)).astype(int)
+        assert np.abs(np.asarray(found.convert("RGB")).astype(int) - truth).mean() < 3
+    run(folder, format="png")
+    assert Image.open(folder / "a.png").mode == "RGB"

@@ -21,10 +21,11 @@ from lora_train.workshop import words
 from lora_train.workshop.found import Found
 from lora_train.workshop.journal import Draft
 from lora_train.workshop.opened import Entry, Opened
-from lora_train.workshop.work import Touched, Work
+from lora_train.workshop.work import EXAMPLES, Touched, Work
 
 DAMAGED = "cannot be read; the health report says why"
 TWICE = "shares its caption file with a picture of the same name and another ending"
+SEARCHED = 200  # pictures, for examples
 READERS = 4  # threads that decode pictures while the model is at work
 
 
@@ -69,6 +70,9 @@ class Asking(Work):
     limit: int | None = knob(
         None, "Only the first so many pictures; with dry_run to see what would come of it. Empty: all.",
         group="captions", low=1, high=10**6)  # fmt: skip
+    download: bool = knob(
+        False, "Get a model that is not on this machine from the internet.", group="model",
+        basic=True)  # fmt: skip
     again: bool = knob(
         False, "Ask about pictures that it was asked about before, too. Else what was said is kept, and "
         "other thresholds cost no time.", group="model")  # fmt: skip
@@ -115,8 +119,23 @@ class Asking(Work):
         told(len(due), len(due))
 
     def foreseen(self, opened: Opened) -> dict[str, object]:
+        """The examples are of pictures that it was asked about before."""
         chosen = self.chosen(opened)
-        return {"of": len(chosen), "count": len(self._due(opened, chosen)), "examples": []}
+        due, examples = self._due(opened, chosen), []
+        with contextlib.suppress(Mistake):  # there is no such model here, as yet
+            examples = [dataclasses.asdict(touched) for touched in self._remembered(opened, due)]
+        return {"of": len(chosen), "count": len(due), "examples": examples}
+
+    def _remembered(self, opened: Opened, due: Sequence[Entry]) -> list[Touched]:
+        speaker, touched = dataclasses.replace(self, download=False).speaker(), []
+        with Found(opened, speaker.id) as found:
+            for entry in due[:SEARCHED]:
+                answer, before = found.of(entry), opened.text(entry)
+                said = self.spoken(speaker, answer) if answer and len(touched) < EXAMPLES else []
+                touched += (
+                    [Touched(entry.name, before=before, after=self._written(before, said))] if said else []
+                )
+        return touched
 
     def _due(self, opened: Opened, chosen: Sequence[Entry]) -> list[Entry]:
         every = self.append_tags or self.overwrite

@@ -23,9 +23,6 @@ class Describe(Asking):
         None, "A folder with a BLIP, BLIP-2 or GIT model as transformers has it, or its name on Hugging "
         f"Face. Empty: {USUAL}. With address: the server's name of a model; empty: its first.",
         group="model", basic=True)  # fmt: skip
-    download: bool = knob(
-        False, "Get a captioner that is not on this machine from Hugging Face.", group="model",
-        basic=True)  # fmt: skip
     address: str | None = knob(
         None, "Ask a server that speaks as OpenAI's does, such as http://localhost:1234/v1; the pictures are "
         f"sent there. Its key, if it wants one, is read from the environment's {KEY}. Empty: nothing is "

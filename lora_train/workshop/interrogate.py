@@ -40,8 +40,6 @@ class Interrogate(Asking):
     interrogator: str = knob(
         "clip", "clip: a sentence, and words on its style. deepdanbooru: tags. Thresholds and spelling are "
         "the WebUI's settings.", group="model", choices=("clip", "deepdanbooru"), basic=True)  # fmt: skip
-    download: bool = knob(
-        False, "Let the WebUI get what it lacks of the model.", group="model", basic=True)  # fmt: skip
 
     title = "interrogate"
     hosted = True

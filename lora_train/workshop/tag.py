@@ -37,9 +37,6 @@ class Tag(Wording, Asking):
     model_dir: pathlib.Path | None = knob(
         None, "Folder where taggers lie, each in a folder of its name. Empty: taggers beside the "
         "checkpoints, or in the program's cache.", group="model", place=True)  # fmt: skip
-    download: bool = knob(
-        False, "Get a tagger that is not on this machine from Hugging Face.", group="model",
-        basic=True)  # fmt: skip
     batch_size: int = knob(4, "Pictures at once.", group="model", low=1, high=64)
     device: str = knob(
         "auto", "Where it is computed; auto takes a graphics card if there is one.", group="model",

@@ -247,6 +247,9 @@ def test_other_thresholds_ask_nothing_again(tmp_path, pictures, monkeypatch):
     tagger = str(wd(tmp_path / "tagger"))
     Tag(folder=pictures, tagger=tagger, thresh=0.6, device="cpu").run()
     monkeypatch.setattr(booru.Booru, "asked", None)
+    work = Tag(folder=pictures, tagger=tagger, thresh=0.3)
+    assert [(e["name"], e["after"]) for e in work.foreseen(work.opened())["examples"]] == [
+        ("grey.png", "blue, green, red_(ok)")]  # fmt: skip
     Tag(folder=pictures, tagger=tagger, thresh=0.3, overwrite=True, device="cpu").run()
     assert read(pictures)["grey"] == "blue, green, red_(ok)"
     Image.new("RGB", (16, 16), (255, 255, 0)).save(pictures / "grey.png")  # another picture is asked about
@@ -269,6 +272,8 @@ def test_damaged_pictures_and_shared_captions_are_told_of(tmp_path, pictures):
 
 
 def test_a_tagger_that_is_nowhere_is_told_of_with_the_place_to_put_it(tmp_path, pictures):
+    work = Tag(folder=pictures, tagger="wd-vit-tagger-v3", model_dir=tmp_path / "taggers", download=True)
+    assert work.foreseen(work.opened()) == {"of": 4, "count": 4, "examples": []}  # and nothing is fetched
     with pytest.raises(
         Mistake, match="set download.*model.onnx and selected_tags.csv into .*wd-vit-tagger-v3"
     ):

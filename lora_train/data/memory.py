@@ -105,7 +105,7 @@ class Memory:
             written = self.written[folder]
             for file, known in files.items():
                 values = VALUES(known)
-                if written.get(file) != hash(values):
+                if written.get(file) != hash(values) and _text(file):
                     written[file] = hash(values)
                     rows.append((folder, file, *values))
         if not rows:
@@ -158,3 +158,12 @@ class Memory:
             self.path = None
             return None
         return base
+
+
+def _text(name: str) -> bool:
+    """Whether a name can be written down: on Linux it may be any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

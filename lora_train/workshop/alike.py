@@ -10,7 +10,7 @@ import numpy as np
 from lora_train.data import likeness
 from lora_train.data.memory import Known
 from lora_train.workshop.kinds import Finding
-from lora_train.workshop.opened import Entry
+from lora_train.workshop.opened import Opened
 
 SIMILAR = 0.8  # mean correlation of the cells of two pictures. Six views of one toy from one side: 0.96; 245
 # faces of emoji 0.67, emoji of all kinds on white 0.32 to 0.44, 100 faces of people 0.33, drawings 0.20,
@@ -57,12 +57,12 @@ def near(cells: Mapping[str, bytes]) -> Iterator[Finding]:
         yield Finding("mirrored", tuple(ways))
 
 
-def best(group: Sequence[str], pictures: Mapping[str, Known], entries: Mapping[str, Entry]) -> str:
-    """The one that is kept: with a caption, then the largest, then the first."""
+def best(group: Sequence[str], pictures: Mapping[str, Known], opened: Opened) -> str:
+    """The one that is kept: no link to another, with a caption, then the largest, then the first."""
 
-    def worth(name: str) -> tuple[bool, int, int]:
-        known = pictures[name]
-        return bool(entries[name].text), (known.width or 0) * (known.height or 0), known.bytes
+    def worth(name: str) -> tuple[bool, bool, int, int]:
+        known, own = pictures[name], not opened.path(name).is_symlink()
+        return own, bool(opened.entries[name].text), (known.width or 0) * (known.height or 0), known.bytes
 
     return max(group, key=worth)
 

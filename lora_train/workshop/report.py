@@ -166,7 +166,7 @@ class Found:
             return [name for finding in every for name in finding.names]
         return [
             name for finding in every
-            for best in [alike.best(finding.names, self.known, self.opened.entries)]
+            for best in [alike.best(finding.names, self.known, self.opened)]
             for name in finding.names if name != best
         ]  # fmt: skip
 

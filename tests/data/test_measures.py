@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from lora_train.data import exam, measures, pictures
-from lora_train.data.memory import Known
+from lora_train.data.memory import Known, Memory
 from lora_train.errors import Mistake
 
 DRAWINGS = sorted((pathlib.Path(__file__).parents[2] / "demo" / "dataset").rglob("*.png"))
@@ -168,3 +168,15 @@ def test_a_cut_off_file_is_found_by_several_threads_though_the_host_fills_what_i
     assert pictures.ImageFile.LOAD_TRUNCATED_IMAGES is True
     with pytest.raises(Mistake):
         pictures.verify(tmp_path / "0.png")
+
+
+def test_a_name_that_is_no_text_does_not_keep_others_from_being_remembered(tmp_path):
+    memory = Memory(tmp_path / "memory.sqlite")
+    for name in ("b\udcff.png", "a.png"):
+        (tmp_path / "a.txt").touch()
+        memory.of(tmp_path, name, (tmp_path / "a.txt").stat()).softness = 0.5
+    memory.keep()
+    again = Memory(tmp_path / "memory.sqlite")
+    status = (tmp_path / "a.txt").stat()
+    assert again.of(tmp_path, "a.png", status).softness == 0.5
+    assert again.of(tmp_path, "b\udcff.png", status).softness is None

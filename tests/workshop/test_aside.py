@@ -128,3 +128,12 @@ def test_all_at_once_is_refused_and_so_are_problems_that_nothing_is_put_aside_fo
     with pytest.raises(Mistake, match="problems = .*turned.*: expected"):
         aside(folder, problems=("turned",))
     assert files(folder) == before
+
+
+def test_of_a_picture_and_a_link_to_it_the_picture_stays(folder):
+    (folder / "0.png").symlink_to("b.png")
+    (folder / "0.txt").write_text("sky")
+    before = {*files(folder)}
+    aside(folder, problems=("same",)).run()
+    assert (folder / "b.png").is_file()
+    assert {*files(folder)} & before == before - {"0.png", "0.txt"}

@@ -155,5 +155,6 @@
         "Similar": "似た画像",
         "Regularisation": "正則化画像",
         "Find similar": "似た画像を探す",
+        "Problems": "問題",
     });
 })();

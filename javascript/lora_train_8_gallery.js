@@ -83,8 +83,8 @@
             const key = JSON.stringify(one);
             if (cell.dataset.key === key) return;
             cell.dataset.key = key;
-            page.fill(cell, el("div.pane", {}, pictured(one, cell), el("span.tick", { "aria-hidden": "true" })), el("div.under-name", {}, el("span.file-name", { title: one.name }, one.name.replace(/^.*\//, ""))),
-                el("div.under-name", {}, el("span.hint", {}, one.size ? one.size.join("×") : t("unreadable")), el("span.grow"), badges(one)));
+            page.fill(cell, el("div.pane", {}, pictured(one, cell), el("span.tick", { "aria-hidden": "true" }), el("div.badges", {}, badges(one))), el("div.under-name", {}, el("span.file-name", { title: one.name }, one.name.replace(/^.*\//, ""))),
+                el("div.under-name", {}, el("span.hint", {}, one.size ? one.size.join("×") : t("unreadable"))));
             cell.setAttribute("aria-label", [one.name, one.captioned ? one.caption : t("no caption"), ...one.problems.map((kind) => page.kindOf(kind))].join(", "));
         }
         /** The same element where the picture is the same, so that it does not flicker. */

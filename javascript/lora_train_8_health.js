@@ -42,7 +42,7 @@
                 throw error;
             }
         }, { kind: "main" });
-        const element = el("section", { "aria-label": t("Report"), "data-says": "" }, el("div.line", {}, begin), fold, state, list);
+        const element = el("section", { "aria-label": t("Problems"), "data-says": "" }, el("div.line", {}, begin), fold, state, list);
         const take = (task) => {
             found = task.state === "done" ? task.facts.findings : null;
             for (const one of found || []) [titles[one.kind], severities[one.kind]] = [one.title, one.severity];

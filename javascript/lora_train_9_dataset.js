@@ -27,7 +27,9 @@
         }
 
         // ── asking ──
-        const where = () => ({ folder: folder.value.trim(), recursive: deep.checked, ...extension(), only });
+        let opened = {}; // which folder, whatever is being typed meanwhile
+        const named = () => ({ folder: folder.value.trim(), recursive: deep.checked, ...extension() });
+        const where = () => ({ ...opened, only });
         const extension = () => {
             const [own] = String(page.draft.value("data.caption_extension") || "").split(",").map((one) => one.trim()); // the one that is written
             return own && own !== ".txt" ? { caption_extension: own } : {};
@@ -123,7 +125,7 @@
         }
 
         // ── the side: one of four ──
-        const sides = { picture: ["Picture", inspector.element], tags: ["Tags", tags.element], report: ["Report", health.element], changes: ["Changes", changes.element] };
+        const sides = { picture: ["Picture", inspector.element], tags: ["Tags", tags.element], report: ["Problems", health.element], changes: ["Changes", changes.element] };
         const tabs = Object.entries(sides).map(([id, [title]]) => el("button.tab", { type: "button", role: "tab", "data-side": id, onclick: () => show(id), onkeydown: (event) => {
             const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
             if (!by) return;
@@ -153,14 +155,16 @@
             if (!folder.value.trim()) throw new Error(t("Name a folder of pictures, or choose one."));
             page.fill(holder);
             await inspector.settled();
-            let found = await ask("open");
+            const look = () => page.ask("POST", "/dataset/open", { where: named() });
+            let found = await look();
             if (!found.pictures && !deep.checked) {
                 deep.checked = true; // folders like 10_name lie within it
-                found = await ask("open");
+                found = await look();
                 if (!found.pictures) deep.checked = false;
             }
             const other = !state || state.folder !== found.folder;
             folder.value = found.folder;
+            opened = named();
             page.kept("dataset", { folder: found.folder, recursive: deep.checked });
             page.say(opening, "");
             if (other) {
@@ -309,7 +313,7 @@
             clearTimeout(timer);
             timer = setTimeout(act, WAIT);
         });
-        input.addEventListener("focus", () => hungry().catch((error) => page.say(box, error.message)));
+        input.addEventListener("focus", () => hungry().then(() => document.activeElement === input && input.value && propose()).catch((error) => page.say(box, error.message)));
         input.addEventListener("blur", () => expand(false));
         input.addEventListener("keydown", (event) => {
             const open = !list.hidden;

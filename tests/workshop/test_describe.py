@@ -248,10 +248,9 @@ def webui(tmp_path, monkeypatch):
         return "blue sky, 1girl" if image.getpixel((0, 0)) == (0, 0, 255) else "(red:1.2)"
 
     lock = threading.Lock()
-    flags = types.SimpleNamespace(clip_models_path=None)
-    shared = types.SimpleNamespace(
-        cmd_opts=flags, interrogator=types.SimpleNamespace(interrogate=lambda i: "a<error>")
-    )
+    flags = types.SimpleNamespace(clip_models_path=str(tmp_path / "clip"))
+    clip = types.SimpleNamespace(interrogate=lambda image: "a<error>", content_dir=str(tmp_path / "words"))
+    shared = types.SimpleNamespace(cmd_opts=flags, interrogator=clip)
     parts = {
         "call_queue": types.SimpleNamespace(queue_lock=lock), "shared": shared,
         "deepbooru": types.SimpleNamespace(model=types.SimpleNamespace(tag=tag)),
@@ -279,6 +278,10 @@ def test_the_webuis_interrogators_are_asked_in_its_turn(webui, pictures):
     (webui / "torch_deepdanbooru" / "model-resnet_custom_v3.pt").touch()
     work.within(Host())
     assert read(pictures) == {"blue": "blue sky, 1girl", "green": "(red:1.2)", "red": "(red:1.2)"}
+    with pytest.raises(
+        Mistake, match="capfilt_large.pth into .*BLIP, and ViT-L-14.pt into .*clip, and artists.txt"
+    ):
+        Interrogate(folder=pictures, overwrite=True).within(Host())
     with pytest.raises(Mistake, match="could not answer"):
         Interrogate(folder=pictures, download=True, overwrite=True).within(Host())
     with pytest.raises(Mistake, match="inside the WebUI alone"):

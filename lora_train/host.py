@@ -331,6 +331,17 @@ class Host(Protocol):
         """
         ...
 
+    def inpainter(self, prompt: Prompt, strength: float) -> Callable[[Image.Image, Image.Image], Image.Image]:
+        """What fills a hole in an RGB picture, given with it as white on black, with what a prompt says.
+
+        Args:
+            strength: 0 to 1, how far it goes from what is around the hole.
+
+        Raises:
+            Mistake: this host has none.
+        """
+        ...
+
     def wrote(self, files: Sequence[pathlib.Path]) -> list[str]:
         """After a tool wrote files, of whatever kind: into the host's lists; sentences for the person."""
         ...

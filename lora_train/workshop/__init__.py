@@ -9,6 +9,7 @@ from lora_train.workshop.captions import Captions
 from lora_train.workshop.convert import Convert
 from lora_train.workshop.crop import Crop
 from lora_train.workshop.describe import Describe
+from lora_train.workshop.erase import Erase
 from lora_train.workshop.exported import Export
 from lora_train.workshop.flip import Flip
 from lora_train.workshop.history import History, Redo, Undo
@@ -48,6 +49,7 @@ WORKS: dict[str, type[Tool]] = {
     "upscale": Upscale,
     "background": Background,
     "mask": Mask,
+    "erase": Erase,
     "undo": Undo,
     "redo": Redo,
     "history": History,

@@ -55,7 +55,17 @@ def commonest(pixels: np.ndarray, tolerance: int) -> tuple[np.ndarray, float]:
 
 
 def hanging(like: np.ndarray) -> np.ndarray:
-    """Which of those that are so hang together with the border, by sides.
+    """Which of those that are so hang together with the border, by sides."""
+    piece = pieces(like)
+    edge = np.concatenate([piece[0], piece[-1], piece[:, 0], piece[:, -1]])
+    outer = np.zeros(int(piece.max()) + 1, bool)
+    outer[edge] = True
+    outer[0] = False
+    return outer[piece]
+
+
+def pieces(like: np.ndarray) -> np.ndarray:
+    """A number for each place, the same in all that hangs together by sides; 0 where it is not so.
 
     Runs of a row are one thing each; runs that touch in two rows are joined, the smaller number wins, until
     nothing changes. All in a few passes over the picture, however winding its shapes are.
@@ -63,7 +73,7 @@ def hanging(like: np.ndarray) -> np.ndarray:
     height, width = like.shape
     begins = like.copy()
     begins[:, 1:] &= ~like[:, :-1]
-    number = np.cumsum(begins).reshape(height, width) * like  # 0: none
+    number = np.cumsum(begins).reshape(height, width) * like
     above, below = number[:-1].ravel(), number[1:].ravel()
     touch = (above > 0) & (below > 0)
     pairs = np.unique(above[touch].astype(np.int64) * (number.max() + 1) + below[touch])
@@ -76,7 +86,4 @@ def hanging(like: np.ndarray) -> np.ndarray:
         np.minimum.at(parent, np.maximum(a, b), np.minimum(a, b))
         while (parent != parent[parent]).any():
             parent = parent[parent]
-    edge = np.concatenate([number[0], number[-1], number[:, 0], number[:, -1]])
-    outer = np.zeros(len(parent), bool)
-    outer[parent[edge[edge > 0]]] = True
-    return outer[parent[number]] & like
+    return parent[number]

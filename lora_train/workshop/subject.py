@@ -39,7 +39,7 @@ class Cut(OfPictures):
     remover: str = knob(
         "u2net", f"The network: {', '.join(REMOVERS)}, whose .onnx file lies where rembg keeps it; an .onnx "
         f"file of that kind; or {PERSON}, which the package mediapipe brings along.", group="subject",
-        place=True, basic=True)  # fmt: skip
+        basic=True)  # fmt: skip
     tolerance: int = knob(
         24, "By colour: how far the ground may be from its commonest colour, in any of red, green and blue, "
         "0 to 255. More for JPEGs and shaded ground.", group="subject", low=0, high=254)  # fmt: skip

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from lora_train.job import Job, Output, Place
+    from lora_train.prompts import Prompt
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,9 @@ class StandaloneHost:
         raise Mistake(
             f"upscaler = {name}: those of the WebUI work inside it alone; leave it empty for Lanczos"
         )
+
+    def inpainter(self, prompt: Prompt, strength: float) -> Callable[[Image.Image, Image.Image], Image.Image]:
+        raise Mistake("by = webui: works inside the WebUI alone; take lama or opencv")
 
     def wrote(self, files: Sequence[pathlib.Path]) -> list[str]:
         return []

@@ -12,7 +12,7 @@ import torch
 
 from lora_train.errors import Mistake
 from lora_train.host import Folders, Model
-from lora_train.hosts.webui import card, interrogators, turn, upscalers
+from lora_train.hosts.webui import card, inpainter, interrogators, turn, upscalers
 from lora_train.hosts.webui.folders import folders
 from lora_train.hosts.webui.kinds import family, schedule, unlike, untrainable
 from lora_train.hosts.webui.loan import Loan, broken_half
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from lora_train.job import Job, Output, Place
+    from lora_train.prompts import Prompt
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +148,9 @@ class WebuiHost:
 
     def upscaler(self, name: str, *, download: bool) -> Callable[[Image.Image, float], Image.Image]:
         return upscalers.found(name, download=download)
+
+    def inpainter(self, prompt: Prompt, strength: float) -> Callable[[Image.Image, Image.Image], Image.Image]:
+        return inpainter.found(prompt, strength)
 
     def wrote(self, files: Sequence[pathlib.Path]) -> list[str]:
         """In the WebUI's lists, where they lie in its folders."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Iterable, Iterator
 
 from PIL import Image, ImageColor
 
-from lora_train.data.buckets import Size
+from lora_train.data.buckets import Resolution, Size
 from lora_train.data.pixels import ALPHA
 from lora_train.errors import Mistake
 from lora_train.knobs import knob
@@ -36,6 +37,8 @@ class Convert(OfPictures):
     shortest: int | None = knob(
         None, "Shorter side of larger pictures.", group="pictures", low=1, high=65535, unit="pixels",
         basic=True)  # fmt: skip
+    max_resolution: Resolution | None = knob(
+        None, "Area of larger pictures: 1024, or 1024x768.", group="pictures", unit="pixels")  # fmt: skip
     enlarge: bool = knob(
         False, "Smaller pictures get that size, too.", group="pictures")  # fmt: skip
     upright: bool = knob(
@@ -56,13 +59,15 @@ class Convert(OfPictures):
 
     def check(self) -> Iterable[str]:
         yield from super().check()
-        size = self.longest or self.shortest
+        sizes = [name for name in ("longest", "shortest", "max_resolution") if vars(self)[name]]
+        size = bool(sizes)
         if not (self.format or size or self.upright or self.rgb or self.background or self.strip):
             yield "convert: expected what to do, such as format = png, longest = 1024, upright, rgb or strip"
-        if self.longest and self.shortest:
-            yield f"shortest = {self.shortest}: expected none beside longest, for both cannot hold"
+        if len(sizes) > 1:
+            second = vars(self)[sizes[1]]
+            yield f"{sizes[1]} = {second}: expected none beside {sizes[0]}, for both cannot hold"
         if self.enlarge and not size:
-            yield "enlarge = true: expected longest or shortest beside it, which say the size"
+            yield "enlarge = true: expected longest, shortest or max_resolution beside it, which say the size"
         if self.lossless and self.format != "webp":
             yield "lossless = true: expected format = webp beside it; PNG has no other way"
         try:
@@ -125,13 +130,16 @@ class Convert(OfPictures):
         return written(shot.silent(), shot.image)
 
     def _sized(self, size: Size) -> Size:
-        asked = self.longest or self.shortest
-        if not asked:
+        most, asked = self.max_resolution, self.longest or self.shortest
+        if most:
+            factor = math.sqrt(most.width * most.height / (size[0] * size[1]))
+        elif asked:
+            factor = asked / (max(size) if self.longest else min(size))
+        else:
             return size
-        side = max(size) if self.longest else min(size)
-        if side == asked or (side < asked and not self.enlarge):
+        if factor > 1 and not self.enlarge:
             return size
-        width, height = (max(1, round(n * asked / side)) for n in size)
+        width, height = (max(1, round(n * factor)) for n in size)
         return width, height
 
     def _kind(self, own: Shot) -> str | None:

@@ -168,7 +168,8 @@ def test_a_name_that_is_taken_is_left_alone(folder):
 @pytest.mark.parametrize(
     ("values", "size"),
     [({"longest": 80}, (80, 48)), ({"shortest": 48}, (80, 48)), ({"longest": 320}, (160, 96)),
-     ({"longest": 320, "enlarge": True}, (320, 192)), ({"shortest": 97, "enlarge": True}, (162, 97))],
+     ({"longest": 320, "enlarge": True}, (320, 192)), ({"shortest": 97, "enlarge": True}, (162, 97)),
+     ({"max_resolution": "80x48"}, (80, 48)), ({"max_resolution": "512"}, (160, 96))],
 )  # fmt: skip
 def test_sizes_are_kept_to_and_masks_follow(folder, values, size):
     Image.fromarray(SMOOTH).save(folder / "a.png")
@@ -238,7 +239,7 @@ def test_pictures_are_laid_on_a_colour(folder):
 @pytest.mark.parametrize(
     ("values", "word"),
     [({}, "expected what to do"), ({"longest": 4, "shortest": 4}, "beside longest"),
-     ({"enlarge": True, "strip": True}, "longest or shortest"), ({"background": "ish"}, "expected a colour"),
+     ({"enlarge": True, "strip": True}, "longest, shortest"), ({"background": "ish"}, "expected a colour"),
      ({"lossless": True, "format": "png"}, "format = webp")],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused(folder, values, word):

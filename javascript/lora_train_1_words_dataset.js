@@ -156,5 +156,12 @@
         "Regularisation": "正則化画像",
         "Find similar": "似た画像を探す",
         "Problems": "問題",
+        "path of a PNG, or paint it": "PNGのパス、または塗る",
+        "Paint …": "塗る…",
+        "Paint": "塗る",
+        "Take it": "これを使う",
+        "Choose a picture to paint on.": "塗る画像を選んでください。",
+        "The same place counts in each of the pictures that are meant.": "対象の画像すべてで同じ場所になります。",
+        "painted by hand": "手で塗ったもの",
     });
 })();

@@ -243,6 +243,25 @@
         return box;
     };
 
+    /** A control for page.rows: of what is painted, a file's path or a brush. current(): the picture that it is painted on. */
+    page.paintControl = (current) => (row, given, changed) => {
+        if (row.path !== "painted") return null;
+        let drawn = null; // as data
+        const input = el("input", { type: "text", autocomplete: "off", spellcheck: "false", placeholder: t("path of a PNG, or paint it"), ...given, oninput: () => (drawn = null) });
+        const brush = page.button(t("Paint …"), () => {
+            if (!current() || !current().size) throw new Error(t("Choose a picture to paint on."));
+            page.painter(current(), { title: t("Paint"), go: t("Take it"), about: t("The same place counts in each of the pictures that are meant.") }, (png) => {
+                drawn = png;
+                input.value = t("painted by hand");
+                changed();
+            });
+        });
+        return { input, box: el("div.line", { "data-says": "" }, input, brush), wide: true, read: () => drawn || input.value.trim(), put: (value) => {
+            drawn = value && value.startsWith("data:") ? value : null;
+            input.value = drawn ? t("painted by hand") : value || "";
+        } };
+    };
+
     /** Buttons for one picture. given.values(): the folder's; given.has(work); given.done(): files are others now. */
     page.pictureTools = (row, given) => {
         if (!row.size) return [];

@@ -217,7 +217,7 @@
             event.stopPropagation();
         });
 
-        return { element, show, settled: () => last.catch(() => {}), edit: () => {
+        return { element, show, now: () => now, settled: () => last.catch(() => {}), edit: () => {
             if (!now) return;
             text.focus();
             text.setSelectionRange(text.value.length, text.value.length);

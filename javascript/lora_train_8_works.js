@@ -51,7 +51,8 @@
     }
 
     /**
-     * The bar of works. given.scope(): {values, count, words} of the pictures that are meant; given.done(task): files may be others now.
+     * The bar of works. given.scope(): {values, count, words} of the pictures that are meant; given.done(task): files may be others now;
+     * given.control: as page.rows has it.
      *
      * Gives {element, look(), use(name, values)}; look: the scope is another.
      */
@@ -113,10 +114,10 @@
         const changes = work.rows.some((row) => row.path === "dry_run"); // else it only looks
         const coming = el("div.coming", { role: "status" });
         const others = el("p.warn.lines", { hidden: true });
-        const rows = page.rows(work.rows.filter((row) => !OWN.includes(row.path)), values, () => changed(), { titles: TITLES });
+        const rows = page.rows(work.rows.filter((row) => !OWN.includes(row.path)), values, () => changed(), { titles: TITLES, control: given.control });
         let [timer, asked, tried] = [null, 0, false];
         const changed = () => {
-            page.kept(`work ${work.name}`, rows.values());
+            page.kept(`work ${work.name}`, Object.fromEntries(Object.entries(rows.values()).filter(([, value]) => !String(value).startsWith("data:"))));
             look();
         };
         const look = () => {

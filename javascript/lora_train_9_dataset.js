@@ -107,7 +107,7 @@
             filter: (tag) => filter.set(page.tagFilter(tag)),
             tools: (row) => page.pictureTools(row, { values: () => where(), has: (name) => bar.has(name), done: changed }),
         });
-        const bar = page.worksBar({ scope, done: () => changed().catch(fail) });
+        const bar = page.worksBar({ scope, control: page.paintControl(() => inspector.now()), done: () => changed().catch(fail) });
         const health = page.healthPanel({ values: where, rows: () => bar.rows("check"), filter: (text) => filter.set(text), done: () => changed(true).catch(fail), mend: async (finding) => {
             const { names, ...values } = finding.fix.values;
             await filter.set(finding.filter ? `problem:${finding.kind}` : "");

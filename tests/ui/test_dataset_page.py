@@ -317,6 +317,37 @@ def test_a_picture_is_cropped_by_hand_and_is_itself_again_after_undo(room, folde
     page.wait_for_selector(".lt-inspected >> text=640 × 480")
 
 
+def test_a_mask_is_painted_and_goes_on_where_it_was(room, folder):
+    page, mask = room(folder), folder / "a2-masklabel.png"
+
+    def stroke(y):
+        page.get_by_role("button", name="Mask …").click()
+        page.locator(".lt-painting img").evaluate("image => image.decode()")
+        page.wait_for_timeout(300)
+        box = page.locator(".lt-painting canvas").bounding_box()
+        page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + y * box["height"])
+        page.mouse.down()
+        page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + y * box["height"], steps=4)
+        page.mouse.up()
+        page.get_by_role("button", name="Save the mask").click()
+        page.locator("dialog").wait_for(state="detached")
+
+    at(page, "a2.png")
+    stroke(0.25)
+    with Image.open(mask) as image:
+        assert (image.size, image.mode) == ((512, 512), "L")
+        assert [image.getpixel(at) for at in ((256, 128), (256, 384), (10, 10))] == [255, 0, 0]
+    at(page, "a2.png")
+    stroke(0.75)
+    with Image.open(mask) as image:
+        assert [image.getpixel(at) for at in ((256, 128), (256, 384), (256, 256))] == [255, 255, 0]
+    page.locator(".lt-gallery").focus()
+    for _ in range(2):
+        page.keyboard.press("Control+z")
+        page.wait_for_timeout(300)
+    settled(page, lambda: not mask.exists())
+
+
 def test_a_hundred_thousand_pictures_scroll(room, folder):
     """The gallery alone, before answers of its own: what is drawn does not grow with what there is."""
     page = room(folder)

@@ -66,6 +66,7 @@ class Case:
     once: bool  # one layer of each shape: ratios of a full file in a fraction of its time
     peer: pathlib.Path | None
     out: pathlib.Path
+    precision: str = "float"  # that sd-scripts merges in; ours always computes in float32
 
     def layers(self) -> list[tuple[str, str, tuple[int, ...]]]:
         every = [*shapes(self.arch, conv=self.conv)]
@@ -221,10 +222,11 @@ def merge(given: Case) -> None:
     files = [lora(given, 32), lora(given, 32, seed=1)]
     script = "networks/sdxl_merge_lora.py" if arch == "sdxl" else "networks/merge_lora.py"
     words = ["--models", *files, "--ratios", "0.6", "0.4"]
-    into = [*words, "--sd_model", base, "--precision", "float", "--save_precision", "fp16"]
+    into = [*words, "--sd_model", base, "--save_precision", "fp16"]
     paths = {name: out / f"{name}_merged.safetensors" for name in ("ours", "theirs")}
     mine = ours("merge", *into, "--save_to", paths["ours"], "--overwrite")
-    other = peer and theirs(peer, script, *into, "--save_to", paths["theirs"])
+    other = peer and theirs(
+        peer, script, *into, "--precision", given.precision, "--save_to", paths["theirs"])  # fmt: skip
     names = ["ours", *["theirs"] * bool(other)]
     errors = {name: _merged_error(given, files, paths[name]) for name in names}
     compared(f"merge {given}, two files of rank 32 into a checkpoint", mine, other, errors)
@@ -298,12 +300,13 @@ def main() -> None:
     parser.add_argument("--size", nargs="+", default=["sd1"], choices=[*ARCHS])
     parser.add_argument("--linear", action="store_true", help="files without convolutions")
     parser.add_argument("--once", action="store_true", help="one layer of each shape")
+    parser.add_argument("--peer_precision", default="float", help="bf16 where float32 does not fit")
     given = parser.parse_args()
     out = cache() / "tools"
     out.mkdir(parents=True, exist_ok=True)
     for arch in given.size:
         for part in given.parts:
-            PARTS[part](Case(arch, not given.linear, given.once, given.peer, out))
+            PARTS[part](Case(arch, not given.linear, given.once, given.peer, out, given.peer_precision))
 
 
 if __name__ == "__main__":

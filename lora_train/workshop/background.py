@@ -15,7 +15,7 @@ from lora_train.values import shown
 from lora_train.workshop.beside import One
 from lora_train.workshop.image import MODES, Shot, srgb, written
 from lora_train.workshop.soft import foreground
-from lora_train.workshop.subject import ALPHA, Cut, covered
+from lora_train.workshop.subject import ALPHA, Cut, covered, single
 from lora_train.workshop.work import Touched
 
 CLEAR = "transparent"
@@ -44,6 +44,7 @@ class Background(Cut):
 
     def one(self, one: One) -> Iterator[Touched]:
         shot = one.shot()
+        single(shot)
         mask = self.subject(shot)
         path, kind = one.path, shot.format
         if self.to == CLEAR and "RGBA" not in MODES.get(kind, ("RGBA",)):

@@ -25,7 +25,7 @@ from lora_train.workshop.journal import Draft
 from lora_train.workshop.opened import Entry, Opened
 from lora_train.workshop.painters import Painter, lama, lama_file, opencv
 from lora_train.workshop.soft import grown, softened
-from lora_train.workshop.subject import covered
+from lora_train.workshop.subject import covered, single
 from lora_train.workshop.work import Touched
 
 LAMA, WEBUI, OPENCV = "lama", "webui", "opencv"
@@ -69,6 +69,7 @@ class Erase(OfPictures):
 
     title = "erase"
     light = False
+    keeps = True
     hosted = True
 
     def named(self) -> Iterable[tuple[str, pathlib.Path]]:
@@ -124,6 +125,7 @@ class Erase(OfPictures):
 
     def _erased(self, name: str, painter: Painter, one: One) -> Iterator[Touched]:
         shot = one.shot()
+        single(shot)
         hole = np.asarray(fitted(self._painting, shot.image.size)) >= PAINTED
         if not hole.any():
             raise Mistake("nothing is painted in it")

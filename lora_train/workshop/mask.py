@@ -103,7 +103,6 @@ class Mask(Cut):
         file = io.BytesIO()
         mask.save(file, "PNG", optimize=True)
         one.draft.put(path, file.getvalue())
-        one.outdated()
         yield Touched(one.entry.name, f"{covered(mask):.0%} of it is learned from")
 
     @property

@@ -59,6 +59,7 @@ class Cut(OfPictures):
         group="subject", low=0, high=0.5)  # fmt: skip
 
     light = False
+    keeps = True
 
     def named(self) -> Iterable[tuple[str, pathlib.Path]]:
         if self.by == REMOVER and self.remover.lower().endswith(".onnx"):
@@ -113,6 +114,12 @@ class Cut(OfPictures):
         if self.threshold is None:
             return mask
         return Image.fromarray(np.where(np.asarray(mask) >= self.threshold * 255, 255, 0).astype(np.uint8))
+
+
+def single(shot: Shot) -> None:
+    """Raises Mistake: it is an animation, which would become one picture."""
+    if shot.frames > 1:
+        raise Mistake(f"an animation of {shot.frames} pictures; take its first with convert and rgb")
 
 
 def seen_as(shot: Shot) -> Image.Image:

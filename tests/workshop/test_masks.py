@@ -15,6 +15,7 @@ from lora_train.data.pictures import mask as read_mask
 from lora_train.data.plan import plan
 from lora_train.errors import Mistake
 from lora_train.knobs import build
+from lora_train.run.control import Ended
 from lora_train.workshop import flood, removers, soft
 from lora_train.workshop.background import Background
 from lora_train.workshop.journal import Journal
@@ -166,6 +167,26 @@ def test_a_photograph_has_no_plain_ground(folder):
     assert "no plain ground" in left["noise.png"]
     assert "no subject is found" in left["empty.png"]
     assert (folder / "noise.png").read_bytes() == before
+
+
+def test_an_animation_stays_one(folder):
+    frames = [drawing(), drawing().rotate(90)]
+    frames[0].save(folder / "moves.gif", save_all=True, append_images=frames[1:])
+    left = {t["name"]: t["what"] for t in run(Background, folder).facts["left"]}
+    assert left["moves.gif"].startswith("an animation of 2 pictures")
+
+
+def test_a_stop_keeps_what_was_done(folder):
+    for name in "abc":
+        drawing().save(folder / f"{name}.png")
+
+    def told(done, of):
+        if done == 2:
+            raise Ended
+
+    report = build(Mask, {"folder": folder, "by": "colour"}).run(told)
+    assert report.facts["changed"] == 2
+    assert sorted(p.name for p in folder.glob("*-masklabel.png")) == ["a-masklabel.png", "b-masklabel.png"]
 
 
 # ── networks ──

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lora_train.adapters.layer import Layer
+from lora_train.errors import Mistake
 from lora_train.host import Cond, Folders, Model, Origin
 from lora_train.hosts.standalone.host import refusals
 from lora_train.noise import Schedule
@@ -311,6 +312,9 @@ class TinyHost:
 
     def announce(self, file: pathlib.Path, job: object, output: object) -> list[str]:
         return []
+
+    def inpainter(self, prompt: object, strength: float) -> None:
+        raise Mistake("by = webui: works inside the WebUI alone; take lama or opencv")
 
     def wrote(self, files: Sequence[pathlib.Path]) -> list[str]:
         return []

@@ -161,6 +161,11 @@ class Regularise(SubjectRules, Buckets, Model, Work):
             dataclasses.replace(s, items=tuple(i for i in s.items if i.subset.is_reg or i.path in paths))
             for s in planned.sources
         ]
+        if mute := sum(
+            not self.of_class(i.own).strip() for s in sources for i in s.items if not i.subset.is_reg
+        ):
+            raise Mistake(f"class_prompt = {self.class_prompt}: says nothing of {mute} pictures without a "
+                          "caption; caption them, or leave them out with only = is:captioned")  # fmt: skip
         return len(names), dataclasses.replace(planned, sources=tuple(sources))
 
     def _balance(self, planned: Planned) -> dict[str, object]:

@@ -132,6 +132,9 @@ def test_what_cannot_be_is_refused(folder, tmp_path):
     empty.mkdir()
     with pytest.raises(Mistake, match="no picture to draw"):
         work(empty, num_class_images=2).within(Host())
+    (folder / "0.txt").unlink()
+    with pytest.raises(Mistake, match="says nothing of 1 pictures without a caption"):
+        work(folder, num_class_images=2, class_prompt="[filewords]").within(Host())
     with pytest.raises(Mistake, match="expected a model"):
         work(folder, num_class_images=2).run()
 

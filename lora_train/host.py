@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 Stepped = Callable[[int], object]
+HALF = "interrupted"  # in the info of a picture that a person broke off, so that it is half drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +203,10 @@ class Lent(Protocol):
         ...
 
     def sample(self, prompt: Prompt, stepped: Stepped | None = None) -> Image.Image:
-        """stepped: called before each call of the denoiser, with the step as `Named.acts` counts them."""
+        """stepped: called before each call of the denoiser, with the step as `Named.acts` counts them.
+
+        What a person breaks off has HALF in its info.
+        """
         ...
 
     def layers(self) -> list[Layer]: ...

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from lora_train.emphasis import loras
 from lora_train.errors import Mistake
+from lora_train.host import HALF
 from lora_train.job import assemble
 from lora_train.knobs import flat
 from lora_train.plots.cells import Grid
@@ -298,6 +299,9 @@ class Painter:
         prompt = dataclasses.replace(shot.prompt, prompt=tagged(shot))
         with self._on(shot) as on:
             image = self.wardrobe.sample(prompt, on)
+            while HALF in image.info:  # which is drawn anew
+                drawing.control.heed()
+                image = self.wardrobe.sample(prompt, on)
         seconds = time.monotonic() - began
         drawing.course.seconds += seconds
         drawing.course.drawn += 1

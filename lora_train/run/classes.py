@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from lora_train.data.classes import Lack, lacking, placed, strange
 from lora_train.emphasis import literal
+from lora_train.host import HALF
 from lora_train.prompts import Prompt
 from lora_train.run.base import Base
 from lora_train.run.store import RunStore, whole
@@ -76,9 +77,11 @@ def drawn(
     log.info("%d pictures of the class lack, and are drawn first", len(lacks))
     mine: Sequence[Lack] = crew.share(lacks)
     for done, lack in enumerate(mine):
-        told(DRAWING, done, len(mine))
-        with beneath(model, lent):
-            picture = lent.sample(prompt(lack, model.weighted_captions))
+        picture = None
+        while picture is None or HALF in picture.info:  # which is drawn anew
+            told(DRAWING, done, len(mine))
+            with beneath(model, lent):
+                picture = lent.sample(prompt(lack, model.weighted_captions))
         keep(lack, picture)
     crew.all(None)  # none reads the folders before all are drawn
     return len(lacks)

@@ -21,12 +21,14 @@ from lora_train.data.cache import Fresh
 from lora_train.data.plan import plan
 from lora_train.draws import drawn
 from lora_train.errors import Mistake
+from lora_train.host import HALF
 from lora_train.job import assemble
 from lora_train.plots.losses import Losses, Trial
 from lora_train.prompts import Prompt
 from lora_train.run.control import Control, Ended
 from lora_train.run.draw import Worn
 from lora_train.train.events import Watcher
+from tests.plots.conftest import Host
 from tests.tiny import Tiny
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -74,6 +76,24 @@ def test_blocks_are_those_of_the_network(plotted, files):
     for name in ("INS", "OUTALL"):
         wanted = by_hand(files / "one.safetensors", 1, 1, BlockWeights.parse(name))
         assert found.picture(block_weights=name) == wanted != bare()
+
+
+def test_a_picture_that_a_person_broke_off_is_drawn_anew(plotted, tmp_path):
+    host = Host(tmp_path)
+    whole = host.lent.sample
+
+    def sample(prompt):
+        image = whole(prompt)
+        if len(host.lent.prompts) in (1, 2, 4):
+            image = Image.new("RGB", image.size)
+            image.info[HALF] = True
+        return image
+
+    host.lent.sample = sample
+    found = plotted("a", host=host, x="strength: 0, 1")
+    assert len(found.prompts) == 5
+    assert found.picture(strength=0.0) == bare()
+    assert found.picture(strength=1.0) == plotted("b", x="strength: 0, 1").picture(strength=1.0)
 
 
 def test_blocks_that_are_analyzed(plotted):

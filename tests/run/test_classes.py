@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from lora_train.data.memory import Memory
 from lora_train.data.plan import plan
-from lora_train.host import Model
+from lora_train.host import HALF, Model
 from lora_train.job import assemble
 from lora_train.knobs import build
 from lora_train.prompts import Prompt
@@ -171,3 +171,19 @@ def test_sample_prompts_take_in_captions_and_tokens(tmp_path, pictures):
     assert [(p.prompt, p.seed) for p in found] == [
         ("sks dog, photo of cat, red, big", 1), ("a dog", 2), ("sks dog, sun, hot", 3)]  # fmt: skip
     assert build(type(job.data), {}).instance_token is None
+
+
+def test_what_a_person_broke_off_is_drawn_anew(trained, tmp_path):
+    class Broken(Drawn):
+        def sample(self, prompt):
+            image = super().sample(prompt)
+            if len(self.prompts) == 2:
+                image = Image.new("RGB", image.size)
+                image.info[HALF] = True
+            return image
+
+    trained("a", host=Lender(Broken()), **CLASS)
+    trained("b", host=Lender(Drawn()), **CLASS)
+    a, b = (sorted((tmp_path / n / "x-run" / "class").glob("*.png")) for n in "ab")
+    assert len(a) == 4
+    assert [p.read_bytes() for p in a] == [p.read_bytes() for p in b]

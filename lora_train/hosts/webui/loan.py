@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lora_train.adapters.layer import Layer
 from lora_train.errors import Mistake
-from lora_train.host import Cond, Model, Origin, Stepped, widened
+from lora_train.host import HALF, Cond, Model, Origin, Stepped, widened
 from lora_train.hosts.webui import steps, turn
 from lora_train.hosts.webui.held import held
 from lora_train.hosts.webui.kinds import INPAINTING, family, posterior, schedule, unlike, untrainable
@@ -241,13 +241,13 @@ class Loan:
                 shared.state.skipped = shared.state.interrupted = shared.state.stopping_generation = False
                 shared.state.job_count = -1
                 drawn = processing.process_images(p)
+                half = shared.state.interrupted or shared.state.skipped
             if drawn.images:
                 image = drawn.images[0]
-                image.info["parameters"] = drawn.infotexts[0]
+                image.info |= {"parameters": drawn.infotexts[0], **({HALF: True} if half else {})}
                 return image
-        raise Mistake(
-            "the sample was interrupted each time before it began; the run itself goes on when resumed"
-        )
+        raise Mistake("the sample was interrupted each time before it began; the run itself goes on when "
+                      "resumed")  # fmt: skip
 
     def layers(self) -> list[Layer]:
         """Adapters go where the layers are, so with --medvram all of those are brought; pictures that are

@@ -21,13 +21,15 @@ def command(words: Sequence[str]) -> int:
 
     name, rest = (words[0], words[1:]) if words else ("--help", ())
     if name in ("-h", "--help"):
-        rows = "".join(f"  {work:<12} {tool.said()}\n" for work, tool in WORKS.items())
+        rows = "".join(
+            f"  {work:<12} {tool.said().split('. ')[0].rstrip('.')}.\n" for work, tool in WORKS.items()
+        )
         sys.stdout.write(f"{TEXT}{rows}\nlora-train dataset WORK --help lists the options of one.\n")
         return 0
     if name not in WORKS:
         raise Mistake(f"{name}: no such work; there is {', '.join(WORKS)}")
     tool = WORKS[name]
-    return use(tool, f"lora-train dataset {name}", tool.said(), _filtered(rest), _run)
+    return use(tool, f"lora-train dataset {name}", tool.said(), _filtered(rest), _run, "pictures")
 
 
 def _filtered(words: Sequence[str]) -> list[str]:

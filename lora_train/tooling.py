@@ -43,7 +43,7 @@ def command(name: str) -> Callable[[Sequence[str]], int]:
 
 def use(
     tool: type[Tool], prog: str, about: str, words: Sequence[str],
-    run: Callable[[Tool, Told], Report] = lambda tool, told: tool.run(told),
+    run: Callable[[Tool, Told], Report] = lambda tool, told: tool.run(told), steps: str = "layers",
 ) -> int:  # fmt: skip
     """Read a tool's options from words, run it, and print what it has to say."""
     parser = Parser(prog, about)
@@ -58,7 +58,7 @@ def use(
     words = [f"-{word}" if SHORT.fullmatch(word) else word for word in words]
     given = parse(parser, words)
     as_json = given.pop("json", False)
-    report = run(build(tool, _unsplit(tool, given)), _bar())
+    report = run(build(tool, _unsplit(tool, given)), _bar(steps))
     if as_json:
         sys.stdout.write(json.dumps(report.facts, indent=2, ensure_ascii=False) + "\n")
     else:
@@ -72,12 +72,12 @@ def _unsplit(tool: type[Tool], given: Mapping[str, object]) -> dict[str, object]
     return {n: [v] if n in texts and isinstance(v, str) else v for n, v in given.items()}
 
 
-def _bar() -> Told:
+def _bar(steps: str) -> Told:
     """A line that says how far it is, where somebody sits at a terminal."""
     if not sys.stderr.isatty():
         return lambda done, of: None
 
     def told(done: int, of: int) -> None:
-        sys.stderr.write(f"\r{done} of {of} layers" if done < of else "\r" + " " * 40 + "\r")
+        sys.stderr.write(f"\r{done} of {of} {steps}" if done < of else "\r" + " " * 40 + "\r")
 
     return told

@@ -139,7 +139,7 @@
         "Describe": "文で説明",
         "Edit captions": "キャプション編集",
         "Flip": "反転・回転",
-        "Interrogate": "Interrogate",
+        "Interrogate": "WebUIで解析",
         "Put aside": "取りのける",
         "Rename": "名前変更",
         "Repeats": "繰り返し回数",
@@ -163,5 +163,8 @@
         "Choose a picture to paint on.": "塗る画像を選んでください。",
         "The same place counts in each of the pictures that are meant.": "対象の画像すべてで同じ場所になります。",
         "painted by hand": "手で塗ったもの",
+        "Losses of a run": "学習の損失",
+        "losses of no run": "損失を表示しない",
+        "losses of {name}": "{name} の損失",
     });
 })();

@@ -9,7 +9,7 @@
     const KEPT = 60; // such answers that are held
     const REST = 90; // milliseconds without scrolling before something is asked for
     const SPARE = 2; // rows beyond the edges that are drawn as well
-    const [GAP, UNDER, SMALL, WIDE] = [8, 42, 104, 138]; // pixels: between, below a picture, least width on a narrow and a wide page
+    const [GAP, UNDER, SMALL, WIDE, LEAST] = [8, 42, 104, 138, 128]; // pixels: between, below a picture, least width on a narrow and a wide page, and where a bucket has room
     let count = 0;
 
     /** Where a browser finds a picture, or a copy of so many pixels; another address when the file is another. */
@@ -46,6 +46,7 @@
             columns = Math.max(2, Math.floor((width + GAP) / (least + GAP)));
             side = Math.floor((width - GAP * (columns - 1)) / columns);
             high = side + UNDER + GAP;
+            element.classList.toggle("lt-narrow", side < LEAST);
             canvas.style.height = `${Math.max(0, Math.ceil(total / columns) * high - GAP)}px`;
             return true;
         }
@@ -84,7 +85,8 @@
             if (cell.dataset.key === key) return;
             cell.dataset.key = key;
             page.fill(cell, el("div.pane", {}, pictured(one, cell), el("span.tick", { "aria-hidden": "true" }), el("div.badges", {}, badges(one))), el("div.under-name", {}, el("span.file-name", { title: one.name }, one.name.replace(/^.*\//, ""))),
-                el("div.under-name", {}, el("span.hint", {}, one.size ? one.size.join("×") : t("unreadable"))));
+                el("div.under-name", {}, el("span.hint", { title: one.bucket ? t("bucket {size}", { size: one.bucket.join("×") }) : null }, one.size ? one.size.join("×") : t("unreadable"),
+                one.bucket ? el("span.bucket", {}, ` → ${one.bucket.join("×")}`) : null)));
             cell.setAttribute("aria-label", [one.name, one.captioned ? one.caption : t("no caption"), ...one.problems.map((kind) => page.kindOf(kind))].join(", "));
         }
         /** The same element where the picture is the same, so that it does not flicker. */

@@ -8,6 +8,7 @@
     const WAIT = 350; // milliseconds after the last key
     const OWN = ["folder", "recursive", "follow_links", "caption_extension", "only", "names", "dry_run"]; // which the room gives
     const BESIDE = ["undo", "redo", "history", "check", "tags"]; // which have places of their own
+    const FIRST = ["tagger", "model", "address", "painted", "by", "shape", "to"]; // settings that come before the others
     const SAID = 50; // pictures that are named of those that were changed
     const TITLES = { // words over settings, where their own names say too little
         set: "Whole caption", add: "Add tags", remove: "Remove tags", replace: "Replace tags", trigger_word: "Trigger word", prepend: "Text in front", append: "Text behind",
@@ -23,10 +24,13 @@
     const title = (name) => t(NAMES[name] || name.charAt(0).toUpperCase() + name.slice(1).replace(/-/g, " "));
     const place = (work) => (work.name in NAMES ? Object.keys(NAMES).indexOf(work.name) : Infinity);
 
+    const awaited = new Set(); // ids of what another part of the page waits for
+
     /** Does it, and waits until it is done; gives what came of it. heard(task): now and then while it is at work. */
     page.work = async (name, values, heard) => {
         let task = await page.ask("POST", `/dataset/works/${encodeURIComponent(name)}`, { values });
         const { id } = task;
+        awaited.add(id);
         for (let i = 0; task.id === id && task.state === "working"; i++) {
             await new Promise((done) => setTimeout(done, SOON[Math.min(i, SOON.length - 1)]));
             task = await page.ask("GET", "/dataset/now");
@@ -114,7 +118,8 @@
         const changes = work.rows.some((row) => row.path === "dry_run"); // else it only looks
         const coming = el("div.coming", { role: "status" });
         const others = el("p.warn.lines", { hidden: true });
-        const rows = page.rows(work.rows.filter((row) => !OWN.includes(row.path)), values, () => changed(), { titles: TITLES, control: given.control });
+        const first = (row) => (FIRST.includes(row.path) ? FIRST.indexOf(row.path) : FIRST.length);
+        const rows = page.rows(work.rows.filter((row) => !OWN.includes(row.path)).sort((a, b) => first(a) - first(b)), values, () => changed(), { titles: TITLES, control: given.control });
         let [timer, asked, tried] = [null, 0, false];
         const changed = () => {
             page.kept(`work ${work.name}`, Object.fromEntries(Object.entries(rows.values()).filter(([, value]) => !String(value).startsWith("data:"))));
@@ -161,7 +166,7 @@
             changed();
         });
         const box = el("div.work-form", { "data-says": "" }, el("p.hint", {}, t(work.about)), rows.box, others, coming,
-            el("div.line.end", {}, el("span.hint", {}, changes ? t("It can be undone.") : t("It changes nothing.")), page.button(t("Close"), close), clear, go));
+            el("div.line.end", {}, el("span.hint", {}, changes ? t("It can be undone.") : t("It changes nothing."), work.light ? null : ` ${t("Runs when nothing trains.")}`), page.button(t("Close"), close), clear, go));
         return { work, box, look, focus: rows.focus };
     }
 
@@ -179,7 +184,8 @@
         const take = async (brief) => {
             if (!brief || brief.id === ended) return;
             const working = brief.state === "working";
-            if (brief.id !== wanted && !(working && brief.of > 1 && brief.done)) return; // one that another part of the page waits for
+            if (awaited.has(brief.id) || BESIDE.includes(brief.name)) return;
+            if (brief.id !== wanted && !(working && brief.of > 1)) return; // it was over before this page looked
             wanted = brief.id;
             page.show(element, true);
             page.show(stop, working);

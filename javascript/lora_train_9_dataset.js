@@ -15,7 +15,7 @@
 
     function room() {
         const kept = page.kept("dataset") || {};
-        let [state, only, run, looked] = [null, "", null, 0];
+        let [state, only, run, looked, seen] = [null, "", null, 0, ""];
         let [known, stale] = [[], true]; // tags of the whole folder, to choose from
 
         async function learn() {
@@ -34,7 +34,8 @@
             const [own] = String(page.draft.value("data.caption_extension") || "").split(",").map((one) => one.trim()); // the one that is written
             return own && own !== ".txt" ? { caption_extension: own } : {};
         };
-        const order = () => ({ sort: sort.value, ...(run ? { run } : {}) });
+        const order = () => ({ sort: sort.value || "name", ...(run ? { run } : {}) });
+        const data = () => Object.fromEntries(Object.entries(page.draft.values).filter(([path]) => path.startsWith("data.") || path === "model.max_token_length"));
         const ask = (what, more) => page.ask("POST", `/dataset/${what}`, { where: where(), ...more });
 
         // ── above: which folder ──
@@ -76,13 +77,26 @@
             return relist();
         } });
         const sort = el("select", { "aria-label": t("Order"), onchange: () => relist().catch(fail) });
-        above.append(sort);
+        const runs = el("select", { "aria-label": t("Losses of a run"), hidden: true, onchange: () => byLoss(runs.value || null).catch(fail) });
+        above.append(sort, runs);
+        async function byLoss(name) {
+            run = name;
+            told(state);
+            sort.value = run ? "loss" : "name";
+            await relist();
+        }
+        async function offered() {
+            const names = (await page.ask("GET", "/runs")).map((one) => one.name);
+            page.fill(runs, el("option", { value: "" }, t("losses of no run")), names.map((name) => el("option", { value: name }, t("losses of {name}", { name }))));
+            runs.value = run || "";
+            page.show(runs, names.length);
+        }
 
         // ── the parts ──
         const nothing = el("p.nothing", { hidden: true }, t("No picture is like that."), " ", page.button(t("Show all"), () => filter.set("")));
         const gallery = page.gallery({
             items: async (begin, count) => {
-                const found = await ask("items", { from: begin, count, ...order() });
+                const found = await ask("items", { from: begin, count, values: data(), ...order() });
                 page.write(filtered, only ? t("{n} of {of}", { n: found.total, of: state.pictures }) : "");
                 page.show(nothing, !found.total);
                 return found;
@@ -97,7 +111,7 @@
             typed: (letter) => filter.begin(letter),
         });
         const inspector = page.inspector({
-            ask: (name) => ask("item", { name, values: page.draft.values }),
+            ask: (name) => ask("item", { name, values: data() }),
             write: async (name, text) => {
                 const { only: unused, ...place } = where();
                 await page.work("captions", { ...place, names: [name], ...(text ? { set: text } : { clear: true }) });
@@ -181,11 +195,12 @@
             await gallery.again(!other);
             if (other) gallery.go(0);
             gallery.focus();
-            await fresh();
+            await Promise.all([fresh(), offered()]);
         }
         function told(found) {
             state = found;
             looked = Date.now();
+            seen = JSON.stringify(data());
             stale = true;
             const parts = [t("{n} pictures", { n: found.pictures }), t("{n} with captions", { n: found.captioned }),
                 found.outside ? t("{n} links to outside left alone", { n: found.outside }) : null,
@@ -238,7 +253,8 @@
         const back = () => {
             if (!state || element.offsetParent === null || document.hidden || Date.now() - looked < FRESH) return;
             looked = Date.now();
-            ask("open").then((found) => found.version !== state.version && changed()).catch(fail);
+            const [before, after] = [seen, JSON.stringify(data())];
+            ask("open").then((found) => (found.version !== state.version || before !== after) && changed()).catch(fail);
         };
         page.on("room", (id) => id === "dataset" && back());
         window.addEventListener("focus", back);
@@ -249,10 +265,8 @@
             folder.value = path;
             await open();
             if (!byRun) return;
-            run = byRun;
-            told(state);
-            sort.value = "loss";
-            await relist();
+            await byLoss(byRun);
+            await offered();
         };
         show("picture");
         page.show(lesson, true);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Mapping
 
@@ -35,6 +36,12 @@ class Eye:
     def seen(self, opened: Opened, entry: Entry) -> dict[str, object]:
         """Plain values, as the page has them."""
         return {**self._caption(opened, entry), **self._fit(opened, entry), **_file(opened, entry)}
+
+    def bucket(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
+        """Width and height at which a picture is trained on; None: it is not, or cannot be."""
+        with contextlib.suppress(Mistake):
+            return size and self.dataset.fit(size).bucket
+        return None
 
     def _caption(self, opened: Opened, entry: Entry) -> dict[str, object]:
         """`read` is what reaches the text encoder with all its tags, `lost` what is behind the limit."""

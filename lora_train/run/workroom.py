@@ -68,13 +68,16 @@ class Workroom:
         recovered = self._journal(where).recover()
         return {**self._state(where, where.opened()), "recovered": [change.title for change in recovered]}
 
-    def items(self, values: Values, begin: int, count: int, sort: str, run: str | None) -> dict[str, object]:
-        """Some of the pictures that the filter leaves, in order."""
-        where = build(Where, values)
+    def items(
+        self, values: Values, job: Values, begin: int, count: int, sort: str, run: str | None
+    ) -> dict[str, object]:
+        """Some of those that the filter leaves, in order, with their buckets in a run with these settings."""
+        where, eye = build(Where, values), Eye(job)
         opened, losses = where.opened(anew=False), self._losses(run)
         names = self._names(where, opened, sort, run, losses)
         entries = (opened.entries.get(name) for name in names[begin : begin + min(count, MOST)])
         rows = [row(opened, entry, losses) for entry in entries if entry is not None]
+        rows = [{**r, "bucket": eye.bucket(r["size"])} for r in rows]
         self.ahead.make([opened.path(str(r["name"])) for r in rows if r["size"]], WIDTH)
         return {"version": opened.version, "total": len(names), "from": begin, "items": rows}
 

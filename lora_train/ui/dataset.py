@@ -19,7 +19,8 @@ def _writable(ask: Ask) -> dict[str, object]:
 
 ANSWERS: tuple[tuple[str, str, Callable[[Desk, Ask], object]], ...] = (
     ("POST", "/dataset/open", lambda desk, ask: desk.workroom.open(ask.where)),
-    ("POST", "/dataset/items", lambda desk, ask: desk.workroom.items(ask.where, *ask.page)),
+    ("POST", "/dataset/items", lambda desk, ask: desk.workroom.items(
+        ask.where, ask.json.get("values") or {}, *ask.page)),
     ("POST", "/dataset/names", lambda desk, ask: desk.workroom.names(ask.where, *ask.page[2:])),
     ("POST", "/dataset/item", lambda desk, ask: desk.workroom.item(
         ask.where, str(ask.json.get("name", "")), ask.json.get("values") or {})),

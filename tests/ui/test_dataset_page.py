@@ -143,6 +143,7 @@ def test_an_empty_room_teaches_and_opens_the_folder_of_the_form(room, folder):
 def test_pictures_come_in_order_and_one_is_looked_at(room, folder):
     page = room(folder)
     shown(page, "a1.png", "a2.png", "a10.png", "b.png", "broken.png")
+    page.locator(".lt-frame", has_text="a10.png").get_by_text("300×900 → 256×832").wait_for()
     page.wait_for_selector("text=of 75 tokens")
     assert page.locator(".lt-model-reads").inner_text() == CAPTIONS["a1"]
     assert page.locator(".lt-tag").count() == 3
@@ -157,7 +158,7 @@ def test_pictures_come_in_order_and_one_is_looked_at(room, folder):
         page.keyboard.press(key)
         page.wait_for_selector(f".lt-inspected h3:text-is('{name}')")
     page.wait_for_selector(".lt-inspected .lt-warn:visible")  # it cannot be read, and that is said
-    page.locator(".lt-filter select").select_option("smallest")
+    page.get_by_label("Order").select_option("smallest")
     eventually(page, lambda: names(page)[1:3] == ["b.png", "a2.png"])
 
 

@@ -16,12 +16,13 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from lora_train.errors import Mistake
-from lora_train.run.small import small
 from lora_train.ui import dataset
 from lora_train.ui.ask import Ask
 from lora_train.ui.guard import PICTURES, SHOWN
 
 if TYPE_CHECKING:
+    import pathlib
+
     from lora_train.run.desk import Desk
     from lora_train.ui.gate import Gate
     from lora_train.ui.guard import Guard
@@ -168,7 +169,7 @@ class Api:
             path = await run_in_threadpool(lambda: self.guard().picture(text, endings))
             if not copied:
                 return FileResponse(path, headers=headers)
-            data = await run_in_threadpool(small, path, int(width[:6]))
+            data = await run_in_threadpool(_small, path, int(width[:6]))
         except Mistake as e:
             return _refused(422, str(e))
         return Response(data, media_type="image/jpeg", headers=headers)
@@ -214,6 +215,13 @@ class Api:
                 return
         if self.closing():  # v1.10.1 ends for good if it is asked for anything while it starts its page anew
             yield f"retry: {AGAIN * 1000}\n\n"
+
+
+def _small(path: pathlib.Path, width: int) -> bytes:
+    """Raises Mistake: not a picture that can be read."""
+    from lora_train.run.small import small  # brings torch, which a WebUI's start does not wait for
+
+    return small(path, width)
 
 
 def attach(app: object, api: Api) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import pathlib
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -12,7 +12,6 @@ from PIL import Image
 
 from lora_train.data import pictures
 
-BITS = 64
 NEAR = 6  # bits that copies may differ by. Of 36 drawings and photographs the two most alike differ by 13;
 # copies at half the size, as JPEG of quality 40, a fifth brighter or darker by 0 to 4 (one by 8); those with
 # 2 % cut off on each side by 5 in the median, by 12 at most
@@ -21,7 +20,8 @@ SAME = 0.98  # correlation of cells from which pictures within NEAR bits are cop
 # as a man and a woman. Of 58 drawings and photographs no copy as above is below 0.981; with 1 % cut off on
 # each side 97 % are above it, with 2 % a third
 ACROSS, DOWN = 9, 8  # cells
-SOME = 1024  # numbers that are compared with all others at once
+REACH = (2 - 2 * SAME) ** 0.5 + 1e-3  # how far two such are apart at most, as vectors of length 1
+SOME = 2048  # that are compared with as many others at once
 
 
 T = TypeVar("T", bound=Hashable)
@@ -65,60 +65,59 @@ def hashed(cells: bytes) -> int:
     return int.from_bytes(bits.tobytes(), "big", signed=True)
 
 
-def groups(hashes: Mapping[T, int], distance: int = NEAR) -> list[list[T]]:
-    """Those that are within `distance` bits of another of their group; in the order given."""
-    numbers, which = np.unique(np.array([*hashes.values()], np.int64), return_inverse=True)
-    return _grouped([*hashes], which.tolist(), len(numbers), _near(numbers.view(np.uint64), distance))
-
-
 def copies(seen: Mapping[T, bytes]) -> list[list[T]]:
     """Pictures, by their cells, that are near to another of their group; in the order given."""
     places: dict[bytes, int] = {}
     which = [places.setdefault(own, len(places)) for own in seen.values()]
-    numbers = np.array([*map(hashed, places)], np.int64).view(np.uint64)
-    return _grouped([*seen], which, len(places), _near(numbers, NEAR, plain(places)))
-
-
-def _grouped(names: list[T], which: list[int], count: int, pairs: Iterable[tuple[int, int]]) -> list[list[T]]:
-    leader = list(range(count))
-
-    def found(i: int) -> int:
-        while leader[i] != i:
-            leader[i] = leader[leader[i]]
-            i = leader[i]
-        return i
-
-    for i, j in pairs:
-        leader[found(j)] = found(i)
+    leader = _led([*places])
     grouped = collections.defaultdict(list)
-    for i, name in zip(which, names, strict=True):
-        grouped[found(i)].append(name)
+    for name, place in zip(seen, which, strict=True):
+        grouped[_found(leader, place)].append(name)
     return [group for group in grouped.values() if len(group) > 1]
 
 
-def _near(numbers: np.ndarray, distance: int, like: np.ndarray | None = None) -> Iterator[tuple[int, int]]:
-    """Pairs of places; some more than once.
+def _led(every: list[bytes]) -> np.ndarray:
+    """For each of several cells another one of its group, or itself.
 
-    Not all are compared: of two numbers that differ in at most d of 64 bits, one of d + 1 pieces is equal in
-    both.
-
-    Args:
-        like: what `plain` makes of them; then pairs have to correlate as well.
+    Not all pairs are compared: of two that correlate by SAME no projection differs by more than REACH, so
+    along the axis on which they differ most, each is held against those that follow within it.
     """
-    edges = np.linspace(0, BITS, distance + 2).astype(int)
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
-        mask = np.uint64((1 << int(high - low)) - 1)
-        pieces = (numbers >> np.uint64(low)) & mask
-        order = np.argsort(pieces, kind="stable")
-        ends = np.flatnonzero(np.diff(pieces[order])) + 1
-        for same in np.split(order, ends):
-            for first in range(0, len(same) if len(same) > 1 else 0, SOME):
-                some = same[first : first + SOME]
-                close = _apart(numbers[some], numbers[same]) <= distance
-                if like is not None:
-                    close &= like[some] @ like[same].T >= SAME
-                rows, columns = np.nonzero(close)
-                yield from ((int(i), int(j)) for i, j in zip(some[rows], same[columns], strict=True) if i < j)
+    leader = np.arange(len(every))
+    if len(every) < 2:
+        return leader
+    like, numbers = plain(every), np.array([*map(hashed, every)], np.int64).view(np.uint64)
+    along = like @ np.linalg.eigh(np.cov(like.T))[1][:, -1].astype(np.float32)
+    order = np.argsort(along, kind="stable")
+    like, numbers, along = like[order], numbers[order], along[order]
+    for first in range(0, len(order), SOME):
+        last = min(first + SOME, len(order))
+        end = int(np.searchsorted(along, along[last - 1] + REACH, side="right"))
+        for begin in range(first, end, SOME):
+            stop = min(begin + SOME, end)
+            rows, columns = np.nonzero(like[first:last] @ like[begin:stop].T >= SAME)
+            rows, columns = rows + first, columns + begin
+            near = _apart(numbers[rows], numbers[columns]) <= NEAR
+            _join(leader, order[rows[near]], order[columns[near]])
+    return leader
+
+
+def _join(leader: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> None:
+    """Each row's columns and the row itself become one group; rows of the same number stand together."""
+    firsts = np.flatnonzero(np.diff(rows, prepend=-1))
+    for row, some in zip(rows[firsts], np.split(columns, firsts[1:]), strict=len(rows) > 0):
+        if len(some) == 1 and some[0] == row:
+            continue
+        roots = {_found(leader, int(i)) for i in (row, *np.unique(leader[some]))}
+        first = min(roots)
+        leader[[*roots]] = first
+        leader[some] = first
+
+
+def _found(leader: np.ndarray, i: int) -> int:
+    while leader[i] != i:
+        leader[i] = leader[leader[i]]
+        i = int(leader[i])
+    return i
 
 
 ONES = np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1).sum(
@@ -127,6 +126,5 @@ ONES = np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(
 
 
 def _apart(some: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """In how many bits each of some differs from each of others."""
-    both = (some[:, None] ^ others[None, :]).view(np.uint16).reshape(len(some), len(others), 4)
-    return ONES[both].sum(2, dtype=np.uint8)
+    """In how many bits each of some differs from that of others."""
+    return ONES[(some ^ others).view(np.uint16).reshape(-1, 4)].sum(1, dtype=np.uint8)

@@ -14,11 +14,12 @@ from lora_train.knobs import knob
 from lora_train.values import shown
 from lora_train.workshop.beside import One
 from lora_train.workshop.image import MODES, Shot, srgb, written
-from lora_train.workshop.soft import foreground
+from lora_train.workshop.soft import REACH, foreground
 from lora_train.workshop.subject import ALPHA, Cut, covered, single
 from lora_train.workshop.work import Touched
 
 CLEAR = "transparent"
+ROWS = 512  # that are worked on together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +63,23 @@ class Background(Cut):
         yield Touched(one.entry.name, f"{1 - covered(mask):.0%} of it is ground")
 
     def _made(self, shot: Shot, mask: Image.Image) -> Image.Image:
-        alpha = np.asarray(mask).astype(np.float32) / 255
-        seen = np.asarray(pixels.rgb(srgb(shot.image, shot.icc), None)).astype(np.float32) / 255
-        front = foreground(seen, alpha) if self.edges and self.by != ALPHA else seen
-        front = np.where(alpha[..., None] == 1, seen, front)
+        """Some rows at a time: of 12 million pixels numbers with a point would fill a gigabyte."""
+        alpha = np.asarray(mask)
+        seen = np.asarray(pixels.rgb(srgb(shot.image, shot.icc), None))
+        rows = [self._rows(seen, alpha, top) for top in range(0, len(seen), ROWS)]
+        return Image.fromarray(np.concatenate(rows))
+
+    def _rows(self, seen: np.ndarray, alpha: np.ndarray, top: int) -> np.ndarray:
+        low, high = max(0, top - REACH), top + ROWS + REACH
+        a, own = alpha[low:high].astype(np.float32) / 255, seen[low:high].astype(np.float32) / 255
+        front = foreground(own, a) if self.edges and self.by != ALPHA else own
+        a, front = a[top - low :][:ROWS, :, None], front[top - low :][:ROWS]
         if self.to == CLEAR:
-            front = np.where(alpha[..., None] == 0, 1, front)  # nothing of the ground stays in the file
-            both = np.concatenate([front, alpha[..., None]], 2)
+            front = np.where(a == 0, 1, front)  # nothing of the ground stays in the file
+            both = np.concatenate([front, a], 2)
         else:
-            colour = np.array(ImageColor.getrgb(self.to)[:3], np.float32) / 255
-            both = alpha[..., None] * front + (1 - alpha[..., None]) * colour
-        return Image.fromarray(np.rint(both * 255).clip(0, 255).astype(np.uint8))
+            both = a * front + (1 - a) * (np.array(ImageColor.getrgb(self.to)[:3], np.float32) / 255)
+        found = np.rint(both * 255).clip(0, 255).astype(np.uint8)
+        whole = alpha[top:][:ROWS] == 255
+        found[whole, :3] = seen[top:][:ROWS][whole]
+        return found

@@ -73,12 +73,13 @@ def pieces(like: np.ndarray) -> np.ndarray:
     height, width = like.shape
     begins = like.copy()
     begins[:, 1:] &= ~like[:, :-1]
-    number = np.cumsum(begins).reshape(height, width) * like
+    number = np.cumsum(begins, dtype=np.int32).reshape(height, width) * like
     above, below = number[:-1].ravel(), number[1:].ravel()
     touch = (above > 0) & (below > 0)
-    pairs = np.unique(above[touch].astype(np.int64) * (number.max() + 1) + below[touch])
-    ones, others = np.divmod(pairs, number.max() + 1)
-    parent = np.arange(number.max() + 1)
+    pairs = above[touch].astype(np.int64) * (int(number.max()) + 1) + below[touch]
+    pairs = np.unique(pairs[np.append(True, pairs[1:] != pairs[:-1])[: len(pairs)]])
+    ones, others = np.divmod(pairs, int(number.max()) + 1)
+    parent = np.arange(number.max() + 1, dtype=np.int32)
     while True:
         a, b = parent[ones], parent[others]
         if (a == b).all():

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 WIDE, NARROW = 90, 6  # pixels around that say what an edge's colours are; see `foreground`
+REACH = WIDE + NARROW  # pixels around that it looks at in all
 
 
 def grown(mask: Image.Image, radius: int) -> Image.Image:

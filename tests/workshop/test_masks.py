@@ -16,7 +16,7 @@ from lora_train.data.plan import plan
 from lora_train.errors import Mistake
 from lora_train.knobs import build
 from lora_train.run.control import Ended
-from lora_train.workshop import flood, removers, soft
+from lora_train.workshop import background, flood, removers, soft
 from lora_train.workshop.background import Background
 from lora_train.workshop.journal import Journal
 from lora_train.workshop.mask import Mask
@@ -117,6 +117,22 @@ def test_plain_ground_gives_way_to_the_edge(folder):
     assert away.max() <= 24
     assert away.mean() < 0.5
     assert "of it is ground" in report.facts["touched"][0]["what"]
+
+
+def test_large_pictures_are_done_in_parts_that_do_not_show(folder, monkeypatch):
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8)).resize((300, 260))
+    alpha = Image.fromarray(rng.integers(0, 256, (9, 7), np.uint8)).resize((300, 260))
+    noise.putalpha(alpha)
+    found = []
+    for rows in (1000, 64):
+        noise.save(folder / "ring.png")
+        monkeypatch.setattr(background, "ROWS", rows)
+        monkeypatch.setattr(Background, "_found", lambda self, shot: alpha)
+        run(Background, folder, by="colour", to="lime")
+        with Image.open(folder / "ring.png") as image:
+            found.append(np.asarray(image).astype(int))
+    assert np.abs(found[0] - found[1]).max() <= 1
 
 
 def test_enclosed_ground_stays_unless_it_is_asked_for(folder):

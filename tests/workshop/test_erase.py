@@ -166,10 +166,10 @@ def test_what_cannot_be_is_refused(folder, tmp_path):
 @pytest.fixture
 def webui(monkeypatch):
     """As much of `modules` as is asked, as the WebUI (v1.10.1) has it."""
-    lock, asked = threading.Lock(), []
+    lock, asked, settings = threading.Lock(), [], {"save_init_img": True}
 
     class State:
-        job, interrupted = "", False
+        job, interrupted, skipped = "", False, False
 
         def begin(self, job):
             self.job = job
@@ -188,13 +188,15 @@ def webui(monkeypatch):
 
     def process_images(p):
         assert lock.locked()
+        assert not settings["save_init_img"]
         asked.append(p)
         images = [] if p.prompt == "stop" else [Image.new("RGB", (p.width, p.height), "red")]
         return types.SimpleNamespace(images=images)
 
     data = types.SimpleNamespace(sd_model=object(), lock=contextlib.nullcontext())
     made = {
-        "shared": types.SimpleNamespace(state=State(), sd_model=data.sd_model),
+        "shared": types.SimpleNamespace(
+            state=State(), sd_model=data.sd_model, opts=types.SimpleNamespace(data=settings)),
         "call_queue": types.SimpleNamespace(queue_lock=lock),
         "sd_models": types.SimpleNamespace(model_data=data),
         "processing": types.SimpleNamespace(
@@ -205,7 +207,7 @@ def webui(monkeypatch):
         monkeypatch.setitem(sys.modules, f"modules.{name}", module)
         setattr(modules, name, module)
     monkeypatch.setitem(sys.modules, "modules", modules)
-    return types.SimpleNamespace(lock=lock, asked=asked, data=data)
+    return types.SimpleNamespace(lock=lock, asked=asked, data=data, settings=settings)
 
 
 def test_the_webui_paints_in_its_turn(webui):
@@ -219,6 +221,7 @@ def test_the_webui_paints_in_its_turn(webui):
     assert (p.prompt, p.negative_prompt, p.steps, p.cfg_scale) == ("a wall", "text", 7, 3.0)
     assert (p.sampler_name, p.scheduler, p.denoising_strength) == ("Euler a", "Automatic", 0.7)
     assert p.do_not_save_samples
+    assert webui.settings == {"save_init_img": True}
     with pytest.raises(Mistake, match="interrupted"):
         inpainter.found(Prompt("stop"), 1.0)(image, hole)
     assert not webui.lock.locked()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lora_train.errors import Mistake
 from lora_train.hosts.webui import turn
 from lora_train.hosts.webui.loan import SAMPLERS
+from lora_train.hosts.webui.neutral import set_options
 from lora_train.hosts.webui.versions import scheduler
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 BLUR = 4  # pixels that the WebUI blurs a mask's edge by, its own usual
 FILL = 0  # of inpainting_fill: what is around the hole, blurred far
+OPTIONS = {  # a model for previews may have to be fetched, and pictures are kept by us
+    "live_previews_enable": False, "save_init_img": False,
+}  # fmt: skip
 
 
 def found(prompt: Prompt, strength: float) -> Callable[[Image.Image, Image.Image], Image.Image]:
@@ -39,8 +43,8 @@ def _painted(prompt: Prompt, strength: float, image: Image.Image, hole: Image.Im
             seed=prompt.seed, sampler_name=SAMPLERS.get(prompt.sample_sampler, "Euler"),
             do_not_save_samples=True, do_not_save_grid=True,
             **scheduler(processing.StableDiffusionProcessingImg2Img))  # fmt: skip
-        with contextlib.closing(p):
+        with contextlib.closing(p), set_options(OPTIONS):
             drawn = processing.process_images(p)
-            if not drawn.images or shared.state.interrupted:
+            if not drawn.images or shared.state.interrupted or shared.state.skipped:
                 raise Mistake("the inpainting was interrupted; begin it again")
             return drawn.images[0]

@@ -33,10 +33,11 @@ def parts(name: str) -> list[tuple[str, pathlib.Path]]:
     if name == "deepdanbooru":
         return [("model-resnet_custom_v3.pt", models / "torch_deepdanbooru")]
     kept = shared.cmd_opts.clip_models_path or pathlib.Path.home() / ".cache" / "clip"
+    styles = pathlib.Path(shared.interrogator.content_dir).absolute()
     return [
         ("model_base_caption_capfilt_large.pth", models / "BLIP"),
         ("ViT-L-14.pt", pathlib.Path(kept)),
-        ("artists.txt", pathlib.Path(shared.interrogator.content_dir)),  # and others, words on styles
+        ("artists.txt", styles),  # and others, of words on styles
     ]
 
 

@@ -155,14 +155,17 @@ class Running:
         return self.all_drawn(prompt, script_name="x/y/z plot", script_args=words)
 
 
-@pytest.fixture
-def data(tmp_path):
+def home(folder: pathlib.Path) -> pathlib.Path:
     """A data folder with the extension in it, as after an install from the Extensions tab."""
-    folder = tmp_path / "data"
     (folder / "models" / "Stable-diffusion").mkdir(parents=True)
     (folder / "extensions").mkdir()
     (folder / "extensions" / "sd-webui-lora-train").symlink_to(ROOT)
     return folder
+
+
+@pytest.fixture
+def data(tmp_path):
+    return home(tmp_path / "data")
 
 
 def same(a, b, most=0):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -73,13 +74,15 @@ class Ran:
     wall: float  # seconds
     cpu: float
     peak: float  # MiB
+    whole: bool = True  # False: it was killed, for its memory, and numbers are those up to then
 
     def __str__(self) -> str:
-        return f"wall {self.wall:8.2f} s, cpu {self.cpu:8.2f} s, peak {self.peak:8.0f} MiB"
+        text = f"wall {self.wall:8.2f} s, cpu {self.cpu:8.2f} s, peak {self.peak:8.0f} MiB"
+        return text if self.whole else f"{text}, then killed for its memory"
 
 
 def ran(text: str) -> Ran:
-    """Run a program to its end.
+    """Run a program to its end, or until the system kills it.
 
     Raises:
         SystemExit: it failed; the message is its last words.
@@ -91,9 +94,12 @@ def ran(text: str) -> Ran:
         said = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
+    took, cpu = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
+    if process.returncode == -signal.SIGKILL:
+        return Ran(took, cpu, usage.ru_maxrss / 1024, whole=False)
     if process.returncode:
         raise SystemExit(said.decode(errors="replace")[-2000:])
-    return Ran(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, int(peak.read_text()) / 1024)
+    return Ran(took, cpu, int(peak.read_text()) / 1024)
 
 
 def ours(*words: object) -> Ran:

@@ -227,7 +227,7 @@ def merge(given: Case) -> None:
     mine = ours("merge", *into, "--save_to", paths["ours"], "--overwrite")
     other = peer and theirs(
         peer, script, *into, "--precision", given.precision, "--save_to", paths["theirs"])  # fmt: skip
-    names = ["ours", *["theirs"] * bool(other)]
+    names = ["ours", *["theirs"] * bool(other and other.whole)]
     errors = {name: _merged_error(given, files, paths[name]) for name in names}
     compared(f"merge {given}, two files of rank 32 into a checkpoint", mine, other, errors)
     for path in paths.values():
@@ -274,7 +274,7 @@ def extract(given: Case) -> None:
     more = ["--sdxl"] if arch == "sdxl" else []
     script = "networks/extract_lora_from_models.py"
     other = peer and theirs(peer, script, *words, *more, "--save_to", out / "theirs.safetensors")
-    names = ["ours", *["theirs"] * bool(other)]
+    names = ["ours", *["theirs"] * bool(other and other.whole)]
     made = {name: factors(out / f"{name}.safetensors") for name in names}
     first = {key: value for key, value in factors(file).items() if all(key in own for own in made.values())}
     compared(

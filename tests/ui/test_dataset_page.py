@@ -135,6 +135,7 @@ def test_an_empty_room_teaches_and_opens_the_folder_of_the_form(room, folder):
     page.wait_for_selector("text=5 pictures · 3 with captions")  # in a folder within it
     assert page.get_by_label("folders within it, too").is_checked()
     assert not page.locator(".lt-dataset .lt-teach").is_visible()
+    page.locator(".lt-opening [aria-busy]").wait_for(state="detached")
     page.locator("#lt_dataset_folder").fill(str(folder / "none"))
     page.locator("#lt_dataset_folder").press("Enter")
     page.wait_for_selector(".lt-opening .lt-refused")
@@ -375,7 +376,7 @@ def drawings(tmp_path):
     shutil.copy(home / "fox.txt", home / "fox (2).txt")
     with Image.open(home / "frog.png") as image:
         image.resize((96, 96)).save(home / "frog.png")
-    long = ", ".join(f"a thing that stands in the corner number {i}" for i in range(12))
+    long = ", ".join(f"lamp in the corner {i}" for i in range(14))
     (home / "automobile.txt").write_text(f"automobile, ink style, {long}", encoding="utf-8")
     return home.parent
 

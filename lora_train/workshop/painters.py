@@ -12,6 +12,7 @@ from PIL import Image
 from lora_train.data.memory import usual
 from lora_train.errors import Mistake
 from lora_train.workshop.image import scaled
+from lora_train.workshop.removers import session
 from lora_train.workshop.work import needed
 
 # (RGB, "L" that is white where it is to be filled) -> RGB, as large; what it has outside is not used
@@ -41,21 +42,14 @@ def lama(path: pathlib.Path | None) -> Painter:
         home = usual().with_name("removers")
         raise Mistake(f"lama = {path or ''}: no such file; get {NAMES[0]} from {WHERE}, and name it or put "
                       f"it into {home}")  # fmt: skip
-    try:
-        import onnxruntime
-    except ImportError as e:
-        raise needed("onnxruntime", "onnxruntime", "LaMa") from e
-    try:
-        session = onnxruntime.InferenceSession(str(found), providers=onnxruntime.get_available_providers())
-    except Exception as e:  # its errors have no class of their own that is open to others
-        raise Mistake(f"lama = {found}: onnxruntime cannot read it ({e})") from e
-    inputs = {one.shape[1] if len(one.shape) == 4 else None: one for one in session.get_inputs()}
+    network = session(found, "lama")
+    inputs = {one.shape[1] if len(one.shape) == 4 else None: one for one in network.get_inputs()}
     if {*inputs} != {3, 1}:
         raise Mistake(f"lama = {found}: expected a network that takes a picture and a mask")
-    return lambda image, hole: _lama(session, inputs[3], inputs[1], image, hole)
+    return lambda image, hole: _lama(network, inputs[3], inputs[1], image, hole)
 
 
-def _lama(session: Any, of: Any, mask: Any, image: Image.Image, hole: Image.Image) -> Image.Image:
+def _lama(network: Any, of: Any, mask: Any, image: Image.Image, hole: Image.Image) -> Image.Image:
     fixed = [side if isinstance(side, int) else None for side in of.shape[2:]]
     scale = SIDE / max(image.size)
     height, width = (
@@ -65,7 +59,7 @@ def _lama(session: Any, of: Any, mask: Any, image: Image.Image, hole: Image.Imag
     pixels = np.asarray(scaled(image, (width, height))).astype(np.float32).transpose(2, 0, 1)[None] / 255
     wanted = np.asarray(hole.resize((width, height), Image.Resampling.BOX)) > 0
     given = {of.name: pixels, mask.name: wanted.astype(np.float32)[None, None]}
-    said = session.run(None, given)[0][0].transpose(1, 2, 0)
+    said = network.run(None, given)[0][0].transpose(1, 2, 0)
     said = said if said.max() > BRIGHT else said * 255  # of which there are files of both kinds
     made = Image.fromarray(np.rint(said).clip(0, 255).astype(np.uint8))
     return scaled(made, image.size)

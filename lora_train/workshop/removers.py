@@ -95,32 +95,38 @@ def _file(name: str) -> pathlib.Path:
 
 def _network(name: str) -> Find:
     path = _file(name)
-    try:
-        import onnxruntime
-    except ImportError as e:
-        raise needed("onnxruntime", "onnxruntime", "a remover") from e
-    try:
-        session = onnxruntime.InferenceSession(str(path), providers=_providers(onnxruntime))
-    except Exception as e:  # its errors have no class of their own that is open to others
-        raise Mistake(f"remover = {path}: onnxruntime cannot read it ({e})") from e
-    first = session.get_inputs()[0]
+    network = session(path, "remover")
+    first = network.get_inputs()[0]
     shape = first.shape
-    if len(shape) != 4 or shape[1] not in (3, "3", None) and isinstance(shape[1], int):
+    if len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != 3):
         raise Mistake(f"remover = {path}: expected a network that takes pictures of 3 channels, not {shape}")
     side = shape[2] if isinstance(shape[2], int) else None
     how = kind(path, side)
-    return lambda image: _asked(session, first.name, how, side or how.side, image)
+    return lambda image: _asked(network, first.name, how, side or how.side, image)
 
 
-def _providers(onnxruntime: Any) -> list[str]:
-    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    return [name for name in wanted if name in onnxruntime.get_available_providers()]
+def session(path: pathlib.Path, setting: str) -> Any:
+    """An .onnx file, ready to be asked.
+
+    Raises:
+        Mistake: the package is missing, or it is none.
+    """
+    try:
+        import onnxruntime
+    except ImportError as e:
+        raise needed("onnxruntime", "onnxruntime", f"{setting} = {path.name}") from e
+    there = onnxruntime.get_available_providers()
+    wanted = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in there]
+    try:
+        return onnxruntime.InferenceSession(str(path), providers=wanted)
+    except Exception as e:  # it has a dozen of its own, and they share nothing
+        raise Mistake(f"{setting} = {path}: onnxruntime cannot read it ({str(e).splitlines()[0]})") from e
 
 
-def _asked(session: Any, name: str, how: Remover, side: int, image: Image.Image) -> Image.Image:
+def _asked(network: Any, name: str, how: Remover, side: int, image: Image.Image) -> Image.Image:
     pixels = np.asarray(image.resize((side, side), Image.Resampling.LANCZOS)).astype(np.float64)
     pixels = (pixels / max(pixels.max(), 1e-6) - how.mean) / how.spread
-    said = session.run(None, {name: pixels.transpose(2, 0, 1)[None].astype(np.float32)})[0][0, 0]
+    said = network.run(None, {name: pixels.transpose(2, 0, 1)[None].astype(np.float32)})[0][0, 0]
     if how.bare:
         said = 1 / (1 + np.exp(-said))
     low, high = said.min(), said.max()

@@ -233,6 +233,13 @@ def test_a_network_is_asked_as_rembg_asks_it(tmp_path):
     assert not np.asarray(removers.finder(str(file))(Image.new("RGB", (40, 30), "grey"))).any()
 
 
+def test_a_file_that_is_no_network_is_refused(tmp_path, folder):
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "u2net.onnx").write_bytes(b"not a network")
+    with pytest.raises(Mistake, match=r"remover = .*u2net.onnx: onnxruntime cannot read it \("):
+        run(Background, folder, by=REMOVER, remover=str(tmp_path / "u2net.onnx"))
+
+
 def test_it_is_what_rembg_says(tmp_path, monkeypatch):
     rembg = pytest.importorskip("rembg")
     monkeypatch.setenv("U2NET_HOME", str(tmp_path))

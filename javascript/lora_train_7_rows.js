@@ -53,6 +53,13 @@
         return { input, put: (value) => (input.value = written(value)), read: () => page.draft.read(row, input.value) };
     }
 
+    /** In the page's language; some settings are a training's as well, and told there. */
+    page.helpedIn = (help) => {
+        if (t(help) !== help) return t(help);
+        const same = Object.values(page.draft.settings).find((s) => s.help === help);
+        return same ? page.helped(same) : page.said(help);
+    };
+
     /** One setting: label, control, complaint, help. */
     function made(row, given, changed) {
         const id = `lt_rows_${++count}`;
@@ -65,7 +72,7 @@
             el("div.label", {}, el(folded ? "label.name" : "label", { for: own.input.id || id }, t(title)),
                 row.unit && !folded ? el("span.unit", {}, t(row.unit)) : null),
             own.box || el("div.line", {}, own.input), said,
-            el("div.about", {}, el(folded ? "p.help" : "p.hint", {}, t(row.help)), folded ? el("p.range", {}, page.range(row)) : null));
+            el("div.about", {}, el(folded ? "p.help" : "p.hint", {}, page.helpedIn(row.help)), folded ? el("p.range", {}, page.range(row)) : null));
         own.input.addEventListener(["text", "textarea"].includes(own.input.type) ? "input" : "change", changed);
         const say = (text) => {
             page.write(said, text);

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from test_page import SCREENS, browser, eventually  # noqa: F401 (browser is a fixture)
 
 from lora_train.data import memory
+from lora_train.knobs import settings
 from lora_train.run import small
 from lora_train.ui.demo import HERE
 from lora_train.workshop import opened as shelf
@@ -359,6 +360,23 @@ def test_a_hundred_thousand_pictures_scroll(room, folder):
     page.locator("#lt_many").focus()
     page.keyboard.press("Home")
     page.locator("#lt_many .lt-frame.lt-at[aria-posinset='1'] .lt-file-name:text-is('0.png')").wait_for()
+
+
+def test_what_is_done_to_pictures_is_said_in_japanese(room):
+    from lora_train.run.bench import offered
+    from lora_train.workshop import WORKS
+
+    own = {"folder", "recursive", "follow_links", "caption_extension", "only", "names", "dry_run"}
+    said = {f"{name} (what it does)": work.said() for name, work in WORKS.items()}
+    for name, work in WORKS.items():
+        rows = [offered(name, s) for s in settings(work) if s.path not in own]
+        said |= {f"{name}.{row['path']}": row["help"] for row in rows}
+    beside = ("undo", "redo", "history")  # which have no form
+    said = {path: text for path, text in said.items() if not path.startswith(beside)}
+    missing = room(None, "ja").evaluate(
+        "said => Object.keys(said).filter((path) => loraTrain.helpedIn(said[path]) === said[path])", said
+    )
+    assert not missing
 
 
 # ── how it looks ──

@@ -76,10 +76,15 @@ def sound(made: Tensor, value: Tensor, name: str) -> Tensor:
     Raises:
         Mistake: it is infinite where that was not: the precision has no number so large.
     """
+    if made.dtype == value.dtype or not value.numel():
+        return made
     if made.dtype.is_floating_point and made.dtype.itemsize > 1:
+        most = torch.finfo(made.dtype).max
+        low, high = value.aminmax()
+        if -most <= low and high <= most:  # nearly always, and one pass; not where there is a NaN
+            return made
         pieces = zip(made.reshape(-1).split(PIECE), value.reshape(-1).split(PIECE), strict=True)
         if any(bool(m.isinf().any()) and bool((m.isinf() & v.isfinite()).any()) for m, v in pieces):
-            most = torch.finfo(made.dtype).max
             raise Mistake(
                 f"save_precision: {name} gets values beyond {most:g}, for which {NAMES[made.dtype]} has no "
                 "number; expected bf16 or float"

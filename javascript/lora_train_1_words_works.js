@@ -131,6 +131,10 @@
         "Where to draw: the first CUDA device if there is one, else the CPU.": "描く場所。CUDAがあれば最初のGPU、なければCPU。",
         "What the model is in. Empty: half precision on a GPU, full precision on a CPU.": "モデルの精度。空欄: GPUでは半精度、CPUでは単精度。",
         "Tokens of a caption that are read; more than 75 go through the text encoder in chunks.": "読み込むキャプションのトークン数。75を超える分は分けてテキストエンコーダーに通します。",
+        "Keep the frozen UNet's matrices in fewer bits than mixed_precision: fp8 in half of bf16's memory, int8 in the same and closer, nf4 (QLoRA) in a quarter. Not in the WebUI, whose own settings say it; int8 and nf4 need the package bitsandbytes.": "固定したU-Netの行列を mixed_precision より少ないビットで保持します。fp8 はbf16の半分のメモリ、int8 は同じ量でより正確、nf4（QLoRA）は4分の1。WebUIの中ではWebUIの設定に従います。int8 と nf4 には bitsandbytes が必要です。",
+        "Keep the text encoders' matrices as quantized_base says, too.": "テキストエンコーダーの行列も quantized_base と同じように保持します。",
+        "Run the autoencoder in float32, where mixed_precision has the rest in half precision; by itself that is done only where it overflows in float16.": "mixed_precision が半精度でも、VAEをfloat32で動かします。指定しなくても、float16であふれるときは自動でそうします。",
+        "What captions hold already. description, class: the instance token is put before the class token. instance: the class token is put behind it, and the class prompt has the class token in its place. both: nothing is put in, and the class prompt goes without the instance token. auto: told from each caption.": "キャプションの内容。description、class: インスタンストークンをクラストークンの前に入れます。instance: クラストークンを後ろに入れ、クラスプロンプトではクラストークンに置き換えます。both: 何も入れず、クラスプロンプトはインスタンストークンを除きます。auto: キャプションごとに判断します。",
     });
 
     window.loraTrain.words.ja.said.push( // with lists of names in them

@@ -196,7 +196,8 @@ def webui(monkeypatch):
     data = types.SimpleNamespace(sd_model=object(), lock=contextlib.nullcontext())
     made = {
         "shared": types.SimpleNamespace(
-            state=State(), sd_model=data.sd_model, opts=types.SimpleNamespace(data=settings)),
+            state=State(), sd_model=data.sd_model, opts=types.SimpleNamespace(data=settings),
+            cmd_opts=types.SimpleNamespace()),
         "call_queue": types.SimpleNamespace(queue_lock=lock),
         "sd_models": types.SimpleNamespace(model_data=data),
         "processing": types.SimpleNamespace(

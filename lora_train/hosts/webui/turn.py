@@ -44,7 +44,7 @@ def turn(waiting: Callable[[], None]) -> Iterator[None]:
         Place(call_queue.queue_lock).wait(waiting)
     try:
         loaded()
-        with state():
+        with state(), _last_kept():
             shared.state.begin("lora_train")
             shared.state.textinfo = "LoRA training"
             try:
@@ -99,6 +99,19 @@ def state() -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(shared.state, name, value)
+
+
+@contextlib.contextmanager
+def _last_kept() -> Iterator[None]:
+    """What a person generated last stays that, although the WebUI writes down each picture's settings."""
+    from modules import shared
+
+    before = getattr(shared.cmd_opts, "no_prompt_history", False)
+    shared.cmd_opts.no_prompt_history = True
+    try:
+        yield
+    finally:
+        shared.cmd_opts.no_prompt_history = before
 
 
 def loaded(*, load: bool = True) -> nn.Module:

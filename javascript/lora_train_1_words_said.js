@@ -99,6 +99,7 @@
         ["expected a path; this one is too long for a file system", "パスが長すぎます"],
         ["expected a path that can be followed", "たどれるパスを入力してください"],
         ["expected a path below {folders}, because this page can be reached from other machines; the WebUI takes further folders with --gradio-allowed-path", "このページはほかのマシンからも開けるため、次のフォルダの中に限られます: {folders}。フォルダを増やすには、WebUIを --gradio-allowed-path 付きで起動してください"],
+        ["expected false, because this page can be reached from other machines", "このページはほかのマシンからも開けるため、false に限られます"],
         ["expected a path", "パスを入力してください"],
         ["expected a folder that can be written to ({why})", "書き込めるフォルダを選んでください（{why}）"],
         ["expected a folder; there is none of this name", "そのような名前のフォルダはありません"],

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl", ".gif", ".tif", ".tiff")
 SHOWN = (".png", ".jpg", ".jpeg", ".webp")  # what `/file` hands out
+LINKS = "follow_links"  # a setting that leads out of a folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +82,11 @@ class Guard:
             Mistake: all that are not, one a line.
         """
         found, complaints = dict(values), []
+        if self.allowed and values.get(LINKS) not in (None, "", False):
+            complaints.append(
+                f"{LINKS} = {shown(str(values[LINKS]))}: expected false, because this page can be reached "
+                "from other machines"
+            )
         files = _paths() if known is None else _files(known.values())
         for name, value in values.items():
             setting = files.get(general(name))

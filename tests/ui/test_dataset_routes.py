@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import time
 
@@ -133,6 +134,17 @@ def test_what_a_stranger_may(desk, folder):  # noqa: F811
     assert "expected a path below" in answer.text
     answer = posted(far, "/dataset/works/undo", values={"folder": str(folder)})
     assert answer.status_code == 422
+    mine = desk.folders.desk / "pictures"
+    mine.mkdir(parents=True)
+    (mine / "linked.png").symlink_to(folder / "picture 0.png")
+    desk.folders = dataclasses.replace(desk.folders, pictures=(mine,))
+    far, where = of(desk, remote=True), {"folder": str(mine), "recursive": True}
+    assert asked(far, "open", mine)["outside"] == 1
+    for path in ("items", "works/captions"):
+        values = {"where" if path == "items" else "values": {**where, "follow_links": True}}
+        answer = posted(far, f"/dataset/{path}", **values)
+        assert answer.status_code == 422
+        assert "follow_links = True: expected false" in answer.text
 
 
 @pytest.mark.parametrize("path", ["items", "names", "open", "tags", "undo"])

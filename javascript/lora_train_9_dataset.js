@@ -115,7 +115,7 @@
             write: async (name, text) => {
                 const { only: unused, ...place } = where();
                 await page.work("captions", { ...place, names: [name], ...(text ? { set: text } : { clear: true }) });
-                await changed();
+                soon(); // not waited for: of a large folder it takes longer than to go on writing
             },
             step: (by) => gallery.step(by), tags: learn, leave: () => gallery.focus(),
             filter: (tag) => filter.set(page.tagFilter(tag)),
@@ -222,6 +222,16 @@
             await gallery.again(true);
             bar.look();
             await fresh();
+        }
+        let [behind, wanted] = [false, false];
+        function soon() {
+            wanted = behind;
+            if (behind) return;
+            behind = true;
+            changed().catch(fail).finally(() => {
+                behind = false;
+                if (wanted) soon();
+            });
         }
         async function relist() {
             if (!state) return;

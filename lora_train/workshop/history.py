@@ -47,7 +47,7 @@ class Undo(OfFolder):
         change = self.journal.undo()
         if change is None:
             raise Mistake(f"{self.folder}: nothing has been changed here that could be undone")
-        return Report((f"Undone: {change.title}, {len(change.steps)} files",), said(change))
+        return Report((f"Undone: {change.title}, {change.files} files",), said(change))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Redo(OfFolder):
         change = self.journal.redo()
         if change is None:
             raise Mistake(f"{self.folder}: nothing has been undone here")
-        return Report((f"Done again: {change.title}, {len(change.steps)} files",), said(change))
+        return Report((f"Done again: {change.title}, {change.files} files",), said(change))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,10 +83,10 @@ class History(OfFolder):
 def said(change: Change) -> dict[str, object]:
     """As programs are told of it."""
     return {"number": change.number, "title": change.title, "when": change.when,
-            "files": len(change.steps), "done": change.state == DONE}  # fmt: skip
+            "files": change.files, "done": change.state == DONE}  # fmt: skip
 
 
 def _line(change: Change) -> str:
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(change.when))
     undone = "" if change.state == DONE else " (undone)"
-    return f"{when}  {change.title}, {len(change.steps)} files{undone}"
+    return f"{when}  {change.title}, {change.files} files{undone}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import functools
 import json
 import os
 import pathlib
@@ -19,6 +21,7 @@ from lora_train.workshop.steps import SMALL, Step
 HOME = ".lora_train"  # within the folder, so that it moves with it; hidden, so that no trainer looks into it
 RECORD, LOCK = "change.json", "lock"
 KEPT = 200  # changes that can be undone
+HEAD = 4096  # bytes of a record that tell of it
 SAID = 10  # files that are named where something is in the way
 
 BEGUN, MOVING, DONE = "begun", "moving", "done"  # how far a change is; MOVING: tangled files are at hand
@@ -32,7 +35,7 @@ class Change:
     title: str
     state: str = BEGUN
     when: float = 0.0
-    steps: list[Step] = dataclasses.field(default_factory=list)
+    files: int = 0  # how many steps it has
     home: pathlib.Path = pathlib.Path()
 
     @property
@@ -41,18 +44,34 @@ class Change:
 
     def now(self, state: str) -> None:
         """Replaces the record, all or nothing."""
-        self.state = state
-        own = {"title": self.title, "state": self.state, "when": self.when}
-        text = json.dumps({**own, "steps": [dataclasses.asdict(step) for step in self.steps]})
+        every = [vars(step) for step in self.steps]
+        self.state, self.files = state, len(every)
+        own = {"title": self.title, "state": self.state, "when": self.when, "files": self.files}
+        text = json.dumps({**own, "steps": every})
         part = self.home / f"{RECORD}.part"
         written(part, text.encode())
         part.replace(self.home / RECORD)
 
     @classmethod
     def read(cls, home: pathlib.Path) -> Change:
-        found = json.loads((home / RECORD).read_text(encoding="utf-8"))
-        every = [Step(**step) for step in found.pop("steps")]
-        return cls(**found, steps=every, home=home)
+        """All but the steps: of 100,000 pictures these are 30 MB, and a page asks often."""
+        with (home / RECORD).open("rb") as file:
+            head, found, _ = file.read(HEAD).partition(b', "steps": [')  # in a title its quotes are escaped
+        if not found:
+            raise ValueError(f"{home}: not a record")
+        return cls(**json.loads(head + b"}"), home=home)
+
+    @functools.cached_property
+    def steps(self) -> list[Step]:
+        """Raises Mistake: the disk has lost them."""
+        path = self.home / RECORD
+        try:
+            return [Step(**step) for step in json.loads(path.read_text(encoding="utf-8"))["steps"]]
+        except (ValueError, TypeError, KeyError) as e:
+            raise Mistake(
+                f"{path}: the record of the change {self.title} cannot be read ({e}). What it keeps lies "
+                "beside it; move that folder out of the way to go on"
+            ) from e
 
 
 class Draft:
@@ -80,6 +99,7 @@ class Draft:
             step.after = content.decode("latin-1")
         else:
             step.number = len(self.steps)
+            step.stamp = step.seen(self.journal.folder)
             if self.home:
                 written(step.new(self.home), content)
         self.steps.append(step)
@@ -87,24 +107,31 @@ class Draft:
     def remove(self, path: pathlib.Path) -> None:
         """This file is to go; the journal keeps it."""
         if name := self._named(path):
-            self.steps.append(Step(name, number=len(self.steps), gone=True))
+            step = Step(name, number=len(self.steps), gone=True)
+            step.stamp = step.seen(self.journal.folder)
+            self.steps.append(step)
 
     def move(self, path: pathlib.Path, to: pathlib.Path) -> None:
         """This file is to have another name. Names may be swapped, or go round."""
-        if path != to and (name := self._named(path)):
-            self.steps.append(Step(name, to=self.journal.name(to), number=len(self.steps)))
+        if path != to and (name := self._named(path)) and (into := self._allowed(to)):
+            self.steps.append(Step(name, to=into, number=len(self.steps)))
 
     def _named(self, path: pathlib.Path) -> str | None:
         """None: there is a complaint."""
+        name = self._allowed(path)
+        if name in self.named:
+            raise ValueError(f"{name} is named twice in one change")
+        if name is not None:
+            self.named.add(name)
+        return name
+
+    def _allowed(self, path: pathlib.Path) -> str | None:
         try:
             name = self.journal.name(path)
             self.journal.may(path)
         except Mistake as e:
             self.complaints.append(str(e))
             return None
-        if name in self.named:
-            raise ValueError(f"{name} is named twice in one change")
-        self.named.add(name)
         return name
 
 
@@ -125,7 +152,8 @@ class Journal:
         """What is put into the draft is done when the block ends well, and nothing otherwise.
 
         Raises:
-            Mistake: something is in the way, or the disk is full; nothing is done then.
+            Mistake: something is in the way, a file was changed meanwhile by something else, or the disk is
+                full; nothing is done then.
         """
         with self._alone():
             self._recovered()
@@ -136,6 +164,7 @@ class Journal:
                 draft = Draft(self, home)
                 yield draft
                 self.allow(draft)
+                refuse(self._strange(draft.steps, done=False))
                 if draft.steps:
                     self._do(draft, title)
             finally:
@@ -162,7 +191,7 @@ class Journal:
             self._recovered()
             change = next((c for c in reversed(self.changes()) if c.state == DONE), None)
             if change is not None:
-                refuse(self._strange(change, done=True))
+                refuse(self._strange(change.steps, done=True))
                 self._back(change)
             return change
 
@@ -178,13 +207,14 @@ class Journal:
             self._recovered()
             change = next((c for c in self.changes() if c.state == UNDONE), None)
             if change is not None:
-                refuse(self._strange(change, done=False))
+                refuse(self._strange(change.steps, done=False))
                 self._forth(change)
             return change
 
     def recover(self) -> list[Change]:
-        """Take back what was broken off; gives what that was."""
-        if not self.home.is_dir():
+        """Take back what was broken off; gives what that was. A folder that is only read, or that something
+        is at which has not touched its files yet, is left alone."""
+        if not self._broken():
             return []
         with self._alone():
             return self._recovered()
@@ -213,10 +243,9 @@ class Journal:
         Raises:
             Mistake: it lies outside.
         """
-        try:
-            return path.relative_to(self.folder).as_posix()
-        except ValueError:
-            raise Mistake(f"{path}: lies outside {self.folder}, and is not changed from here") from None
+        if not path.is_relative_to(self.folder) or ".." in path.relative_to(self.folder).parts:
+            raise Mistake(f"{path}: lies outside {self.folder}, and is not changed from here")
+        return path.relative_to(self.folder).as_posix()
 
     def may(self, path: pathlib.Path) -> None:
         """Raises Mistake: this file may not be changed."""
@@ -234,9 +263,12 @@ class Journal:
         for change in self.changes():  # which could be done again until now
             if change.state == UNDONE:
                 shutil.rmtree(change.home, ignore_errors=True)
-        for change in self.changes()[: 1 - KEPT]:
+        # of pictures it may be the only copy that a change keeps: such a one goes when it is told to
+        texts = [change for change in self.changes() if not any(change.home.glob("*.old"))]
+        for change in texts[: 1 - KEPT]:
             shutil.rmtree(change.home, ignore_errors=True)
-        change = Change(title, when=time.time(), steps=draft.steps, home=draft.home)
+        change = Change(title, when=time.time(), home=draft.home)
+        change.steps = draft.steps
         change.now(BEGUN)
         change.home = draft.home.with_suffix("")
         draft.home.rename(change.home)  # from here on a look at the folder finds it, and can take it back
@@ -256,19 +288,19 @@ class Journal:
                 yield f"{to}: is there already"
             targets.add(step.to)
 
-    def _strange(self, change: Change, *, done: bool) -> list[str]:
-        news = {step.to for step in change.steps}
-        looks = (step.strange(self.folder, news, done=done) for step in self._loose(change))
+    def _strange(self, every: list[Step], *, done: bool) -> list[str]:
+        news = {step.to for step in every}
+        looks = (step.strange(self.folder, news, done=done) for step in self._loose(every))
         return [text for text in looks if text]
 
-    def _loose(self, change: Change) -> list[Step]:
+    def _loose(self, every: list[Step]) -> list[Step]:
         """Those whose state their names alone tell."""
-        fast = {id(step) for step in steps.tangled(change.steps)}
-        return [step for step in change.steps if id(step) not in fast]
+        fast = {id(step) for step in steps.tangled(every)}
+        return [step for step in every if id(step) not in fast]
 
     def _forth(self, change: Change) -> None:
         """Raises OSError: the disk is full, or a file is in use; what was done is taken back."""
-        fast, loose = steps.tangled(change.steps), self._loose(change)
+        fast, loose = steps.tangled(change.steps), self._loose(change.steps)
         try:
             change.now(BEGUN)
             steps.stashed(fast, self.folder, change.home, done=False)
@@ -286,7 +318,7 @@ class Journal:
 
     def _back(self, change: Change) -> None:
         """Whatever of it has been done; may itself be broken off, and begun again."""
-        fast, loose = steps.tangled(change.steps), self._loose(change)
+        fast, loose = steps.tangled(change.steps), self._loose(change.steps)
         if change.state in (MOVING, DONE, UNDOING):
             change.now(UNDOING)
             for step in reversed([s for s in loose if not s.gone]):
@@ -302,10 +334,13 @@ class Journal:
         for home in self._homes():
             if home.suffix == ".part":
                 shutil.rmtree(home, ignore_errors=True)
-        broken = [change for change in self.changes() if change.state not in (DONE, UNDONE)]
+        broken = self._broken()
         for change in broken:
             self._back(change)
         return broken
+
+    def _broken(self) -> list[Change]:
+        return [change for change in self.changes() if change.state not in (DONE, UNDONE)]
 
     def _homes(self) -> list[pathlib.Path]:
         found = self.home.iterdir() if self.home.is_dir() else ()
@@ -325,8 +360,11 @@ class Journal:
                     raise Mistake(f"{self.folder}: another program is changing it; wait until it has ended")
                 yield
         except OSError as e:
-            raise Mistake(f"{e.filename or self.folder}: {e.strerror or e}; nothing was changed. Check the "
-                          "folder's rights and the disk's room") from e  # fmt: skip
+            left = "nothing was changed" if not self._broken() else (
+                "what was begun is taken back as soon as that can be done, when the folder is opened again"
+            )  # fmt: skip
+            raise Mistake(f"{e.filename or self.folder}: {e.strerror or e}; {left}. Check its rights, "
+                          "the disk's room, and whether the file is open elsewhere") from e  # fmt: skip
 
 
 def refuse(complaints: Iterable[str]) -> None:
@@ -356,6 +394,6 @@ def _locked(number: int) -> bool:
             import fcntl
 
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as e:  # some network drives know no locks; that is nobody else's being at it
+        return e.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
     return True

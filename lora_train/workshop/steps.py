@@ -129,7 +129,8 @@ def unstashed(steps: Sequence[Step], folder: pathlib.Path, home: pathlib.Path, *
 def beside(path: pathlib.Path) -> pathlib.Path:
     """Where a file is written before it takes its place; hidden, and gone when that has happened."""
     real = path.resolve()
-    return real.with_name(f".{real.name[:80]}.lt_part")
+    begin = os.fsencode(real.name)[:80].decode("utf-8", "ignore")  # all of it might make the name too long
+    return real.with_name(f".{begin}.lt_part")
 
 
 def replace(path: pathlib.Path, content: bytes) -> None:

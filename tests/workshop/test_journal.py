@@ -267,3 +267,108 @@ def test_rights_stay(folder):
     with Journal(folder).change("text") as draft:
         draft.put(folder / "0.txt", b"new")
     assert stat.S_IMODE((folder / "0.txt").stat().st_mode) == 0o640
+
+
+def meanwhile(folder, put, touch):
+    with Journal(folder).change("long") as draft:
+        put(draft)
+        touch()
+
+
+@pytest.mark.parametrize("name", ["0.txt", "0.png"])
+@pytest.mark.parametrize("gone", [False, True])
+def test_what_something_else_changes_meanwhile_stays(folder, name, gone):
+    """A work may take an hour; who mends a caption by hand in it must not lose that."""
+    path = folder / name
+
+    def put(draft):
+        draft.put(folder / "1.txt", b"made")
+        draft.remove(path) if gone else draft.put(path, LARGE if name == "0.png" else b"made")
+
+    with pytest.raises(Mistake, match="was changed since"):
+        meanwhile(folder, put, lambda: path.write_bytes(b"by hand"))
+    assert path.read_bytes() == b"by hand"
+    assert (folder / "1.txt").read_bytes() == b"old 1"
+    with pytest.raises(Mistake, match="was changed since"):
+        meanwhile(folder, lambda draft: draft.put(folder / "new.txt", b"made"),
+                  lambda: (folder / "new.txt").write_bytes(b"by hand"))  # fmt: skip
+    assert (folder / "new.txt").read_bytes() == b"by hand"
+    assert not Journal(folder).changes()
+
+
+def test_nothing_leaves_the_folder(folder, tmp_path):
+    """Not by .. in a name, not through a folder that is a link, be links followed or not."""
+    (tmp_path / "out").mkdir()
+    (folder / "_aside").symlink_to(tmp_path / "out")
+    for links, path in ((False, folder / "a." / ".." / ".." / "evil.txt"),
+                        (True, folder / "a." / ".." / ".." / "evil.txt")):  # fmt: skip
+        with pytest.raises(Mistake, match="lies outside"), Journal(folder, links=links).change("x") as draft:
+            draft.put(path, b"evil")
+    with pytest.raises(Mistake, match="a link to outside"):
+        moved(folder, {"0.txt": "_aside/0.txt"})
+    assert (folder / "0.txt").exists()
+    assert not (tmp_path / "evil.txt").exists()
+    assert not any((tmp_path / "out").iterdir())
+
+
+def test_originals_of_pictures_outlast_many_small_changes(folder, monkeypatch):
+    monkeypatch.setattr(journals, "KEPT", 3)
+    before = seen(folder)
+    overwritten(folder, [folder / "0.txt"])
+    with Journal(folder).change("crop") as draft:
+        draft.put(folder / "0.png", b"small")
+    for i in range(6):
+        with Journal(folder).change(f"text {i}") as draft:
+            draft.put(folder / "1.txt", b"%d" % i)
+    titles = [change.title for change in Journal(folder).changes()]
+    assert titles == ["crop", "text 3", "text 4", "text 5"]
+    for _ in titles:
+        Journal(folder).undo()
+    assert seen(folder)["0.png"] == before["0.png"]
+
+
+def test_a_look_waits_for_nobody_who_has_touched_nothing(folder):
+    with Journal(folder).change("long") as draft:
+        draft.put(folder / "0.txt", b"new")
+        assert Journal(folder).recover() == []
+        assert draft.home.is_dir()
+    assert (folder / "0.txt").read_bytes() == b"new"
+
+
+def test_what_could_not_be_taken_back_is_not_called_unchanged(folder, monkeypatch):
+    before = seen(folder)
+    put(folder)
+    after, plain = seen(folder), journals.steps.replace
+
+    def full(path, content):
+        if path.name == "1.txt":
+            raise OSError(28, "No space left on device", str(path))
+        plain(path, content)
+
+    monkeypatch.setattr(journals.steps, "replace", full)
+    with pytest.raises(Mistake, match="when the folder is opened again"):
+        Journal(folder).undo()
+    assert seen(folder) not in (before, after)
+    monkeypatch.undo()
+    assert [change.title for change in Journal(folder).recover()] == ["everything"]
+    assert seen(folder) == before
+
+
+def test_a_list_of_changes_reads_no_steps(folder):
+    put(folder)
+    record = next((folder / HOME).glob("0*/change.json"))
+    whole = record.read_bytes()
+    record.write_bytes(whole[:-40])
+    (change,) = Journal(folder).changes()
+    assert (change.title, change.files) == ("everything", 8)
+    with pytest.raises(Mistake, match="cannot be read"):
+        Journal(folder).undo()
+    record.write_bytes(whole)
+    assert Journal(folder).undo().files == 8
+
+
+def test_long_names(folder):
+    path = folder / ("\U0001f600" * 62 + ".txt")
+    path.write_bytes(b"old")
+    overwritten(folder, [path])
+    assert path.read_bytes() == b"new"

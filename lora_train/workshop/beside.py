@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -107,6 +108,7 @@ class One:
 
     def done(self) -> None:
         """All went well."""
+        self.beside.taken.update(self.written)
         for path, content in self.written.items():
             self.draft.put(path, content)
         for path in self.gone:
@@ -166,11 +168,17 @@ class One:
         if not self.dry:
             self.put(path, written(shot, turn(shot.image), quality=self.quality))
         for caption in self.beside.captions(self.entry.name):
-            self.put(path.with_suffix(caption.suffix), self.reworded(caption, reword))
+            self._new(path.with_suffix(caption.suffix), self.reworded(caption, reword))
         for mask, content in masks:
             behind = mask.stem[len(self.path.stem) :]
-            self.put(mask.with_name(f"{path.stem}{behind}{mask.suffix}"), content)
+            self._new(mask.with_name(f"{path.stem}{behind}{mask.suffix}"), content)
         return path.relative_to(self.opened.folder).as_posix()
+
+    def _new(self, path: pathlib.Path, content: bytes) -> None:
+        """Raises Mistake: there is a file of this name, which belongs to something else."""
+        if path.exists():
+            raise Mistake(f"{path.name} is there already, and would be the copy's; rename or remove it")
+        self.put(path, content)
 
     def rewrite(self, reword: Callable[[str], str]) -> None:
         """Its captions get other words."""
@@ -217,6 +225,8 @@ class One:
         """
         found = []
         for mask in [] if self.dry else self.beside.masks(self.entry.name):
+            if mask in self.beside.taken:
+                raise Mistake(f"{mask.name}, its mask, is another picture's, too; give each its own")
             own = read(mask)
             if own.size != shot.size:
                 (width, height), (wide, high) = own.size, shot.size
@@ -245,6 +255,7 @@ class Beside:
         self.twins = {stem: names for stem, names in self.stems.items() if len(names) > 1}
         self.beside: dict[str, list[str]] = {}  # a picture's stem -> names of its masks
         self.followers: set[str] = set()
+        self.taken: set[pathlib.Path] = set()  # files that are written for one of the pictures
         for stem, names in self.stems.items() if suffix else ():
             of = stem[: -len(suffix)]
             if stem.endswith(suffix) and of in self.stems:
@@ -290,7 +301,7 @@ class Beside:
     def _elsewhere(self, masks: pathlib.Path) -> dict[tuple[str, str], list[pathlib.Path]]:
         """Raises Mistake: no such folder, or not within the pictures'."""
         folder = masks if masks.is_absolute() or masks.is_dir() else self.opened.folder / masks
-        folder = folder.absolute()
+        folder = pathlib.Path(os.path.normpath(folder.absolute()))  # of .., which may lead out
         if not folder.is_dir():
             raise Mistake(f"conditioning_data_dir = {masks}: expected a folder of masks")
         if folder == self.opened.folder or not folder.is_relative_to(self.opened.folder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
+import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -13,7 +14,7 @@ from PIL import Image, ImageChops
 from lora_train.errors import Mistake
 from lora_train.knobs import knob
 from lora_train.tools.tool import Report, Told, unheard
-from lora_train.workshop.beside import One
+from lora_train.workshop.beside import LONGEST, One
 from lora_train.workshop.handed import fitted, painted
 from lora_train.workshop.image import Shot, read
 from lora_train.workshop.journal import Draft
@@ -97,6 +98,8 @@ class Mask(Cut):
             return
         mask = self._joined(self._white(shot, there), there, shot)
         path = self._path(one)
+        if len(os.fsencode(path.name)) > LONGEST:
+            raise Mistake("its name is too long for a mask's; rename it")
         one.claim(path)
         for other in (p for p in there if p != path):
             one.draft.remove(other)
@@ -108,7 +111,7 @@ class Mask(Cut):
     @property
     def _folder(self) -> pathlib.Path | None:
         where = self.conditioning_data_dir
-        return where and self.folder.absolute() / where
+        return where and pathlib.Path(os.path.normpath(self.folder.absolute() / where))  # of .., as well
 
     def _path(self, one: One) -> pathlib.Path:
         if self._folder is None:

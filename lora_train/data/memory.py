@@ -17,6 +17,7 @@ from lora_train.errors import Mistake
 
 log = logging.getLogger(__name__)
 
+LAST = 2**63  # nanoseconds since 1970, in the year 2262: no later date can be written down
 VERSION = 3  # of the table; another one begins anew
 TABLE = """CREATE TABLE IF NOT EXISTS known (
     folder TEXT, file TEXT, bytes INTEGER, changed INTEGER,
@@ -105,7 +106,7 @@ class Memory:
             written = self.written[folder]
             for file, known in files.items():
                 values = VALUES(known)
-                if written.get(file) != hash(values) and _text(file):
+                if written.get(file) != hash(values) and _text(file) and abs(known.changed) < LAST:
                     written[file] = hash(values)
                     rows.append((folder, file, *values))
         if not rows:

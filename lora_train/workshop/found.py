@@ -7,6 +7,7 @@ import pathlib
 import sqlite3
 import time
 
+from lora_train.data.memory import LAST
 from lora_train.workshop.opened import Entry, Opened
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,8 @@ class Found:
             self._tried(self.base.commit)
 
     def _key(self, entry: Entry) -> tuple[object, ...]:
-        return self.model, self.folder, entry.name, entry.status.st_size, entry.status.st_mtime_ns
+        size, changed = entry.status.st_size, entry.status.st_mtime_ns % LAST
+        return self.model, self.folder, entry.name, size, changed
 
     def _tried(self, act: object) -> list | None:
         try:

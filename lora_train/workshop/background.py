@@ -54,7 +54,7 @@ class Background(Cut):
                 raise Mistake(f"{path.name} is there already; rename one of them")
             one.claim(path)
         if not one.dry:
-            ending = None if path == one.path else ".png"
+            ending = None if kind == shot.format else ".png"
             image, shot.icc = self._made(shot, mask), None
             one.draft.put(path, written(shot, image, ending=ending, quality=self.quality))
         if path != one.path:

@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from typing import Any
 
 from PIL import Image
 
@@ -60,10 +61,10 @@ class Address:
         """
         if self.model:
             return self.model
-        models = self._answer("models", None).get("data") or [{}]
-        if not models[0].get("id"):
-            raise Mistake(f"address = {self.address}: lists no models; name one with captioner")
-        return str(models[0]["id"])
+        try:
+            return str(self._answer("models", None)["data"][0]["id"])
+        except (LookupError, TypeError) as e:
+            raise Mistake(f"address = {self.address}: lists no models; name one with captioner") from e
 
     def ready(self) -> None:
         self.called  # noqa: B018 (it is asked for)
@@ -96,12 +97,14 @@ class Address:
             raise Mistake(
                 f"address = {self.address}: gave no answer as OpenAI's; expected one up to /v1"
             ) from e
-        return " ".join(str(text).split()).encode()
+        return " ".join(str(text).split()).encode(errors="replace")  # half a pair of UTF-16 is no letter
 
-    def _answer(self, path: str, ask: object) -> dict:
+    def _answer(self, path: str, ask: object) -> Any:
         """Raises Mistake: it is not to be had; Refused: it did not want this picture."""
         heads = {"Content-Type": "application/json"}
-        if key := os.environ.get(KEY):
+        if key := os.environ.get(KEY, "").strip():
+            if not (key.isascii() and key.isprintable()):  # what refuses it would print it
+                raise Mistake(f"{KEY}: expected a key of plain letters, without line breaks")
             heads["Authorization"] = f"Bearer {key}"
         body = None if ask is None else json.dumps(ask).encode()
         asking = urllib.request.Request(f"{self.address.rstrip('/')}/{path}", body, heads)  # noqa: S310
@@ -110,7 +113,7 @@ class Address:
             wait = PAUSE * 2**n
             try:
                 with opener.open(asking, timeout=SECONDS) as answer:
-                    return dict(json.load(answer))
+                    return json.load(answer)
             except urllib.error.HTTPError as e:
                 reason = f"{e.code} {e.reason}: {e.read(500).decode(errors='replace')}"
                 if e.code in (400, 413, 422) and ask is not None:

@@ -200,7 +200,7 @@ def _named(line: str) -> tuple[str, Box] | None:
     """(picture, what is kept of it) of a line of `boxes`."""
     name, _, numbers = line.rpartition(":")
     found = [n.strip() for n in numbers.split(",")]
-    if not name.strip() or len(found) != 4 or not all(n.isdecimal() for n in found):
+    if not name.strip() or len(found) != 4 or not all(re.fullmatch("[0-9]{1,9}", n) for n in found):
         return None
     left, top, width, height = map(int, found)
     return (name.strip(), (left, top, width, height)) if width and height else None

@@ -49,8 +49,7 @@ class Describe(Asking):
         if self.min_length > self.max_length:
             yield f"min_length = {self.min_length}: expected no more than max_length, {self.max_length}"
         if self.address is not None:
-            parts = urllib.parse.urlsplit(self.address)
-            if parts.scheme not in ("http", "https") or not parts.netloc:
+            if not _server(self.address):
                 yield f"address = {self.address}: expected one such as http://localhost:1234/v1"
         elif self.captioner and not pathlib.Path(self.captioner).exists() and self.captioner.count("/") != 1:
             yield f"captioner = {self.captioner}: expected a folder, or a name such as {USUAL}"
@@ -69,3 +68,12 @@ class Describe(Asking):
         return Captioner(
             self.captioner or USUAL, self.prompt or "", self.num_beams, self.min_length, self.max_length,
             self.download, self.device, self.batch_size)  # fmt: skip
+
+
+def _server(address: str) -> bool:
+    """Whether it can be one."""
+    try:
+        parts = urllib.parse.urlsplit(address)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets or a port that are none
+        return False

@@ -41,7 +41,7 @@ class Step:
             replace(path, self.after.encode("latin-1"))
         elif self.new(home).exists():
             swapped(path, self.new(home), self.old(home))
-        elif self.gone and not self.old(home).exists():
+        elif self.gone and not there(self.old(home)):
             path.rename(self.old(home))
         self.stamp = self.seen(folder)
 
@@ -50,7 +50,7 @@ class Step:
         path = folder / self.path
         beside(path).unlink(missing_ok=True)  # of a process that was killed
         if self.to is not None:
-            if not path.exists() and (folder / self.to).exists():
+            if not there(path) and there(folder / self.to):
                 renamed(folder / self.to, path)
         elif self.number is None:
             if path.exists() and path.read_bytes() == self.after.encode("latin-1"):
@@ -60,9 +60,9 @@ class Step:
                     replace(path, self.before.encode("latin-1"))
         elif self.new(home).exists() and not self._half(path, home):
             self.old(home).unlink(missing_ok=True)  # it was not done
-        elif self.old(home).exists() and not path.exists():
+        elif there(self.old(home)) and not there(path):
             renamed(self.old(home), path)
-        elif self.old(home).exists():
+        elif there(self.old(home)):
             swapped(path, self.old(home), self.new(home))
         elif not self.there and path.exists():
             path.rename(self.new(home))
@@ -89,12 +89,12 @@ class Step:
         """
         path = folder / self.path
         if self.gone and done:
-            return f"{path}: is there again" if path.exists() and self.path not in news else None
+            return f"{path}: is there again" if there(path) and self.path not in news else None
         if self.to is not None:
-            here, there = (folder / self.to, path) if done else (path, folder / self.to)
-            if not here.exists():
+            here, other = (folder / self.to, path) if done else (path, folder / self.to)
+            if not there(here):
                 return f"{here}: is not there any more"
-            return f"{there}: is there again" if there.exists() and not same(here, there) else None
+            return f"{other}: is there again" if there(other) and not same(here, other) else None
         if self.number is not None:
             stamp = tuple(self.stamp) if self.stamp else None
             return None if self.seen(folder) == stamp else f"{path}: was changed since by something else"
@@ -115,14 +115,14 @@ def stashed(steps: Sequence[Step], folder: pathlib.Path, home: pathlib.Path, *, 
     """Tangled files go out of each other's way, from their new names or their old ones."""
     for step in steps:
         here = folder / (step.to if done else step.path)
-        if not step.old(home).exists() and here.exists():
+        if not there(step.old(home)) and there(here):
             here.rename(step.old(home))
 
 
 def unstashed(steps: Sequence[Step], folder: pathlib.Path, home: pathlib.Path, *, done: bool) -> None:
     """And to their new names, or to their old ones."""
     for step in steps:
-        if step.old(home).exists():
+        if there(step.old(home)):
             renamed(step.old(home), folder / (step.to if done else step.path))
 
 
@@ -176,6 +176,11 @@ def renamed(path: pathlib.Path, to: pathlib.Path) -> None:
         raise FileExistsError(17, "there is a file of this name", str(to))
     to.parent.mkdir(parents=True, exist_ok=True)
     path.rename(to)
+
+
+def there(path: pathlib.Path) -> bool:
+    """Also a link whose target has gone, or is on its way as well."""
+    return os.path.lexists(path)
 
 
 def same(one: pathlib.Path, other: pathlib.Path) -> bool:

@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import os
+import pathlib
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -21,6 +22,7 @@ from lora_train.tools.tool import Report, Told, unheard
 from lora_train.workshop import alike, faulty, named, worded
 from lora_train.workshop.beside import Beside
 from lora_train.workshop.kinds import ASIDE, ERROR, KINDS, NOTE, WARN, Finding
+from lora_train.workshop.opened import ASIDE as SHELF
 from lora_train.workshop.opened import Entry, Opened
 from lora_train.workshop.work import Look
 
@@ -29,6 +31,7 @@ KEEP = 2000  # pictures after which what was found out is written down
 THREADS = 8
 DETAILS = 1000  # findings of a kind whose facts are told
 SAID = 3  # files of a kind that are named to a person
+CONVERT = "convert"  # a work that would change other pictures as well
 SIGNS = {ERROR: "!!", WARN: "! ", NOTE: "  "}
 
 
@@ -123,10 +126,11 @@ class Check(Look, Buckets):
         count = len(found.chosen)
         ill = len({name for row in rows for name in row["files"] if row["severity"] != NOTE})
         yield f"{count} picture{'s' * (count != 1)}, {ill} file{'s' * (ill != 1)} with something to mend"
-        if not count and not self.recursive and any(p.is_dir() for p in found.opened.folder.iterdir()):
+        if not count and not self.recursive and any(map(_folder, found.opened.folder.iterdir())):
             yield "   There are folders in this folder: --recursive looks into them."
         for row in sorted(rows, key=lambda row: [*SIGNS].index(row["severity"])):
-            yield f"{SIGNS[row['severity']]} {row['title']}: {row['count']}{_examples(row)}"
+            count = f": {row['count']}" * bool(row["files"])  # of the set itself there is one
+            yield f"{SIGNS[row['severity']]} {row['title']}{count}{_examples(row)}"
             yield f"     {row['text']}"
             if row["fix"]:
                 yield f"     {self._command(row)}"
@@ -136,8 +140,13 @@ class Check(Look, Buckets):
         values = {name: value for name, value in fix["values"].items() if name != "names"}
         if fix["work"] == ASIDE:
             values = {"problems": [row["kind"]]}
-        elif only := KINDS[row["kind"]].only:
-            values |= {"only": only}
+        elif only := KINDS[row["kind"]].only or f"problem:{row['kind']}" * (fix["work"] == CONVERT):
+            values |= {"only": f"({self.only}) {only}" if self.only else only}
+        if self.only and "only" not in values:
+            values["only"] = self.only
+        usual = {"names": (), "follow_links": False, "caption_extension": ".txt"}
+        own = {name: vars(self)[name] for name, value in usual.items() if vars(self)[name] != value}
+        values |= {name: [*value] if isinstance(value, tuple) else value for name, value in own.items()}
         words = ["lora-train", "dataset", fix["work"], str(self.folder), *["--recursive"] * self.recursive]
         for name, value in values.items():
             given = () if value is True else value if isinstance(value, list) else (str(value),)
@@ -242,3 +251,8 @@ def _examples(row: Mapping[str, object]) -> str:
     files = row["files"]
     more = f" and {len(files) - SAID} more" if len(files) > SAID else ""
     return f" ({', '.join(files[:SAID])}{more})" if files else ""
+
+
+def _folder(path: pathlib.Path) -> bool:
+    """Whether it is one that recursive looks into."""
+    return path.is_dir() and not path.name.startswith(".") and path.name != SHELF

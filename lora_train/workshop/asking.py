@@ -100,6 +100,8 @@ class Asking(Work):
 
     def edit(self, opened: Opened, chosen: Sequence[Entry], draft: Draft, told: Told) -> Iterator[Touched]:
         speaker, taken = self.speaker(), set()
+        chosen, strange = _legible(opened, chosen)
+        yield from strange
         due = self._due(opened, chosen)
         with contextlib.closing(self._answers(speaker, opened, due)) as answers:
             for n, (entry, answer) in enumerate(answers):
@@ -120,7 +122,7 @@ class Asking(Work):
 
     def foreseen(self, opened: Opened) -> dict[str, object]:
         """The examples are of pictures that it was asked about before."""
-        chosen = self.chosen(opened)
+        chosen, _ = _legible(opened, self.chosen(opened))
         due, examples = self._due(opened, chosen), []
         with contextlib.suppress(Mistake):  # there is no such model here, as yet
             examples = [dataclasses.asdict(touched) for touched in self._remembered(opened, due)]
@@ -178,6 +180,18 @@ class Asking(Work):
                     yield from _asked(speaker, found, waiting)
                     waiting = []
             yield from _asked(speaker, found, waiting)
+
+
+def _legible(opened: Opened, chosen: Sequence[Entry]) -> tuple[list[Entry], list[Touched]]:
+    """Those whose captions can be read, and what is to be said of the others."""
+    found, strange = [], []
+    for entry in chosen:
+        try:
+            opened.text(entry)
+            found.append(entry)
+        except Mistake as e:
+            strange.append(Touched(entry.name, str(e).removeprefix(f"{opened.folder}/"), left=True))
+    return found, strange
 
 
 def _asked(

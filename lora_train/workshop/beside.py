@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import os
 import pathlib
@@ -108,7 +109,6 @@ class One:
 
     def done(self) -> None:
         """All went well."""
-        self.beside.taken.update(self.written)
         for path, content in self.written.items():
             self.draft.put(path, content)
         for path in self.gone:
@@ -225,7 +225,7 @@ class One:
         """
         found = []
         for mask in [] if self.dry else self.beside.masks(self.entry.name):
-            if mask in self.beside.taken:
+            if self.beside.shared(mask, self.entry.name):
                 raise Mistake(f"{mask.name}, its mask, is another picture's, too; give each its own")
             own = read(mask)
             if own.size != shot.size:
@@ -255,7 +255,6 @@ class Beside:
         self.twins = {stem: names for stem, names in self.stems.items() if len(names) > 1}
         self.beside: dict[str, list[str]] = {}  # a picture's stem -> names of its masks
         self.followers: set[str] = set()
-        self.taken: set[pathlib.Path] = set()  # files that are written for one of the pictures
         for stem, names in self.stems.items() if suffix else ():
             of = stem[: -len(suffix)]
             if stem.endswith(suffix) and of in self.stems:
@@ -269,6 +268,8 @@ class Beside:
             elif name.endswith(CAPTIONS):
                 self.written.setdefault(_stem(name), []).append(name)
         self.elsewhere = self._elsewhere(masks) if masks else {}
+        users = (key for n in opened.entries if masks and n not in self.followers for key in self._keys(n))
+        self.users = collections.Counter(users)
 
     def follows(self, name: str) -> bool:
         """Whether a picture is the mask of another."""
@@ -278,13 +279,21 @@ class Beside:
         """Raises Mistake: another picture's, too."""
         stem = _stem(name)
         own = [self.opened.path(mask) for mask in self.beside.get(stem, ())]
-        title = self.opened.path(name).parent.name  # masks may be in a folder of this name
-        for lead in (title, ""):
-            own += self.elsewhere.get((lead, pathlib.PurePosixPath(stem).name), ())
+        for key in self._keys(name):
+            own += self.elsewhere.get(key, ())
         if own and stem in self.twins:
             raise Mistake(f"has the name of {' and '.join(n for n in self.twins[stem] if n != name)} but for "
                           f"the ending, and {own[0].name} would be the mask of both; rename one")  # fmt: skip
         return own
+
+    def shared(self, mask: pathlib.Path, name: str) -> bool:
+        """Whether a picture's mask is that of one in another folder, too."""
+        return any(mask in self.elsewhere.get(key, ()) and self.users[key] > 1 for key in self._keys(name))
+
+    def _keys(self, name: str) -> tuple[tuple[str, str], tuple[str, str]]:
+        """Where its mask may be in the folder of masks: in one with the name of its own, or right in it."""
+        file = pathlib.PurePosixPath(_stem(name)).name
+        return (self.opened.path(name).parent.name, file), ("", file)
 
     def alone(self, name: str) -> bool:
         """Whether no other picture has this name but for the ending."""

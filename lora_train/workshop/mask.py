@@ -101,7 +101,7 @@ class Mask(Cut):
         if len(os.fsencode(path.name)) > LONGEST:
             raise Mistake("its name is too long for a mask's; rename it")
         one.claim(path)
-        for other in (p for p in there if p != path):
+        for other in (p for p in there if p != path and not one.beside.shared(p, one.entry.name)):
             one.draft.remove(other)
         file = io.BytesIO()
         mask.save(file, "PNG", optimize=True)

@@ -198,7 +198,8 @@
     page.picture = (where) => {
         if (/^(https?:|data:|blob:)/.test(where)) return where;
         if (where.startsWith(PREFIX)) return page.url(where.slice(PREFIX.length));
-        return page.url(`/file?path=${encodeURIComponent(where)}`);
+        const text = where.replace(/[\ud800-\udfff]/gu, "\ufffd");  // half a letter, of a name that is no text
+        return page.url(`/file?path=${encodeURIComponent(text)}`);
     };
 
     /** The answer as JSON; a refusal is an Error with the server's sentence. */

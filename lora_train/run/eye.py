@@ -31,7 +31,8 @@ class Eye:
     def __init__(self, values: Mapping[str, object]):
         self.dataset = _read(Dataset, values)
         self.rules = _read(Subset, values)
-        self.limit = int(values.get(LIMIT) or 75)
+        limit = values.get(LIMIT)
+        self.limit = limit if isinstance(limit, int) and limit > 0 else 75
 
     def seen(self, opened: Opened, entry: Entry) -> dict[str, object]:
         """Plain values, as the page has them."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import math
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
@@ -33,6 +34,8 @@ FAULTY = "this is a fault of lora-train, and its traceback stands in the console
 BEAT, LIFE = 0.5, 120.0  # seconds between looks at the desk, and until a stream ends and the page asks anew
 AGAIN = 15  # seconds that pages wait where the server ends, as for a Reload UI
 QUIET = 15.0  # seconds after which a stream without news says that it is there
+
+HALF = re.compile("[\ud800-\udfff]")  # what stands in a name for a byte that is no letter
 
 log = logging.getLogger(__name__)
 
@@ -237,11 +240,12 @@ def said(value: object, status: int = 200) -> Response:
 
 
 def dumped(value: object) -> str:
-    """JSON that a browser reads: a loss that is not a number is null."""
+    """JSON that a browser reads: a loss that is not a number is null; names of files may be no text."""
     try:
-        return json.dumps(value, allow_nan=False, ensure_ascii=False)
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
     except ValueError:
-        return json.dumps(_finite(value), allow_nan=False, ensure_ascii=False)
+        text = json.dumps(_finite(value), allow_nan=False, ensure_ascii=False)
+    return HALF.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _finite(value: object) -> object:

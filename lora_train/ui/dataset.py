@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from lora_train.errors import Mistake
+
 if TYPE_CHECKING:
     from lora_train.run.desk import Desk
     from lora_train.ui.ask import Ask
@@ -17,13 +19,21 @@ def _writable(ask: Ask) -> dict[str, object]:
     return where
 
 
+def _job(ask: Ask) -> dict[str, object]:
+    """Settings of a training, of which no file is read."""
+    values = ask.json.get("values") or {}
+    if not isinstance(values, dict):
+        raise Mistake("values: expected an object of settings, or nothing")
+    return values
+
+
 ANSWERS: tuple[tuple[str, str, Callable[[Desk, Ask], object]], ...] = (
     ("POST", "/dataset/open", lambda desk, ask: desk.workroom.open(ask.where)),
     ("POST", "/dataset/items", lambda desk, ask: desk.workroom.items(
-        ask.where, ask.json.get("values") or {}, *ask.page)),
+        ask.where, _job(ask), *ask.page)),
     ("POST", "/dataset/names", lambda desk, ask: desk.workroom.names(ask.where, *ask.page[2:])),
     ("POST", "/dataset/item", lambda desk, ask: desk.workroom.item(
-        ask.where, str(ask.json.get("name", "")), ask.json.get("values") or {})),
+        ask.where, str(ask.json.get("name", "")), _job(ask))),
     ("POST", "/dataset/tags", lambda desk, ask: desk.workroom.tags(ask.where)),
     ("POST", "/dataset/history", lambda desk, ask: desk.workroom.history(ask.where)),
     ("POST", "/dataset/undo", lambda desk, ask: desk.workroom.undo(_writable(ask))),

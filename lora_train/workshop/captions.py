@@ -20,6 +20,7 @@ from lora_train.workshop.opened import Entry, Opened
 from lora_train.workshop.work import Touched, Work
 
 Change = Callable[[str], str]
+ENDS = re.compile(r"(\r\n|\r|\n)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Captions(Work):
         try:
             re.compile(self.regex)
             re.sub(self.regex, self.regex_with, "")
-        except (re.error, IndexError) as e:
+        except (re.error, IndexError, OverflowError, RecursionError) as e:
             yield f"regex = {shown(self.regex)}: expected a regular expression ({e})"
         if self.regex_with and not self.regex:
             yield "regex_with: expected a regex beside it"
@@ -160,10 +161,12 @@ class Captions(Work):
         def change(text: str) -> str:
             for one in whole:
                 text = one(text)
-            lines = text.splitlines() or [""]
+            parts = ENDS.split(text)  # lines, and what ends them, which stays
+            lines = parts[::2]
             for one in each:
                 lines = [one(line) if line.strip() or len(lines) == 1 else line for line in lines]
-            return "\n".join(lines).strip()
+            parts[::2] = lines
+            return "".join(parts).strip()
 
         return change
 

@@ -96,6 +96,10 @@ class Export(Look):
         try:
             part.write_text(text, encoding="utf-8")
             part.replace(self.save_to)
+        except UnicodeEncodeError as e:
+            part.unlink(missing_ok=True)
+            raise Mistake(f"{opened.folder}: a name in it is no text; rename that file: "
+                          f"{shown(e.object[max(e.start - 20, 0) : e.end])}") from e  # fmt: skip
         except OSError as e:
             part.unlink(missing_ok=True)
             raise Mistake(f"save_to = {self.save_to}: cannot be written: {e.strerror or e}") from e

@@ -27,6 +27,7 @@ COMPARED: Mapping[str, Callable[[object, object], bool]] = {
 NUMBERS = ("width", "height", "ratio", "pixels", "tags", "tokens")
 FIELDS = ("text", "name", "is", "bucket", "problem")
 STATES = ("captioned", "empty", "uncaptioned")
+DEEP = 50  # brackets within each other
 USUAL = Buckets(enable_bucket=True)
 TOKEN = re.compile(
     r"""(?P<blank>\s+) | (?P<bracket>[()]) | (?P<comma>,) | (?P<minus>-(?=\S))
@@ -72,7 +73,7 @@ class _Line:
     def __init__(self, text: str, buckets: Buckets):
         self.text, self.buckets = text, buckets
         self.tokens = self._split()
-        self.next = 0
+        self.next = self.deep = 0
 
     def read(self) -> Holds:
         holds = self._all()
@@ -104,6 +105,14 @@ class _Line:
         return _every(parts)
 
     def _one(self) -> Holds:
+        self.deep += 1
+        if self.deep > DEEP:
+            raise self._wrong(self._now, f"at most {DEEP} of ( - NOT within each other")
+        holds = self._inner()
+        self.deep -= 1
+        return holds
+
+    def _inner(self) -> Holds:
         token = self._now
         if token.kind == "end":
             raise self._wrong(token, "something behind it")
@@ -181,7 +190,7 @@ class _Line:
     def _regex(self, token: Token) -> Holds:
         try:
             pattern = re.compile(token.text, re.IGNORECASE)
-        except re.error as e:
+        except (re.error, OverflowError, RecursionError) as e:
             raise self._wrong(token, f"a regular expression ({e})") from e
         return lambda opened, entry: bool(pattern.search(said(opened, entry)))
 
@@ -211,7 +220,7 @@ class _Line:
         return lambda opened, entry: entry.caption is not None and bool(said(opened, entry)) is full
 
     def _bucket(self, text: str, token: Token) -> Holds:
-        sides = re.fullmatch(r"(\d+)x(\d+)", text)
+        sides = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text)
         if sides is None:
             raise self._wrong(token, "a bucket, such as bucket:512x768")
         bucket, fit = (int(sides[1]), int(sides[2])), self.buckets.fit

@@ -19,9 +19,10 @@ from lora_train.errors import Mistake
 from lora_train.knobs import knob
 from lora_train.toml import read_toml
 from lora_train.tools.tool import Told
+from lora_train.values import shown
 from lora_train.workshop import words
 from lora_train.workshop.journal import Draft
-from lora_train.workshop.opened import Entry, Opened
+from lora_train.workshop.opened import Entry, Opened, endless
 from lora_train.workshop.work import Touched, Work
 
 ENDINGS = (".json", ".jsonl", ".toml")
@@ -75,12 +76,20 @@ class Import(Work):
             before = opened.text(entry) if self.existing != "replace" else _held(opened, entry)
             after = self._after(before, text)
             if after != before:
-                draft.put(path, after.encode())
+                draft.put(path, self._written(entry, after))
                 yield Touched(entry.name, "", before, after)
         if chosen and not found:
             raise Mistake(f"source = {self.source}: has no caption for any of these {len(chosen)} pictures; "
                           "names in it are those of other pictures, or of another folder")  # fmt: skip
         told(len(chosen), len(chosen))
+
+    def _written(self, entry: Entry, text: str) -> bytes:
+        try:
+            return text.encode()
+        except UnicodeEncodeError as e:
+            raise Mistake(
+                f"source = {self.source}: the caption of {entry.name} is no text in any encoding ({e.reason})"
+            ) from e
 
     def _after(self, before: str, text: str) -> str:
         if not before or self.existing == "replace":
@@ -157,6 +166,8 @@ class _Source:
         if isinstance(one.get("metadata_file"), str):
             return _by_name(opened, self._metadata(self._found(one["metadata_file"])))
         ending, tokens = one.get("caption_extension"), one.get("class_tokens")
+        if isinstance(ending, str) and endless(ending):
+            raise Mistake(f"source = {self.path}: caption_extension = {shown(ending)}: expected an ending")
 
         def says(opened: Opened, entry: Entry) -> str | None:
             if isinstance(ending, str) and ending != opened.extension:
@@ -260,7 +271,9 @@ def _held(opened: Opened, entry: Entry) -> str:
 
 
 def _same(one: pathlib.Path, other: pathlib.Path) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
+    with contextlib.suppress(ValueError):  # a path with a NUL in it
+        return os.path.realpath(one) == os.path.realpath(other)
+    return False
 
 
 def _table(value: object) -> Mapping[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import pathlib
 import re
@@ -15,11 +16,13 @@ from lora_train.data.memory import Known, Memory, usual
 from lora_train.errors import Mistake
 
 NUMBERS = re.compile(r"(\d+)")
+NO_ENDING = re.compile(r'[/\\:*?"<>|\x00-\x1f]')  # what an ending of a name cannot have
 ASIDE = "_aside"  # a folder of pictures that were put aside, which is not looked into
 SHELVED = 2  # folders whose captions are remembered; of 100,000 pictures those are some 60 MB
 
 _shelf: dict[tuple, Opened] = {}  # the one that was asked for last stands last
 _lock = threading.Lock()
+_versions = itertools.count(1)  # none is had twice, be it by a folder that was forgotten and opened anew
 
 
 @dataclasses.dataclass(slots=True)
@@ -60,7 +63,7 @@ class Opened:
         self.recursive, self.links = recursive, links
         self.extension = extension if extension.startswith(".") else f".{extension}"
         self.entries: dict[str, Entry] = {}  # by name, in natural order
-        self.version = 0  # raised when a look finds something changed
+        self.version = 0  # another one when a look finds something changed
         self.problems: dict[str, set[str]] = {}  # picture -> kinds that the last report found of it
         self.judged = 0  # reports that there were
         self.dated = 0  # when the folder was changed last, in nanoseconds since 1970
@@ -96,7 +99,7 @@ class Opened:
         self.loose = {name: status for name, status in loose.items() if name not in taken}
         self.entries = {entry.name: entry for entry in sorted(found, key=lambda e: natural(e.name))}
         if [*map(_mark, before.values())] != [*map(_mark, self)]:
-            self.version += 1
+            self.version = next(_versions)
 
     def judge(self, problems: dict[str, set[str]]) -> None:
         """What a report found, for the filter and the gallery."""
@@ -185,7 +188,7 @@ class Opened:
                     continue
                 if entry.is_symlink():
                     target = os.path.realpath(entry.path)
-                    if not self.links and os.path.commonpath((real, target)) != real:
+                    if not self.links and not pathlib.Path(target).is_relative_to(real):
                         outside.append(name)
                         continue
                 with contextlib.suppress(OSError):  # a link to nothing; a file that has just gone
@@ -225,6 +228,14 @@ def shelved(
         while len(_shelf) > SHELVED:
             del _shelf[next(iter(_shelf))]
         return opened
+
+
+def endless(extension: str) -> bool:
+    """Whether caption files cannot end so: it would name other files, or pictures themselves."""
+    return bool(NO_ENDING.search(extension)) or f".{extension.lstrip('.').lower()}" in (
+        ".",
+        *pictures.ENDINGS,
+    )
 
 
 def natural(name: str) -> list[object]:

@@ -11,9 +11,10 @@ from lora_train.errors import Mistake
 from lora_train.knobs import knob
 from lora_train.run.control import Ended
 from lora_train.tools.tool import Report, Told, Tool, unheard
+from lora_train.values import shown
 from lora_train.workshop import filter as filters
 from lora_train.workshop.journal import Draft, Journal
-from lora_train.workshop.opened import Entry, Opened, shelved
+from lora_train.workshop.opened import Entry, Opened, endless, shelved
 
 EXAMPLES = 20  # that are shown of what would be done
 
@@ -55,6 +56,9 @@ class Look(Tool):
     def check(self) -> Iterable[str]:
         if self.folder is None:
             yield "folder: expected a folder of pictures"
+        if endless(self.caption_extension):
+            yield (f"caption_extension = {shown(self.caption_extension)}: expected the ending of caption "
+                   "files, such as .txt, and of no pictures")  # fmt: skip
 
     def opened(self, *, anew: bool = True) -> Opened:
         """Raises Mistake: no such folder."""
@@ -102,7 +106,7 @@ class Work(Look):
             nonlocal stopped
             try:
                 touched.extend(edit(opened, chosen, draft, told))
-            except Ended:
+            except (Ended, KeyboardInterrupt):
                 if not self.keeps:
                     raise
                 stopped = True
@@ -110,11 +114,12 @@ class Work(Look):
         self._within(opened, gather)
         opened.memory.keep()
         done, left = [t for t in touched if not t.left], [t for t in touched if t.left]
-        lines = [f"{_count(len(done), self.many)} of {len(chosen)} {'would be changed' * self.dry_run}"
+        count = len({t.name for t in done})
+        lines = [f"{_count(count, self.many)} of {len(chosen)} {'would be changed' * self.dry_run}"
                  f"{'changed' * (not self.dry_run)}{', then stopped' * stopped}"]  # fmt: skip
         lines += [_line(t) for t in done[:EXAMPLES]] if self.dry_run else []
         lines += [f"{len(left)} left as they are:", *(_line(t) for t in left[:EXAMPLES])] if left else []
-        facts = {"changed": len(done), "of": len(chosen), "touched": [dataclasses.asdict(t) for t in done],
+        facts = {"changed": count, "of": len(chosen), "touched": [dataclasses.asdict(t) for t in done],
                  "left": [dataclasses.asdict(t) for t in left]}  # fmt: skip
         return Report(tuple(lines), facts)
 
@@ -132,7 +137,7 @@ class Work(Look):
         touched = [t for t in self.edit(opened, chosen, draft, unheard) if not t.left]
         journal.allow(draft)
         shown = [dataclasses.asdict(t) for t in touched[:EXAMPLES]]
-        return {"of": len(chosen), "count": len(touched), "examples": shown}
+        return {"of": len(chosen), "count": len({t.name for t in touched}), "examples": shown}
 
     def _within(self, opened: Opened, gather: Callable[[Draft], None]) -> None:
         journal = Journal(opened.folder, links=self.follow_links)

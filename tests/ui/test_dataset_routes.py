@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import time
 
 import pytest
@@ -15,6 +16,7 @@ pytest.importorskip("httpx")
 from lora_train.data import memory
 from lora_train.run import small, workroom
 from lora_train.workshop import WORKS, opened
+from lora_train.workshop.journal import Journal
 from tests.ui.test_tool_routes import client, desk, of, posted  # noqa: F401 (fixtures)
 
 SIZES = ((640, 480), (512, 512), (300, 900))
@@ -159,3 +161,25 @@ def test_every_work_has_a_form(client):  # noqa: F811
     assert found.keys() == WORKS.keys()
     assert all(row["about"] for row in found.values())
     assert workroom.SORTS
+
+
+@pytest.mark.parametrize("values", [{"model.max_token_length": "many"}, {"data.resolution": []}])
+def test_odd_settings_hide_no_picture(client, folder, values):  # noqa: F811
+    assert asked(client, "items", folder, values=values)["total"] == 3
+    assert asked(client, "item", folder, values=values, name="picture 0.png")["limit"] == 75
+    answer = posted(client, "/dataset/items", where={"folder": str(folder)}, values=[1])
+    assert answer.status_code == 422
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+def test_a_name_that_is_no_text_hides_no_others(client, folder):  # noqa: F811
+    (folder / os.fsdecode(b"\xff.png")).write_bytes((folder / "picture 0.png").read_bytes())
+    assert len(asked(client, "items", folder)["items"]) == 4
+
+
+def test_a_folder_is_opened_while_a_work_is_on(client, folder):  # noqa: F811
+    """As in a second window, or after a reload of the page."""
+    with Journal(folder).change("tags") as draft:
+        draft.put(folder / "picture 0.txt", b"new")
+        assert asked(client, "open", folder)["recovered"] == []
+    assert (folder / "picture 0.txt").read_bytes() == b"new"

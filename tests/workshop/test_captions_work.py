@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
@@ -191,3 +192,36 @@ def test_the_command_says_what_it_would_do(folder, capsys):
     command(words[:-1])
     command(["undo", str(folder)])
     assert (folder / "b.txt").read_text(encoding="utf-8") == "dog"
+
+
+def test_ends_of_lines_are_no_change(folder):
+    """Windows' stay where a tag is changed, and a caption without that tag is left as it is."""
+    make(folder, a=b"a, b\r\nc, d\r\n", b="e\u2028f, g", c=b"a\rb")
+    report = build(Captions, {"folder": folder, "remove": "zzz"}).run()
+    assert report.facts["changed"] == 0
+    assert after(folder, remove="d, g") == {"a": "a, b\r\nc", "b": "e\u2028f", "c": "a\rb"}
+
+
+@pytest.mark.parametrize("pattern", ["a{99999999999}", "(" * 3000 + ")" * 3000])
+def test_patterns_that_none_can_make(folder, pattern):
+    make(folder, a="a")
+    with pytest.raises(Mistake, match="expected a regular expression"):
+        build(Captions, {"folder": folder, "regex": pattern})
+
+
+def test_an_interrupt_keeps_what_a_slow_work_has_done(folder):
+    """Ctrl-C after an hour of it; of quick works nothing is done."""
+    make(folder, a="a", b="b")
+
+    class Slow(Captions):
+        keeps = True
+
+    for cls, left in ((Captions, {"a": "a", "b": "b"}), (Slow, {"a": "a, x", "b": "b"})):
+
+        def told(done, of):
+            if done == 1:
+                raise KeyboardInterrupt
+
+        with contextlib.suppress(KeyboardInterrupt):
+            build(cls, {"folder": folder, "add": "x"}).run(told)
+        assert {path.stem: path.read_text() for path in folder.glob("*.txt")} == left

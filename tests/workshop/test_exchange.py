@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 
 import pytest
@@ -207,3 +208,34 @@ def test_the_command_writes_and_does_not_replace(folder, tmp_path, capsys):
     assert path.read_bytes() == before
     command(["export", str(folder), "--save_to", str(path), "--only", "dog", "--overwrite"])
     assert json.loads(pathlib.Path(path).read_text(encoding="utf-8")) == {"c": {"caption": "dog"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('[{"path": "a\\u0000b"}]', "names no folder"),
+        ('{"c": {"caption": "\\ud800"}}', "no text in any encoding"),
+    ],
+)
+def test_what_is_no_name_and_no_text(folder, tmp_path, text, complaint):
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(Mistake, match=complaint):
+        build(Import, {"folder": folder, "source": tmp_path / "c.json", "existing": "replace"}).run()
+
+
+def test_endings_that_lead_elsewhere(folder, tmp_path):
+    (tmp_path / "d.toml").write_text(
+        f'[[datasets]]\n[[datasets.subsets]]\nimage_dir = "{folder.as_posix()}"\n'
+        'caption_extension = "./../../secret.txt"\n'
+    )
+    with pytest.raises(Mistake, match="caption_extension"):
+        build(Import, {"folder": folder, "source": tmp_path / "d.toml", "existing": "replace"}).run()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+def test_a_name_that_is_no_text(folder, tmp_path):
+    (folder / os.fsdecode(b"\xff.png")).write_bytes((folder / "c.png").read_bytes())
+    (folder / os.fsdecode(b"\xff.txt")).write_text("x")
+    with pytest.raises(Mistake, match="rename that file"):
+        build(Export, {"folder": folder, "save_to": tmp_path / "x.json"}).run()
+    assert not [*tmp_path.glob("x.json*")]

@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 from lora_train.errors import Mistake
+from lora_train.knobs import build
 from lora_train.preparing import command
 from lora_train.workshop import filter as filters
+from lora_train.workshop.captions import Captions
 from lora_train.workshop.opened import Opened
 
 CAPTIONS = {
@@ -146,3 +148,37 @@ def test_a_problem_is_one_of_the_last_report(opened):
     opened.judge({"cat.png": {"blurred", "tiny"}, "dog.png": {"tiny"}})
     assert found(opened, "problem:blurred") == {"cat"}
     assert found(opened, "problem:tiny -problem:blurred") == {"dog"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["(" * 3000 + "cat" + ")" * 3000, "-" * 3000 + "cat", "NOT " * 3000 + "cat", "/a{99999999999}/",
+     "/" + "(" * 3000 + ")" * 3000 + "/", "bucket:" + "9" * 5000 + "x1"],
+    ids=range(6),
+)  # fmt: skip
+def test_what_no_reader_bears_is_said(line):
+    with pytest.raises(Mistake, match="only = "):
+        filters.read(line)
+
+
+@pytest.mark.parametrize("ending", [".png", "JPG", "", "./../../evil.txt", "a\\b", "x\0"])
+def test_captions_are_no_pictures_and_lie_beside_them(opened, ending):
+    with pytest.raises(Mistake, match="caption_extension"):
+        build(
+            Captions, {"folder": opened.folder, "caption_extension": ending, "set": "x", "follow_links": True}
+        )
+
+
+def test_a_folder_opened_anew_is_another_version(opened, tmp_path):
+    assert Opened(opened.folder).version != Opened(opened.folder).version
+
+
+def test_links_to_another_drive(opened, tmp_path, monkeypatch):
+    """Where Windows finds nothing that the two have in common."""
+    (tmp_path / "link.png").symlink_to(opened.folder / "cat.png")
+
+    def apart(paths):
+        raise ValueError("Paths don't have the same drive")
+
+    monkeypatch.setattr("os.path.commonpath", apart)
+    assert Opened(tmp_path).outside == ["link.png"]

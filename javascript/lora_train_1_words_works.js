@@ -135,6 +135,26 @@
         "Keep the text encoders' matrices as quantized_base says, too.": "テキストエンコーダーの行列も quantized_base と同じように保持します。",
         "Run the autoencoder in float32, where mixed_precision has the rest in half precision; by itself that is done only where it overflows in float16.": "mixed_precision が半精度でも、VAEをfloat32で動かします。指定しなくても、float16であふれるときは自動でそうします。",
         "What captions hold already. description, class: the instance token is put before the class token. instance: the class token is put behind it, and the class prompt has the class token in its place. both: nothing is put in, and the class prompt goes without the instance token. auto: told from each caption.": "キャプションの内容。description、class: インスタンストークンをクラストークンの前に入れます。instance: クラストークンを後ろに入れ、クラスプロンプトではクラストークンに置き換えます。both: 何も入れず、クラスプロンプトはインスタンストークンを除きます。auto: キャプションごとに判断します。",
+
+        // what was done, and taken back
+        "Take back the last change.": "最後の変更を元に戻します。",
+        "Do again what was undone last.": "最後に元に戻した変更をやり直します。",
+        "The changes that can be undone.": "元に戻せる変更の一覧。",
+        "Files that are links to outside are changed where they lead to.": "フォルダの外へのリンクは、リンク先のファイルを変更します。",
+        "Give back the room that undoing takes; the files stay as they are.": "元に戻すための記録を消して、ディスクを空けます。ファイルはそのまま残ります。",
+        "put aside": "取りのけ", "background": "背景", "convert": "変換", "crop": "切り抜き", "describe": "文で説明", "erase": "消去", "flip": "反転・回転", "import": "読み込み",
+        "interrogate": "WebUIで解析", "masks": "マスク", "regularise": "正則化画像", "rename": "名前変更", "spelling": "つづり", "split": "分割", "tag": "自動タグ付け", "upscale": "拡大",
+
+        // words over settings; the name behind, where another setting's help speaks of it
+        "resolution": "解像度", "enable bucket": "バケット（enable_bucket）", "trigger word": "トリガーワード", "problems": "問題の種類", "tag list": "タグの一覧", "spare": "そのままにするタグ",
+        "prefix": "名前の先頭", "pattern": "名前の形", "shares": "フォルダの比", "source": "読み込むファイル", "existing": "今あるキャプション", "save to": "書き出し先", "format": "形式",
+        "least": "下限", "append tags": "後ろに足す（append_tags）", "overwrite": "上書き", "download": "ダウンロード", "thresh": "しきい値（thresh）",
+        "character threshold": "キャラクターのしきい値", "undesired tags": "書かないタグ", "remove underscore": "_ を空白に", "tagger": "タガー", "captioner": "説明するモデル",
+        "prompt": "プロンプト", "interrogator": "解析の種類", "longest": "長辺", "shortest": "短辺", "upright": "正しい向きに", "rgb": "RGBに（rgb）", "strip": "情報を消す",
+        "pretrained model name or path": "チェックポイント", "class prompt": "クラスのプロンプト", "class data dir": "書き出すフォルダ", "num class images": "枚数",
+        "num class images per": "1枚あたりの枚数", "by": "方法", "shape": "形（shape）", "margin": "余白", "resize": "学習する大きさに", "turn": "反転・回転の種類",
+        "sides": "左右の語を入れ替える", "rows": "行数", "columns": "列数", "upscaler": "アップスケーラー", "most": "倍率の上限", "remover": "ネットワーク（remover）",
+        "to": "背景の代わり", "mode": "モード", "painted": "塗った範囲",
     });
 
     window.loraTrain.words.ja.said.push( // with lists of names in them

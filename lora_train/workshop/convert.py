@@ -100,7 +100,7 @@ class Convert(OfPictures):
             one.put(to, short)
         if pixels:
             one.outdated()
-        yield Touched(one.entry.name, ", ".join(done))
+        yield Touched(one.entry.name, "; ".join(done))
 
     def _wanted(self, own: Shot) -> Iterator[str]:
         """What is to be done to the pixels, but for their number."""

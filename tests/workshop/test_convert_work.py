@@ -258,7 +258,7 @@ def test_a_dry_run_says_it_and_writes_nothing(folder, capsys):
     Image.fromarray(SMOOTH).save(folder / "a.png")
     before = content(folder)
     assert command(["convert", str(folder), "--longest", "80", "--format", "webp", "--dry_run"]) == 0
-    assert "a.png: 160x96 to 80x48, PNG to WEBP" in capsys.readouterr().out
+    assert "a.png: 160x96 to 80x48; PNG to WEBP" in capsys.readouterr().out
     assert content(folder) == before
 
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from lora_train.knobs import settings
-from lora_train.run.bench import offered
 from lora_train.ui.page import ROOT
-from lora_train.workshop import WORKS
 from lora_train.workshop.kinds import KINDS
 
 TEXT = (ROOT / "javascript" / "lora_train_1_words_said_report.js").read_text(encoding="utf-8")
@@ -23,7 +20,6 @@ def rows(text: str, form: str) -> list[tuple[str, str]]:
 
 
 SAID = rows(TEXT, rf"^\s+\[{STRING}, {STRING}\],$")
-WORDS = rf"^\s+{STRING}: {STRING},$"
 
 
 def test_every_kind_of_problem():
@@ -33,14 +29,3 @@ def test_every_kind_of_problem():
     assert not [k.pattern for k in known if not any(map(k.fullmatch, said))]  # none that is said no more
     for english, japanese in SAID:
         assert {*re.findall(r"\{\w+\}", english)} == {*re.findall(r"\{\w+\}", japanese)}
-
-
-def test_every_setting():
-    there = dict(rows(TEXT, WORDS))
-    every = [path.read_text(encoding="utf-8") for path in ROOT.glob("javascript/lora_train_1_words*.js")]
-    anywhere = dict(rows("\n".join(every), WORDS))
-    said = set()
-    for name in ("check", "aside"):
-        said |= {offered(name, s)["help"] for s in settings(WORKS[name])} | {WORKS[name].said()}
-    assert not said - {*anywhere}
-    assert {*there} <= said | {"Check", "Aside", "Bounds"}

@@ -166,5 +166,15 @@
         "Losses of a run": "学習の損失",
         "losses of no run": "損失を表示しない",
         "losses of {name}": "{name} の損失",
+        "{pictures} pictures of the subject make {samples} samples an epoch.": "被写体の画像 {pictures} 枚は1エポックで {samples} サンプルになります。",
+        "{class} pictures of the class make as many: each is shown {shown} times.": "クラス画像 {class} 枚も同じ数だけ使われ、1枚あたり {shown} 回です。",
+        "There are no pictures of the class yet.": "クラス画像はまだありません。",
+        "{unused} of them are not used: one for each sample is enough.": "うち {unused} 枚は使われません。1サンプルにつき1枚で足ります。",
+        "{strange} of them were drawn with other prompts; take them out if they are of another class.": "うち {strange} 枚は別のプロンプトで描いたものです。別のクラスなら取り除いてください。",
+        "{n} pictures were drawn.": "{n} 枚を描きました。",
+        "Open their folder": "そのフォルダを開く",
+        "{count} pictures will be drawn.": "{count} 枚を描きます。",
+        "Draw {count}": "{count} 枚を描く",
+        "What is there stays; what is drawn is kept, also when it is stopped.": "今ある画像はそのままです。描いた画像は、途中で止めても残ります。",
     });
 })();

@@ -10,6 +10,7 @@
     const BESIDE = ["undo", "redo", "history", "check", "tags"]; // which have places of their own
     const FIRST = ["tagger", "model", "address", "painted", "by", "shape", "to"]; // settings that come before the others
     const SAID = 50; // pictures that are named of those that were changed
+    const SHOTS = 24; // that are shown of those that were drawn
     const TITLES = { // words over settings, where their own names say too little
         set: "Whole caption", add: "Add tags", remove: "Remove tags", replace: "Replace tags", trigger_word: "Trigger word", prepend: "Text in front", append: "Text behind",
         dedupe: "Only once", sort: "Sort tags", traits: "Tags of the character", strategy: "What becomes of them", clear: "Empty them", to_utf8: "To UTF-8",
@@ -109,13 +110,24 @@
     };
 
     /** What was changed, in place of the words that a command line prints. */
-    const made = ({ changed, of, touched: list }) => [el("p", {}, el("strong", {}, t("{count} of {of} pictures were changed.", { count: changed, of }))),
+    const made = ({ changed, of, touched: list, balance }) => balance ? drawn(changed, list, balance) : [el("p", {}, el("strong", {}, t("{count} of {of} pictures were changed.", { count: changed, of }))),
         list.length ? el("details.fold", {}, el("summary", {}, t("What became of them")), el("ul.examples", {}, list.slice(0, SAID).map(touched),
             list.length > SAID ? el("li.hint", {}, t("and {n} more", { n: list.length - SAID })) : null)) : null];
+
+    /** Pictures of the class: what there is of them, and how often a run would show them. */
+    const balanced = (found) => [el("p", {}, t("{pictures} pictures of the subject make {samples} samples an epoch.", found), " ",
+        found.class ? t("{class} pictures of the class make as many: each is shown {shown} times.", { ...found, shown: Number(found.shown.toPrecision(3)) }) : t("There are no pictures of the class yet.")),
+        found.unused ? el("p.hint", {}, t("{unused} of them are not used: one for each sample is enough.", found)) : null,
+        found.strange ? el("p.warn", {}, t("{strange} of them were drawn with other prompts; take them out if they are of another class.", found)) : null];
+
+    const drawn = (count, list, balance) => [el("p", {}, el("strong", {}, t("{n} pictures were drawn.", { n: count })), " ", page.button(t("Open their folder"), () => page.openDataset(balance.folder), { kind: "plain" })),
+        el("ul.shots", {}, list.slice(0, SHOTS).map((one) => el("li", {}, el("img", { src: `${page.picture(`${balance.folder}/${one.name}`)}&width=160`, alt: one.what, title: one.what, loading: "lazy", decoding: "async" })))),
+        ...balanced(balance)];
 
     // ── one work's form ──
     function form(work, values, given, run, close) {
         const changes = work.rows.some((row) => row.path === "dry_run"); // else it only looks
+        const adds = work.name === "regularise"; // which is not among the changes
         const coming = el("div.coming", { role: "status" });
         const others = el("p.warn.lines", { hidden: true });
         const first = (row) => (FIRST.includes(row.path) ? FIRST.indexOf(row.path) : FIRST.length);
@@ -136,8 +148,9 @@
             page.write(others, rest.map(page.said).join("\n"));
             page.show(others, rest.length);
         };
-        const said = ({ of, count }) => {
+        const said = ({ of, count, balance }) => {
             if (of === null) return [];
+            if (balance) return [el("p", {}, el("strong", {}, count ? t("{count} pictures will be drawn.", { count }) : t("There is nothing to do.")), " ", el("span.hint", {}, balance.folder)), ...balanced(balance)];
             if (!of) return [el("p.hint", {}, t("No picture is meant."))];
             if (count === null) return [el("p", {}, t("{of} pictures will be looked at; which of them change is known when they have been.", { of }))];
             return [el("p", {}, el("strong", {}, t("{count} of {of} pictures will be changed.", { count, of })), count ? "" : ` ${t("There is nothing to do.")}`)];
@@ -150,7 +163,7 @@
             const ready = !found.complaints.length;
             page.fill(coming, ready && changes ? said(found) : null, ready && found.examples.length ? el("details.fold", { open: found.examples.length < 4 }, el("summary", {}, t("What becomes of them")),
                 el("ul.examples", {}, found.examples.map(touched))) : null);
-            page.write(go, changes && ready && found.count ? t("Change {count}", { count: found.count }) : changes ? t("Do it") : t("Look"));
+            page.write(go, changes && ready && found.count ? t(found.balance ? "Draw {count}" : "Change {count}", { count: found.count }) : changes ? t("Do it") : t("Look"));
             go.disabled = ready && changes && found.count === 0;
             page.say(box, "");
         }
@@ -166,7 +179,7 @@
             changed();
         });
         const box = el("div.work-form", { "data-says": "" }, el("p.hint", {}, t(work.about)), rows.box, others, coming,
-            el("div.line.end", {}, el("span.hint", {}, changes ? t("It can be undone.") : t("It changes nothing."), work.light ? null : ` ${t("Runs when nothing trains.")}`), page.button(t("Close"), close), clear, go));
+            el("div.line.end", {}, el("span.hint", {}, adds ? t("What is there stays; what is drawn is kept, also when it is stopped.") : changes ? t("It can be undone.") : t("It changes nothing."), work.light ? null : ` ${t("Runs when nothing trains.")}`), page.button(t("Close"), close), clear, go));
         return { work, box, look, focus: rows.focus };
     }
 

@@ -44,7 +44,8 @@
         inside.append(el("div.line.top", {}, page.button("←", () => given.step(-1), { "aria-label": t("The picture before") }), head,
             page.button("→", () => given.step(1), { "aria-label": t("The next picture") })), stage, facts, tools, trouble, eye,
         el("div.tagging", {}, chips, el("div.line", {}, add, known)), text, el("div.line", {}, save, state));
-        let [now, timer, asked, last, drawn, writes] = [null, null, 0, Promise.resolve(), "", 0];
+        let [now, timer, asked, last, drawn] = [null, null, 0, Promise.resolve(), ""];
+        let [writes, writing, again] = [0, 0, false];
 
         // ── to another picture ──
         async function show(row) {
@@ -67,9 +68,11 @@
             timer = setTimeout(() => load(row.name).catch(fail), other ? WAIT : 0);
         }
         async function load(name) {
+            if (writing) return void (again = true);
             const [mine, before] = [++asked, writes];
             const found = await given.ask(name);
-            if (mine !== asked || !now || now.name !== name || before !== writes) return; // what is older than a change is asked again
+            if (mine !== asked || !now || now.name !== name) return;
+            if (before !== writes || writing) return void (again = true); // older than what is being written
             const clean = !dirty();
             now = found;
             if (clean) put(found.text);
@@ -193,8 +196,13 @@
             const [name, words] = [now.name, text.value.trim()];
             now.text = words;
             writes++;
+            writing++;
             page.write(state, t("Saving …"));
-            last = last.catch(() => {}).then(() => given.write(name, words)).then(() => {
+            last = last.catch(() => {}).then(() => given.write(name, words)).finally(() => {
+                writing--;
+                if (again && !writing && now) timer = setTimeout(() => now && load(now.name).catch(fail), WAIT);
+                if (!writing) again = false;
+            }).then(() => {
                 if (now && now.name === name) page.write(state, t("Saved."));
                 page.say(element, "");
             }, (error) => {

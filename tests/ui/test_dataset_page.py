@@ -427,7 +427,7 @@ def test_it_fits_a_wide_and_a_narrow_screen(room, drawings, query, width):
     shot(page, "report", words, width)
     side(page, "tags")
     page.locator(".lt-side-panel:visible .lt-chip").nth(2).wait_for()
-    page.locator('.lt-frame[aria-posinset="3"] .lt-tick').click(force=True)
+    page.locator('.lt-frame[aria-posinset="3"] .lt-tick').evaluate("tick => tick.click()")
     page.locator('.lt-frame[aria-posinset="5"]').click(modifiers=["Shift"])
     form = work(page, "captions")
     form.locator('[data-path="add"] input').fill("black and white")

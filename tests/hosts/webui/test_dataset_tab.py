@@ -164,21 +164,37 @@ def test_a_caption_is_written_and_undone_in_a_browser(webui, folder):
         page.keyboard.press("Enter")
         page.wait_for_selector(".lt-model-reads:text-is('duck, ink stylé, wooden')")
         assert (folder / "a.txt").read_text(encoding="utf-8").strip() == "duck, ink stylé, wooden"
-        if SCREENS:
-            page.locator('[data-side="report"]').click()
-            page.locator(".lt-side-panel:visible .lt-main").click()
-            page.wait_for_selector(".lt-kind")
-            page.locator('[data-side="picture"]').click()
-            page.locator('.lt-works [data-work="regularise"]').click()
-            page.locator('.lt-work-form [data-path="class_prompt"] input').fill("ink style, a bird")
-            page.wait_for_timeout(1000)
-            page.evaluate(r"document.getElementById('lt_dataset_folder').value = 'D:\\lora\\2_duck é'")
-            image = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
-            image.quantize(128).save(pathlib.Path(SCREENS) / "webui-dataset.png", optimize=True)
         page.locator(".lt-gallery").focus()
         page.keyboard.press("Control+z")
         page.wait_for_selector(".lt-model-reads:text-is('duck, ink stylé')")
         assert (folder / "a.txt").read_bytes() == before
+        page.locator('.lt-works [data-work="regularise"]').click()
+        form = page.locator(".lt-work-form")
+        given = {"class_prompt": "ink style, a bird", "resolution": "64", "num_class_images": "3"}
+        for path, value in given.items():
+            form.locator(f'[data-path="{path}"] input').fill(value)
+        form.get_by_role("button", name="Draw 3").click()
+        page.wait_for_selector("text=3 pictures of the class make as many: each is shown 2.67 times.")
+        shots = page.locator(".lt-works .lt-shots img")
+        assert [shots.nth(i).evaluate("image => image.decode().then(() => image.alt)") for i in range(3)] == [
+            "ink style, a bird"] * 3  # fmt: skip
+        assert len([*(folder.parent / "reg" / "1_duck é").glob("*.png")]) == 3
+        if SCREENS:
+            page.locator('[data-side="report"]').click()
+            page.locator(".lt-side-panel:visible .lt-main").click()
+            page.wait_for_selector(".lt-kind")
+            page.wait_for_timeout(3000)
+            page.evaluate(
+                "([id, text]) => { document.getElementById(id).value = text }",
+                ["lt_dataset_folder", "D:\\lora\\2_duck é"],
+            )
+            page.evaluate(
+                "at => document.querySelectorAll('.lt-coming .lt-hint').forEach(e => { e.textContent = at })",
+                "D:\\lora\\reg\\1_duck é",
+            )
+            page.evaluate("scrollTo(0, 0)")
+            image = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
+            image.quantize(128).save(pathlib.Path(SCREENS) / "webui-dataset.png", optimize=True)
     assert not errors
 
 

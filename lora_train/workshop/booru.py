@@ -14,6 +14,7 @@ from PIL import Image
 
 from lora_train.errors import Mistake
 from lora_train.workshop import wording
+from lora_train.workshop.removers import answered
 from lora_train.workshop.wording import CHARACTER, GENERAL, RATING, Label
 from lora_train.workshop.work import needed
 
@@ -121,7 +122,7 @@ class Booru:
     @functools.cached_property
     def shape(self) -> tuple[bool, int | None, int | None]:
         """(whether colours stand before rows, height, width), as its input has them; None: any."""
-        shape = self.session.get_inputs()[0].shape
+        shape = ([one.shape for one in self.session.get_inputs()] or [[]])[0]
         sizes = [side if isinstance(side, int) and side > 0 else None for side in shape]
         if len(sizes) != 4:  # noqa: PLR2004 (batch, height, width, colours)
             raise Mistake(f"{self.path}: expected a model that takes pictures, and its input is {shape}")
@@ -184,7 +185,8 @@ class Booru:
         said = self.session.get_inputs()[0].shape[0]
         missing = said - len(pictures) if isinstance(said, int) and said > 0 else 0
         full = np.stack([*pictures, *[pictures[-1]] * missing])
-        found = self.session.run([name], {self.session.get_inputs()[0].name: full})[0][: len(pictures)]
+        given = {self.session.get_inputs()[0].name: full}
+        found = answered(self.session, given, f"tagger = {self.path}", [name])[0][: len(pictures)]
         found = np.asarray(found, np.float32).reshape(len(pictures), -1)
         if self.kind == "ml" or found.min() < 0 or found.max() > 1:
             found = 1 / (1 + np.exp(-found))

@@ -13,6 +13,7 @@ from PIL import Image
 
 from lora_train.errors import Mistake
 from lora_train.workshop.focus import Box
+from lora_train.workshop.removers import answered
 from lora_train.workshop.work import needed
 
 Find = Callable[[Image.Image], list[Box]]  # of an RGB picture; the largest first
@@ -149,7 +150,8 @@ def _network(path: pathlib.Path, what: str) -> Find:
         canvas.paste(small)
         pixels = np.asarray(canvas, np.float32).transpose(2, 0, 1)[None] / 255
         half = "float16" in entry.type
-        outputs = model.run(None, {entry.name: pixels.astype(np.float16 if half else np.float32)})
+        given = {entry.name: pixels.astype(np.float16 if half else np.float32)}
+        outputs = answered(model, given, f"detector = {path}")
         boxes, chances = _read(np.asarray(outputs[0], np.float32), wanted, path)
         best = np.argsort(-chances)
         kept: list[Box] = []

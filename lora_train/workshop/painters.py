@@ -12,7 +12,7 @@ from PIL import Image
 from lora_train.data.memory import usual
 from lora_train.errors import Mistake
 from lora_train.workshop.image import scaled
-from lora_train.workshop.removers import session
+from lora_train.workshop.removers import answered, session
 from lora_train.workshop.work import needed
 
 # (RGB, "L" that is white where it is to be filled) -> RGB, as large; what it has outside is not used
@@ -46,10 +46,11 @@ def lama(path: pathlib.Path | None) -> Painter:
     inputs = {one.shape[1] if len(one.shape) == 4 else None: one for one in network.get_inputs()}
     if {*inputs} != {3, 1}:
         raise Mistake(f"lama = {found}: expected a network that takes a picture and a mask")
-    return lambda image, hole: _lama(network, inputs[3], inputs[1], image, hole)
+    return lambda image, hole: _lama(network, f"lama = {found}", image, hole)
 
 
-def _lama(network: Any, of: Any, mask: Any, image: Image.Image, hole: Image.Image) -> Image.Image:
+def _lama(network: Any, which: str, image: Image.Image, hole: Image.Image) -> Image.Image:
+    of, mask = sorted(network.get_inputs(), key=lambda one: -one.shape[1])  # 3 colours, and 1
     fixed = [side if isinstance(side, int) else None for side in of.shape[2:]]
     scale = SIDE / max(image.size)
     height, width = (
@@ -59,7 +60,10 @@ def _lama(network: Any, of: Any, mask: Any, image: Image.Image, hole: Image.Imag
     pixels = np.asarray(scaled(image, (width, height))).astype(np.float32).transpose(2, 0, 1)[None] / 255
     wanted = np.asarray(hole.resize((width, height), Image.Resampling.BOX)) > 0
     given = {of.name: pixels, mask.name: wanted.astype(np.float32)[None, None]}
-    said = network.run(None, given)[0][0].transpose(1, 2, 0)
+    said = answered(network, given, which)[0]
+    if said.ndim != 4 or said.shape[1] != 3 or not np.isfinite(said).all():  # noqa: PLR2004 (of colours)
+        raise Mistake(f"{which}: gives {list(said.shape)}, and no picture; take another file")
+    said = said[0].transpose(1, 2, 0)
     said = said if said.max() > BRIGHT else said * 255  # of which there are files of both kinds
     made = Image.fromarray(np.rint(said).clip(0, 255).astype(np.uint8))
     return scaled(made, image.size)

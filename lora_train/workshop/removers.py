@@ -96,13 +96,12 @@ def _file(name: str) -> pathlib.Path:
 def _network(name: str) -> Find:
     path = _file(name)
     network = session(path, "remover")
-    first = network.get_inputs()[0]
-    shape = first.shape
+    shape = ([one.shape for one in network.get_inputs()] or [[]])[0]
     if len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != 3):
         raise Mistake(f"remover = {path}: expected a network that takes pictures of 3 channels, not {shape}")
     side = shape[2] if isinstance(shape[2], int) else None
     how = kind(path, side)
-    return lambda image: _asked(network, first.name, how, side or how.side, image)
+    return lambda image: _asked(network, f"remover = {path}", how, side or how.side, image)
 
 
 def session(path: pathlib.Path, setting: str) -> Any:
@@ -123,10 +122,31 @@ def session(path: pathlib.Path, setting: str) -> Any:
         raise Mistake(f"{setting} = {path}: onnxruntime cannot read it ({str(e).splitlines()[0]})") from e
 
 
-def _asked(network: Any, name: str, how: Remover, side: int, image: Image.Image) -> Image.Image:
+def answered(
+    network: Any, given: dict[str, np.ndarray], which: str, outputs: Sequence[str] | None = None
+) -> list[np.ndarray]:
+    """What a network gives.
+
+    Args:
+        which: how a person named it.
+
+    Raises:
+        Mistake: it is of another kind, or there is too little memory.
+    """
+    try:
+        return network.run(outputs, given)
+    except Exception as e:  # as above
+        raise Mistake(f"{which}: cannot be asked as a network of its kind ({str(e).splitlines()[0]})") from e
+
+
+def _asked(network: Any, which: str, how: Remover, side: int, image: Image.Image) -> Image.Image:
     pixels = np.asarray(image.resize((side, side), Image.Resampling.LANCZOS)).astype(np.float64)
     pixels = (pixels / max(pixels.max(), 1e-6) - how.mean) / how.spread
-    said = network.run(None, {name: pixels.transpose(2, 0, 1)[None].astype(np.float32)})[0][0, 0]
+    given = {network.get_inputs()[0].name: pixels.transpose(2, 0, 1)[None].astype(np.float32)}
+    said = answered(network, given, which)[0]
+    if said.ndim != 4:  # noqa: PLR2004 (pictures, colours, height, width)
+        raise Mistake(f"{which}: gives {list(said.shape)}; expected a picture of how much is subject")
+    said = said[0, 0]
     if how.bare:
         said = 1 / (1 + np.exp(-said))
     low, high = said.min(), said.max()

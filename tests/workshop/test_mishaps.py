@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
@@ -186,10 +187,45 @@ def test_pictures_are_counted_once_however_many_copies_there_are(tmp_path):
 
 def test_a_caption_that_cannot_be_read_keeps_no_other_picture_from_one(tmp_path, monkeypatch):
     drawn(tmp_path / "a.png")
-    drawn(tmp_path / "b.png").with_suffix(".txt").write_bytes(b"\0\1\xff" * 50)
+    drawn(tmp_path / "b.png").with_suffix(".txt").write_bytes(b"\0\1\xff\xfe\0" * 30)
     monkeypatch.setattr(WORKS["tag"], "speaker", lambda self: Interrogator(lambda image: "cat"))
     monkeypatch.setattr(WORKS["tag"], "spoken", lambda self, speaker, answer: [answer.decode()])
     report = work("tag", tmp_path, overwrite=True)
     assert (tmp_path / "a.txt").read_text() == "cat"
     assert [*left(report)] == ["b.png"]
-    assert (tmp_path / "b.txt").read_bytes() == b"\0\1\xff" * 50
+    assert (tmp_path / "b.txt").read_bytes() == b"\0\1\xff\xfe\0" * 30
+
+
+NETWORKS = {  # inputs and outputs by their shapes, and what the outputs hold
+    "two": ([(1, 3, 64, 64), (1, 1, 64, 64)], (1, 1, 64, 64), 0.5),
+    "flat": ([(1, 3, 64, 64)], (1, 10), 0.5),
+    "none": ([], (1, 1, 64, 64), 0.5),
+    "small": ([(1, 3, 64, 64), (1, 1, 32, 32)], (1, 3, 64, 64), 0.5),
+    "lost": ([(1, 3, 64, 64), (1, 1, 64, 64)], (1, 3, 64, 64), float("nan")),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_of_another_kind_are_said_to_be(tmp_path, name):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    inputs, output, value = NETWORKS[name]
+    float32, made = onnx.TensorProto.FLOAT, onnx.helper
+    held = onnx.numpy_helper.from_array(np.full(output, value, np.float32), "held")
+    ports = [made.make_tensor_value_info(f"x{n}", float32, shape) for n, shape in enumerate(inputs)]
+    told = [made.make_tensor_value_info("y", float32, output)]
+    graph = made.make_graph([made.make_node("Identity", ["held"], ["y"])], "g", ports, told, [held])
+    folder, file = tmp_path / "set", tmp_path / "model.onnx"
+    onnx.save(made.make_model(graph, opset_imports=[made.make_opsetid("", 13)], ir_version=8), str(file))
+    (tmp_path / "selected_tags.csv").write_text("tag_id,name,category,count\n1,cat,0,1\n")
+    drawn(folder / "a.png")
+    painted = drawn(tmp_path / "painted.png")
+    before = state(folder)
+    for asked in (("background", {"by": "remover", "remover": str(file)}), ("tag", {"tagger": str(file)}),
+                  ("erase", {"by": "lama", "lama": str(file), "painted": str(painted)})):  # fmt: skip
+        try:
+            said = left(work(asked[0], folder, **asked[1]))["a.png"]
+        except Mistake as e:
+            said = str(e)
+        assert "model.onnx" in said
+    assert state(folder) == before

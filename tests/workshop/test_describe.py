@@ -282,7 +282,23 @@ def test_the_webuis_interrogators_are_asked_in_its_turn(webui, pictures):
         Mistake, match="capfilt_large.pth into .*BLIP, and ViT-L-14.pt into .*clip, and artists.txt"
     ):
         Interrogate(folder=pictures, overwrite=True).within(Host())
+    again = Interrogate(folder=pictures, download=True, overwrite=True)
+    with pytest.raises(Mistake, match="could not be fetched; put model_base_caption_capfilt_large.pth into"):
+        again.within(Host())
+    for file in ("models/BLIP/a.pth", "clip/a.pt", "words/artists.txt"):
+        (webui.parent / file).parent.mkdir(parents=True)
+        (webui.parent / file).touch()
     with pytest.raises(Mistake, match="could not answer"):
-        Interrogate(folder=pictures, download=True, overwrite=True).within(Host())
+        again.within(Host())
     with pytest.raises(Mistake, match="inside the WebUI alone"):
         Interrogate(folder=pictures, overwrite=True).run()
+
+
+def test_an_interrogator_that_cannot_be_fetched_is_said(webui, pictures, monkeypatch):
+    def tag(image: Image.Image) -> str:
+        return [][0]  # as the WebUI ends where its download failed
+
+    monkeypatch.setattr(sys.modules["modules.deepbooru"].model, "tag", tag)
+    with pytest.raises(Mistake, match="could not be fetched; put model-resnet_custom_v3.pt into"):
+        Interrogate(folder=pictures, interrogator="deepdanbooru", download=True).within(Host())
+    assert not [*pictures.glob("*.txt")]

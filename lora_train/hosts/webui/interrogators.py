@@ -16,13 +16,17 @@ FAULT = "<error>"  # what the WebUI writes behind an answer that went wrong
 
 def found(name: str, *, download: bool) -> Callable[[Image.Image], str]:
     """Raises Mistake: a part of it is not on the disk, and may not be fetched."""
+    if not download and (lacks := lacking(name)):
+        raise Mistake(f"interrogator = {name}: not on this machine; set download, or put {lacks}")
+    return lambda image: asked(name, image)
+
+
+def lacking(name: str) -> str:
+    """What of it is to be put where; empty where all is there."""
     missing = [
         (file, place) for file, place in parts(name) if not any(place.glob(f"*{file.rpartition('.')[2]}"))
     ]
-    if missing and not download:
-        said = ", and ".join(f"{file} into {place}" for file, place in missing)
-        raise Mistake(f"interrogator = {name}: not on this machine; set download, or put {said}")
-    return lambda image: asked(name, image)
+    return ", and ".join(f"{file} into {place}" for file, place in missing)
 
 
 def parts(name: str) -> list[tuple[str, pathlib.Path]]:
@@ -52,8 +56,14 @@ def asked(name: str, image: Image.Image) -> str:
                 if name == "deepdanbooru"
                 else shared.interrogator.interrogate(image)
             )
-        except (OSError, ImportError, RuntimeError) as e:  # it cannot be fetched, read, or does not fit
-            raise Mistake(f"interrogator = {name}: {e}; the WebUI's console says more") from e
+        except (OSError, ImportError, RuntimeError, IndexError) as e:  # not fetched, not read, does not fit
+            raise Mistake(_failed(name, f"{e}; the WebUI's console says more")) from e
     if said.endswith(FAULT):
-        raise Mistake(f"interrogator = {name}: could not answer; the WebUI's console says why")
+        raise Mistake(_failed(name, "could not answer; the WebUI's console says why"))
     return said
+
+
+def _failed(name: str, why: str) -> str:
+    """Where the WebUI cannot fetch a part, it goes on without."""
+    lacks = lacking(name)
+    return f"interrogator = {name}: {f'could not be fetched; put {lacks}' if lacks else why}"

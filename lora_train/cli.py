@@ -6,6 +6,7 @@ Commands import what they need themselves: torch takes seconds, and neither help
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import pathlib
@@ -47,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)  # of other packages
     rank = int(os.environ.get("RANK", "0"))  # among processes that a launcher started: the first one talks
     logging.getLogger("lora_train").setLevel(logging.ERROR if rank else logging.INFO)
+    for stream in (sys.stdout, sys.stderr):  # files and old consoles may have no such letters
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         return _command(words)

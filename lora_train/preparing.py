@@ -45,14 +45,29 @@ def _filtered(words: Sequence[str]) -> list[str]:
 
 def _run(tool: Tool, told: Told) -> Report:
     """With a host for what draws, and problems known where they are asked for."""
+    from lora_train.run.control import Ended
+    from lora_train.stopping import interruptible
     from lora_train.workshop.report import Check
-    from lora_train.workshop.work import Look
+    from lora_train.workshop.work import Look, Work
 
     if isinstance(tool, Look) and "problem:" in tool.only:
         own = {
             name: vars(tool)[name] for name in ("folder", "recursive", "follow_links", "caption_extension")
         }
         Check(**own).found(tool.opened(), told)
+    if not (isinstance(tool, Work) and tool.keeps):
+        return _used(tool, told)
+    with interruptible("Stopping; what is done by now is kept") as control:
+
+        def heard(done: int, of: int) -> None:
+            if control.stopping:
+                raise Ended
+            told(done, of)
+
+        return _used(tool, heard)
+
+
+def _used(tool: Tool, told: Told) -> Report:
     if not tool.hosted:
         return tool.run(told)
     from lora_train.hosts.standalone.host import StandaloneHost

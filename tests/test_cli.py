@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import subprocess
 import sys
@@ -308,3 +309,13 @@ def test_flat_names_are_each_of_one_setting():
 def test_defaults_alone_make_a_job():
     job, output, place = assemble({})
     assert assemble({}) == (job, output, place)
+
+
+def test_letters_that_a_file_or_console_has_not(monkeypatch, tmp_path):
+    """Windows writes redirected output in its old code page."""
+    (tmp_path / "\u540d.png").write_bytes(b"")
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding="cp1252"))
+    assert main(["dataset", "captions", str(tmp_path), "--add", "x", "--dry_run"]) == 0
+    sys.stdout.flush()
+    assert b"\\u540d.png" in out.getvalue()

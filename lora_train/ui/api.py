@@ -175,6 +175,8 @@ class Api:
             data = await run_in_threadpool(_small, path, int(width[:6]))
         except Mistake as e:
             return _refused(422, str(e))
+        except OSError as e:  # it has just gone, or its disk has
+            return _refused(422, f"{e.filename}: {e.strerror}; open the folder again")
         return Response(data, media_type="image/jpeg", headers=headers)
 
     async def _events(self, request: Request) -> Response:

@@ -20,6 +20,7 @@ from lora_train.workshop.opened import Entry, Opened
 from lora_train.workshop.work import Touched, Work
 
 FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]|[. ]$|^\.')  # to Windows, and a dot in front hides
+FIELD = re.compile(r"\{\{|\}\}|\{n(?::0?\d{1,2}d?)?\}|\{name\}")  # no width that fills the memory
 CACHE = ".npz"  # sd-scripts' latents and outputs of text encoders: name_0512x0768_sd.npz
 
 
@@ -51,6 +52,9 @@ class Rename(Work):
 
     def check(self) -> Iterable[str]:
         yield from super().check()
+        if set("{}") & set(FIELD.sub("", self.pattern)):
+            yield f"pattern = {shown(self.pattern)}: expected {{n}}, {{n:04d}} or {{name}} in it"
+            return
         try:
             name = self._name(1, "a")
             if name == self._name(2, "b"):

@@ -53,7 +53,8 @@ class Step:
             if not there(path) and there(folder / self.to):
                 renamed(folder / self.to, path)
         elif self.number is None:
-            if path.exists() and path.read_bytes() == self.after.encode("latin-1"):
+            # an empty file may be what is left of a new one when the power failed
+            if path.exists() and path.read_bytes() in (self.after.encode("latin-1"), b""):
                 if self.before is None:
                     path.unlink()
                 else:

@@ -106,7 +106,7 @@ class Work(Look):
             nonlocal stopped
             try:
                 touched.extend(edit(opened, chosen, draft, told))
-            except (Ended, KeyboardInterrupt):
+            except Ended:
                 if not self.keeps:
                     raise
                 stopped = True

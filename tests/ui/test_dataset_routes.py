@@ -106,6 +106,15 @@ def test_a_change_is_foreseen_done_and_undone(client, folder):  # noqa: F811
     assert [c["done"] for c in asked(client, "history", folder)] == [True]
 
 
+def test_masks_are_no_pictures_of_their_own(client, folder):  # noqa: F811
+    Image.new("L", SIZES[0]).save(folder / "picture 0-masklabel.png")
+    Image.new("L", SIZES[0]).save(folder / "alone-masklabel.png")
+    assert asked(client, "open", folder)["pictures"] == 4
+    names = asked(client, "names", folder)["names"]
+    assert "picture 0-masklabel.png" not in names
+    assert "alone-masklabel.png" in names
+
+
 def test_small_copies_are_kept(client, folder):  # noqa: F811
     path = folder / "picture 2.png"
     for _ in range(2):
@@ -183,3 +192,13 @@ def test_a_folder_is_opened_while_a_work_is_on(client, folder):  # noqa: F811
         draft.put(folder / "picture 0.txt", b"new")
         assert asked(client, "open", folder)["recovered"] == []
     assert (folder / "picture 0.txt").read_bytes() == b"new"
+
+
+def test_a_picture_that_goes_while_it_is_asked_for(client, folder, monkeypatch):  # noqa: F811
+    def gone(path, width):
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+
+    monkeypatch.setattr(small, "small", gone)
+    answer = client.get("/lora_train/v1/file", params={"path": str(folder / "picture 0.png"), "width": "64"})
+    assert answer.status_code == 422
+    assert "picture 0.png" in answer.json()["error"]

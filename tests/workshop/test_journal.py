@@ -372,3 +372,14 @@ def test_long_names(folder):
     path.write_bytes(b"old")
     overwritten(folder, [path])
     assert path.read_bytes() == b"new"
+
+
+def test_what_a_power_cut_has_emptied_comes_back(folder):
+    overwritten(folder, [folder / "0.txt", folder / "came.txt"])
+    (change,) = Journal(folder).changes()
+    change.now(journals.MOVING)  # as far as it had come
+    for name in ("0.txt", "came.txt"):
+        (folder / name).write_bytes(b"")
+    Journal(folder).recover()
+    assert (folder / "0.txt").read_bytes() == b"old 0"
+    assert not (folder / "came.txt").exists()

@@ -118,3 +118,9 @@ def test_what_cannot_work_is_refused_and_nothing_is_done(tmp_path, values, said)
             build(Rename, {"folder": tmp_path, "dry_run": dry, **values}).run()
         assert said in str(caught.value)
     assert seen(tmp_path) == before
+
+
+@pytest.mark.parametrize("pattern", ["{n:0999999999d}", "{n.real}", "{name[0]}{n}", "{n", "{n!r:>9999999}"])
+def test_patterns_that_only_programmers_know(tmp_path, pattern):
+    with pytest.raises(Mistake, match="expected {n}"):
+        build(Rename, {"folder": tmp_path, "pattern": pattern})

@@ -115,7 +115,9 @@ class Booru:
         try:
             return onnxruntime.InferenceSession(str(self.path), providers=[*cards, "CPUExecutionProvider"])
         except Exception as e:  # noqa: BLE001 (it has a dozen of its own, and they share nothing)
-            raise Mistake(f"{self.path}: onnxruntime cannot read it ({str(e).splitlines()[0]})") from e
+            raise Mistake(
+                f"{self.path}: onnxruntime cannot read it ({(str(e) or repr(e)).splitlines()[0]})"
+            ) from e
 
     # ── pictures ──
 

@@ -61,8 +61,10 @@ class Captioner:
             reader = transformers.AutoProcessor.from_pretrained(self.name, **here)
             kept = torch.float16 if card else torch.float32
             net = made.from_pretrained(self.name, torch_dtype=kept, **here)
-        except (OSError, ValueError, ImportError) as e:
-            why = str(e).strip().splitlines()[0]
+        except Mistake:
+            raise
+        except Exception as e:  # files that are cut off or changed raise what the packages below have
+            why = (str(e).strip() or repr(e)).splitlines()[0]
             raise Mistake(
                 f"captioner = {self.name}: cannot be loaded ({why}); set download to get it from Hugging "
                 "Face, or name a folder with all its files") from e  # fmt: skip
@@ -92,6 +94,10 @@ class Captioner:
             raise Mistake(
                 f"batch_size = {self.batch}: more than the card's memory holds; take a smaller one"
             ) from e
+        except (RuntimeError, LookupError, ValueError, TypeError) as e:
+            why = (str(e).strip() or repr(e)).splitlines()[0]
+            raise Mistake(f"captioner = {self.name}: its files do not belong together ({why}); get them anew"
+                          ) from e  # fmt: skip
         return [self._alone(words).encode() for words in reader.batch_decode(said, skip_special_tokens=True)]
 
     def _alone(self, words: str) -> str:

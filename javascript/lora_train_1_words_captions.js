@@ -25,7 +25,7 @@
         "The whole caption, in place of what there is.": "今のキャプションと置き換える全文。",
         "Empty the captions.": "キャプションを空にします。",
         "Write caption files of other encodings anew in UTF-8; what is changed for another reason is so in any case.": "ほかの文字コードのキャプションをUTF-8で書き直します。ほかの理由で変わるものは常にUTF-8になります。",
-        "Regular expression; what it finds in a caption becomes regex_with.": "正規表現。キャプション内で一致した部分が regex_with になります。",
+        "Regular expression; what it finds in a caption becomes regex_with. Repeats of repeats, such as (a+)+, may take forever.": "正規表現。キャプション内で一致した部分が regex_with になります。(a+)+ のような繰り返しの繰り返しは、いつまでも終わらないことがあります。",
         "What takes the place of what regex finds; \\1 is its first group.": "regex が一致した部分と置き換わる文字。\\1 は最初のグループ。",
         "Tags that become others: old => new, with commas between, or one in quotes that has commas: \"cat => cat ears, tail\". Nothing behind => takes the tag out. In sentences it is done to words.": "置き換えるタグ: old => new をコンマで区切って並べます。コンマを含むものは引用符で囲みます: \"cat => cat ears, tail\"。=> の後が空ならそのタグを消します。文の場合は単語に対して行います。",
         "In tags: blanks for underscores (long_hair becomes long hair), or underscores for blanks. Tags of up to 3 letters, such as ^_^, stay.": "タグのアンダースコアを空白に（long_hair → long hair）、または空白をアンダースコアに。^_^ など3文字以下のタグはそのまま。",

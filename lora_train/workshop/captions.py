@@ -34,7 +34,8 @@ class Captions(Work):
         False, "Write caption files of other encodings anew in UTF-8; what is changed for another reason "
         "is so in any case.", group="text")  # fmt: skip
     regex: str = knob(
-        "", "Regular expression; what it finds in a caption becomes regex_with.", group="text")  # fmt: skip
+        "", "Regular expression; what it finds in a caption becomes regex_with. Repeats of repeats, such as "
+        "(a+)+, may take forever.", group="text")  # fmt: skip
     regex_with: str = knob(
         "", r"What takes the place of what regex finds; \1 is its first group.", group="text")  # fmt: skip
     replace: str = knob(

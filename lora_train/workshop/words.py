@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -59,7 +60,8 @@ def folded(text: str) -> str:
 
 def like(tag: str) -> re.Pattern[str]:
     """What a plain tag must match to be this one; `*` stands for anything."""
-    return re.compile(".*".join(map(re.escape, plain(tag).split("*"))))
+    stars = re.sub(r"[\[?]", r"[\g<0>]", plain(tag))
+    return re.compile(fnmatch.translate(stars))  # which never goes back over what a * has taken
 
 
 def listed(text: str) -> list[str]:

@@ -226,3 +226,15 @@ def test_an_interrupt_keeps_what_a_slow_work_has_done(folder, monkeypatch):
     assert command(["slow", str(folder), "--add", "x"]) == 0
     assert signal.getsignal(signal.SIGINT) is before
     assert {path.stem: path.read_text() for path in folder.glob("*.txt")} == {"a": "a, x", "b": "b"}
+
+
+@pytest.mark.parametrize(
+    ("tag", "same", "other"),
+    [("*hair", "long hair", "hair ribbon"), ("a?", "a?", "ab"), ("[x]*", "[x] y", "x"),
+     (">_<", ">_<", ">__<"), ("a*b*c", "a1b2c", "a1c2b"), ("*a" * 20 + "b", "a" * 300 + "b", "a" * 3000)],
+    ids=range(6),
+)  # fmt: skip
+def test_stars_stand_for_anything_and_take_no_time(tag, same, other):
+    pattern = words.like(tag)
+    assert pattern.fullmatch(words.plain(same))
+    assert not pattern.fullmatch(words.plain(other))

@@ -75,6 +75,7 @@
         "Undo": "元に戻す",
         "Undo stroke": "一筆戻す",
         "What became of them": "変更の内容",
+        "{n} stayed as they are": "変更なし {n} 枚",
         "What becomes of them": "変更の内容",
         "What of it is trained on": "学習に使われる範囲",
         "What stays. Arrow keys move it, with Shift they make it larger or smaller.": "残す範囲。矢印キーで移動、Shift+矢印キーで大きさを変えます。",

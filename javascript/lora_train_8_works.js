@@ -110,9 +110,11 @@
     };
 
     /** What was changed, in place of the words that a command line prints. */
-    const made = ({ changed, of, touched: list, balance }) => balance ? drawn(changed, list, balance) : [el("p", {}, el("strong", {}, t("{count} of {of} pictures were changed.", { count: changed, of }))),
-        list.length ? el("details.fold", {}, el("summary", {}, t("What became of them")), el("ul.examples", {}, list.slice(0, SAID).map(touched),
-            list.length > SAID ? el("li.hint", {}, t("and {n} more", { n: list.length - SAID })) : null)) : null];
+    const made = ({ changed, of, touched: list, left, balance }) => balance ? drawn(changed, list, balance) : [el("p", {}, el("strong", {}, t("{count} of {of} pictures were changed.", { count: changed, of }))),
+        each(t("What became of them"), list), each(t("{n} stayed as they are", { n: (left || []).length }), left || [], { open: true })];
+
+    const each = (words, list, given) => (list.length ? el("details.fold", given || {}, el("summary", {}, words), el("ul.examples", {}, list.slice(0, SAID).map(touched),
+        list.length > SAID ? el("li.hint", {}, t("and {n} more", { n: list.length - SAID })) : null)) : null);
 
     /** Pictures of the class: what there is of them, and how often a run would show them. */
     const balanced = (found) => [el("p", {}, t("{pictures} pictures of the subject make {samples} samples an epoch.", found), " ",
@@ -131,7 +133,7 @@
         const coming = el("div.coming", { role: "status" });
         const others = el("p.warn.lines", { hidden: true });
         const first = (row) => (FIRST.includes(row.path) ? FIRST.indexOf(row.path) : FIRST.length);
-        const rows = page.rows(work.rows.filter((row) => !OWN.includes(row.path)).sort((a, b) => first(a) - first(b)), values, () => changed(), { titles: TITLES, control: given.control });
+        const rows = page.rows(work.rows.filter((row) => !OWN.includes(row.path)).sort((a, b) => first(a) - first(b)), values, () => changed(), { titles: work.name === "captions" ? TITLES : {}, control: given.control });
         let [timer, asked, tried] = [null, 0, false];
         const changed = () => {
             page.kept(`work ${work.name}`, Object.fromEntries(Object.entries(rows.values()).filter(([, value]) => !String(value).startsWith("data:"))));

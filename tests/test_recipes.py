@@ -1,4 +1,4 @@
-"""Settings as people have published them run word for word; only paths, sizes and numbers of steps are filled in."""
+"""Settings as people have published them run; only paths, sizes and numbers of steps are filled in."""
 
 import json
 import pathlib

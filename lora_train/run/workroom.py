@@ -137,8 +137,9 @@ class Workroom:
         done = [change.title for change in changes if change.state == DONE]
         undone = [change.title for change in changes if change.state == UNDONE]
         return {
-            "folder": str(opened.folder), "version": opened.version, "pictures": len(opened),
-            "captioned": sum(entry.caption is not None for entry in opened),
+            "folder": str(opened.folder), "version": opened.version,
+            "pictures": len(opened) - len(opened.masks),
+            "captioned": sum(entry.caption is not None for entry in opened.chosen()),
             "outside": len(opened.outside), "undo": done[-1] if done else None,
             "redo": undone[0] if undone else None, "problems": problems(opened), "sorts": [*SORTS],
         }  # fmt: skip

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from lora_train.data import captions, pictures
+from lora_train.data.health import LABEL
 from lora_train.data.memory import Known, Memory, usual
 from lora_train.errors import Mistake
 
@@ -68,6 +69,7 @@ class Opened:
         self.judged = 0  # reports that there were
         self.dated = 0  # when the folder was changed last, in nanoseconds since 1970
         self.outside: list[str] = []  # links that lead out of the folder, which are left alone
+        self.masks: set[str] = set()  # pictures that are masks of others beside them
         self.loose: dict[str, os.stat_result] = {}  # files that are neither pictures nor their captions
         self._folders: dict[str, pathlib.Path] = {}
         self.refresh()
@@ -94,6 +96,9 @@ class Opened:
             old = before.get(entry.name)
             if old and (old.caption, old.written) == (entry.caption, entry.written):
                 entry.text, entry.encoding = old.text, old.encoding
+        stems = {os.path.splitext(entry.name)[0] for entry in found}  # noqa: PTH122
+        ends = ((entry.name, os.path.splitext(entry.name)[0]) for entry in found)  # noqa: PTH122
+        self.masks = {n for n, stem in ends if stem.endswith(LABEL) and stem[: -len(LABEL)] in stems}
         taken = {entry.caption for entry in found}
         self.outside = outside
         self.loose = {name: status for name, status in loose.items() if name not in taken}
@@ -151,14 +156,24 @@ class Opened:
                 known.width, known.height = pictures.size(self.path(entry.name))
         return None if known.width is None else (known.width, known.height)
 
-    def chosen(self, holds: Callable[[Entry], bool] | None = None, names: Sequence[str] = ()) -> list[Entry]:
+    def chosen(
+        self,
+        holds: Callable[[Entry], bool] | None = None,
+        names: Sequence[str] = (),
+        *,
+        masks: bool = False,
+    ) -> list[Entry]:
         """Those that are named, or all, of which something holds.
+
+        Args:
+            masks: with those that are masks of others.
 
         Raises:
             Mistake: one that is named is not there.
         """
         some: Iterable[Entry] = [self.named(name) for name in names] if names else self
-        return [entry for entry in some if holds is None or holds(entry)]
+        apart = () if names or masks else self.masks
+        return [e for e in some if e.name not in apart and (holds is None or holds(e))]
 
     def _below(self, folder: str) -> pathlib.Path:
         """One object for each folder, by which `memory` knows that it is the same again."""

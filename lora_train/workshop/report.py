@@ -10,6 +10,7 @@ import os
 import pathlib
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import ClassVar
 
 from lora_train.data import measures, pictures
 from lora_train.data.buckets import Buckets
@@ -61,6 +62,8 @@ class Check(Look, Buckets):
         "at 512 pixels a blur of 3 pixels makes 0.57 and more.", group="bounds", low=0, high=1)  # fmt: skip
     least_pictures: int = knob(
         10, "Fewer pictures are few.", group="bounds", low=0, high=1_000_000)  # fmt: skip
+
+    masked: ClassVar[bool] = True
 
     def check(self) -> Iterable[str]:
         yield from Look.check(self)

@@ -52,6 +52,7 @@ class Look(Tool):
 
     alone = "folder"
     light = True
+    masked: ClassVar[bool] = False  # whether masks count as pictures of their own
 
     def check(self) -> Iterable[str]:
         if self.folder is None:
@@ -69,7 +70,7 @@ class Look(Tool):
     def chosen(self, opened: Opened) -> list[Entry]:
         """Raises Mistake: the filter cannot be read, or a name is not there."""
         holds = filters.read(self.only)
-        return opened.chosen(lambda entry: holds(opened, entry), self.names)
+        return opened.chosen(lambda entry: holds(opened, entry), self.names, masks=self.masked)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -185,7 +185,9 @@ def test_what_was_cut_off_goes_on_and_a_plan_is_taken_up_again(opened):  # noqa:
     page.locator(".lt-entry", has_text="okara-strength").get_by_role("button", name="Open").click()
     page.wait_for_selector("text=It was not drawn to its end.")
     page.get_by_role("button", name="Go on").click()
-    eventually(page, lambda: opened.desk.asked and opened.desk.asked[-1][:2] == ("plan sheet", "okara-strength"))
+    eventually(
+        page, lambda: opened.desk.asked and opened.desk.asked[-1][:2] == ("plan sheet", "okara-strength")
+    )
     asked = opened.desk.asked[-1]
     assert (asked[2]["x"], asked[4]) == ("strength: 0-1:0.5", "okara")
     opened.desk.drawn |= {"state": "stopped"}

@@ -231,7 +231,8 @@ def test_an_interrupt_keeps_what_a_slow_work_has_done(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("tag", "same", "other"),
     [("*hair", "long hair", "hair ribbon"), ("a?", "a?", "ab"), ("[x]*", "[x] y", "x"),
-     (">_<", ">_<", ">__<"), ("a*b*c", "a1b2c", "a1c2b"), ("*a" * 20 + "b", "a" * 300 + "b", "a" * 3000)],
+     (">_<", ">_<", ">__<"), ("a*b*c", "a1b2c", "a1c2b"),
+     ("*a" * 20 + "b", "a" * 300 + "b", "a" * 3000)],
     ids=range(6),
 )  # fmt: skip
 def test_stars_stand_for_anything_and_take_no_time(tag, same, other):

@@ -75,6 +75,7 @@
         "Undo": "元に戻す",
         "Undo stroke": "一筆戻す",
         "What became of them": "変更の内容",
+        "Something else has changed files since. Take back the others, and leave these as they are?": "その後ほかで変更されたファイルがあります。それらはそのまま残し、ほかを元に戻しますか？",
         "{n} stayed as they are": "変更なし {n} 枚",
         "What becomes of them": "変更の内容",
         "What of it is trained on": "学習に使われる範囲",

@@ -138,6 +138,7 @@
 
         // what was done, and taken back
         "Take back the last change.": "最後の変更を元に戻します。",
+        "Files that something else has changed since stay as they are; the others are taken back.": "その後ほかで変更されたファイルはそのまま残し、それ以外を元に戻します。",
         "Do again what was undone last.": "最後に元に戻した変更をやり直します。",
         "The changes that can be undone.": "元に戻せる変更の一覧。",
         "Files that are links to outside are changed where they lead to.": "フォルダの外へのリンクは、リンク先のファイルを変更します。",

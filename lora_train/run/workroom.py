@@ -16,8 +16,9 @@ from lora_train.run.eye import Eye
 from lora_train.run.small import Ahead
 from lora_train.values import shown
 from lora_train.workshop import WORKS
+from lora_train.workshop.changed import DONE, UNDONE, Change
 from lora_train.workshop.history import said
-from lora_train.workshop.journal import DONE, UNDONE, Change, Journal
+from lora_train.workshop.journal import Journal
 from lora_train.workshop.opened import Entry, Opened
 from lora_train.workshop.work import Look, Work
 
@@ -109,8 +110,9 @@ class Workroom:
 
     # ── doing ──
 
-    def undo(self, values: Values) -> dict[str, object]:
-        return self._turned(values, Journal.undo)
+    def undo(self, values: Values, leave: bool) -> dict[str, object]:
+        """leave: files that something else has changed since."""
+        return self._turned(values, lambda journal: journal.undo(leave=leave))
 
     def redo(self, values: Values) -> dict[str, object]:
         return self._turned(values, Journal.redo)

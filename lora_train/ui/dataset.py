@@ -36,7 +36,8 @@ ANSWERS: tuple[tuple[str, str, Callable[[Desk, Ask], object]], ...] = (
         ask.where, str(ask.json.get("name", "")), _job(ask))),
     ("POST", "/dataset/tags", lambda desk, ask: desk.workroom.tags(ask.where)),
     ("POST", "/dataset/history", lambda desk, ask: desk.workroom.history(ask.where)),
-    ("POST", "/dataset/undo", lambda desk, ask: desk.workroom.undo(_writable(ask))),
+    ("POST", "/dataset/undo", lambda desk, ask: desk.workroom.undo(
+        _writable(ask), ask.flag("leave", False))),
     ("POST", "/dataset/redo", lambda desk, ask: desk.workroom.redo(_writable(ask))),
     ("GET", "/dataset/works", lambda desk, ask: desk.workroom.bench.tools()),
     ("GET", "/dataset/now", lambda desk, ask: desk.workroom.bench.view()),

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from lora_train.errors import Mistake
 from lora_train.knobs import knob
 from lora_train.tools.tool import Report, Told, Tool, unheard
-from lora_train.workshop.journal import DONE, Change, Journal
+from lora_train.workshop.changed import DONE, Change
+from lora_train.workshop.journal import Journal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +44,12 @@ class OfFolder(Tool):
 class Undo(OfFolder):
     """Take back the last change."""
 
+    leave_changed: bool = knob(
+        False, "Files that something else has changed since stay as they are; the others are taken back.",
+        group="pictures")  # fmt: skip
+
     def run(self, told: Told = unheard) -> Report:
-        change = self.journal.undo()
+        change = self.journal.undo(leave=self.leave_changed)
         if change is None:
             raise Mistake(f"{self.folder}: nothing has been changed here that could be undone")
         return Report((f"Undone: {change.title}, {change.files} files",), said(change))

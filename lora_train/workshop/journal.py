@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
-import functools
-import json
 import os
 import pathlib
 import shutil
@@ -16,62 +13,14 @@ from collections.abc import Iterable, Iterator
 
 from lora_train.errors import Mistake
 from lora_train.workshop import steps
+from lora_train.workshop.changed import BACK, BEGUN, DONE, MOVING, UNDOING, UNDONE, Change, written
 from lora_train.workshop.steps import SMALL, Step
 
 HOME = ".lora_train"  # within the folder, so that it moves with it; hidden, so that no trainer looks into it
-RECORD, LOCK = "change.json", "lock"
+LOCK = "lock"
 KEPT = 200  # changes that can be undone
-HEAD = 4096  # bytes of a record that tell of it
+LEAVE = "nothing was undone; undo with leave_changed takes back the others, and leaves these as they are"
 SAID = 10  # files that are named where something is in the way
-
-BEGUN, MOVING, DONE = "begun", "moving", "done"  # how far a change is; MOVING: tangled files are at hand
-UNDOING, BACK, UNDONE = "undoing", "back", "undone"  # BACK: they are on the way to their old names
-
-
-@dataclasses.dataclass
-class Change:
-    """Steps that belong together."""
-
-    title: str
-    state: str = BEGUN
-    when: float = 0.0
-    files: int = 0  # how many steps it has
-    home: pathlib.Path = pathlib.Path()
-
-    @property
-    def number(self) -> int:
-        return int(self.home.name)
-
-    def now(self, state: str) -> None:
-        """Replaces the record, all or nothing."""
-        every = [vars(step) for step in self.steps]
-        self.state, self.files = state, len(every)
-        own = {"title": self.title, "state": self.state, "when": self.when, "files": self.files}
-        text = json.dumps({**own, "steps": every})
-        part = self.home / f"{RECORD}.part"
-        written(part, text.encode())
-        part.replace(self.home / RECORD)
-
-    @classmethod
-    def read(cls, home: pathlib.Path) -> Change:
-        """All but the steps: of 100,000 pictures these are 30 MB, and a page asks often."""
-        with (home / RECORD).open("rb") as file:
-            head, found, _ = file.read(HEAD).partition(b', "steps": [')  # in a title its quotes are escaped
-        if not found:
-            raise ValueError(f"{home}: not a record")
-        return cls(**json.loads(head + b"}"), home=home)
-
-    @functools.cached_property
-    def steps(self) -> list[Step]:
-        """Raises Mistake: the disk has lost them."""
-        path = self.home / RECORD
-        try:
-            return [Step(**step) for step in json.loads(path.read_text(encoding="utf-8"))["steps"]]
-        except (ValueError, TypeError, KeyError) as e:
-            raise Mistake(
-                f"{path}: the record of the change {self.title} cannot be read ({e}). What it keeps lies "
-                "beside it; move that folder out of the way to go on"
-            ) from e
 
 
 class Draft:
@@ -164,7 +113,7 @@ class Journal:
                 draft = Draft(self, home)
                 yield draft
                 self.allow(draft)
-                refuse(self._strange(draft.steps, done=False))
+                refuse(text for _, text in self._strange(draft.steps, done=False))
                 if draft.steps:
                     self._do(draft, title)
             finally:
@@ -179,21 +128,24 @@ class Journal:
         refuse(draft.complaints)
         refuse([*self._blocked(draft.steps)])
 
-    def undo(self) -> Change | None:
+    def undo(self, *, leave: bool = False) -> Change | None:
         """Take back the last change; None: there is none.
+
+        Args:
+            leave: files that something else has changed since stay as they are, and no longer belong to it.
 
         Raises:
             Mistake: a file has been changed since by something else; nothing is done then.
         """
-        if not self.home.is_dir():
-            return None
-        with self._alone():
-            self._recovered()
-            change = next((c for c in reversed(self.changes()) if c.state == DONE), None)
+        with self._last(DONE) as change:
             if change is not None:
-                refuse(self._strange(change.steps, done=True))
+                strange = self._strange(change.steps, done=True)
+                if leave:
+                    change.steps = [step for step in change.steps if not any(step is s for s, _ in strange)]
+                elif strange:
+                    refuse([*(text for _, text in strange), LEAVE])
                 self._back(change)
-            return change
+        return change
 
     def redo(self) -> Change | None:
         """Do again what was undone last; None: there is nothing.
@@ -201,15 +153,22 @@ class Journal:
         Raises:
             Mistake: a file has been changed since by something else; nothing is done then.
         """
+        with self._last(UNDONE) as change:
+            if change is not None:
+                refuse(text for _, text in self._strange(change.steps, done=False))
+                self._forth(change)
+        return change
+
+    @contextlib.contextmanager
+    def _last(self, state: str) -> Iterator[Change | None]:
+        """The change that is done last, or that was undone last, while nothing else is at the folder."""
         if not self.home.is_dir():
-            return None
+            yield None
+            return
         with self._alone():
             self._recovered()
-            change = next((c for c in self.changes() if c.state == UNDONE), None)
-            if change is not None:
-                refuse(self._strange(change.steps, done=False))
-                self._forth(change)
-            return change
+            some = [change for change in self.changes() if change.state == state]
+            yield some[-1 if state == DONE else 0] if some else None
 
     def recover(self) -> list[Change]:
         """Take back what was broken off; gives what that was. A folder that is only read, or that something
@@ -288,10 +247,11 @@ class Journal:
                 yield f"{to}: is there already"
             targets.add(step.to)
 
-    def _strange(self, every: list[Step], *, done: bool) -> list[str]:
+    def _strange(self, every: list[Step], *, done: bool) -> list[tuple[Step, str]]:
+        """Those whose file is not as it was left, and what of it."""
         news = {step.to for step in every}
-        looks = (step.strange(self.folder, news, done=done) for step in self._loose(every))
-        return [text for text in looks if text]
+        looks = ((step, step.strange(self.folder, news, done=done)) for step in self._loose(every))
+        return [(step, text) for step, text in looks if text]
 
     def _loose(self, every: list[Step]) -> list[Step]:
         """Those whose state their names alone tell."""
@@ -373,14 +333,6 @@ def refuse(complaints: Iterable[str]) -> None:
     if every:
         more = len(every) - SAID
         raise Mistake("\n".join([*every[:SAID], *([f"... and {more} more"] if more > 0 else [])]))
-
-
-def written(path: pathlib.Path, content: bytes) -> None:
-    """And on the disk, not only on its way."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _locked(number: int) -> bool:

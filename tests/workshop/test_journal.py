@@ -189,6 +189,17 @@ def test_what_something_else_has_changed_stays(folder):
     assert seen(folder) == after
 
 
+def test_the_others_are_taken_back_where_that_is_asked_for(folder):
+    before = seen(folder)
+    put(folder)
+    (folder / "1.txt").write_bytes(b"by hand")
+    Journal(folder).undo(leave=True)
+    assert seen(folder) == {**before, "1.txt": b"by hand"}
+    Journal(folder).redo()
+    assert seen(folder)["1.txt"] == b"by hand"
+    assert seen(folder)["0.txt"] == b"new 0"
+
+
 def moved(folder, moves):
     with Journal(folder).change("move") as draft:
         for name, to in moves.items():

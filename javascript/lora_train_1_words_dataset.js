@@ -74,6 +74,8 @@
         "Train on this folder": "このフォルダで学習",
         "Undo": "元に戻す",
         "Undo stroke": "一筆戻す",
+        "What becomes of these tags": "これらのタグの扱い",
+        "Open in Dataset": "データセットで開く",
         "What became of them": "変更の内容",
         "Something else has changed files since. Take back the others, and leave these as they are?": "その後ほかで変更されたファイルがあります。それらはそのまま残し、ほかを元に戻しますか？",
         "{n} stayed as they are": "変更なし {n} 枚",

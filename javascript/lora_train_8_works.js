@@ -13,7 +13,7 @@
     const SHOTS = 24; // that are shown of those that were drawn
     const TITLES = { // words over settings, where their own names say too little
         set: "Whole caption", add: "Add tags", remove: "Remove tags", replace: "Replace tags", trigger_word: "Trigger word", prepend: "Text in front", append: "Text behind",
-        dedupe: "Only once", sort: "Sort tags", traits: "Tags of the character", strategy: "What becomes of them", clear: "Empty them", to_utf8: "To UTF-8",
+        dedupe: "Only once", sort: "Sort tags", traits: "Tags of the character", strategy: "What becomes of these tags", clear: "Empty them", to_utf8: "To UTF-8",
     };
     const SOON = [40, 60, 100, 200, 400]; // milliseconds between looks at what is at work
 

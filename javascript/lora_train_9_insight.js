@@ -112,14 +112,26 @@
     }
 
     // ── pictures ──
+    /** The folder that all of some files lie in or below. */
+    function above(files) {
+        const parts = files.map((file) => file.split(/[\\/]/).slice(0, -1));
+        const same = parts[0].findIndex((part, i) => parts.some((other) => other[i] !== part));
+        const length = parts[0].slice(0, same < 0 ? undefined : same).join("/").length;
+        return files[0].slice(0, length);
+    }
+
     function byPicture() {
         const list = el("ol.shots");
         const more = page.button(t("Show more"), () => {
             all = true;
             fill();
         }, { hidden: true });
-        const { box, empty } = panel(t("Pictures by loss"), t("The highest first: a wrong caption, or a picture that does not belong, is often among them. The number says how much its loss is against what is usual at the timesteps it was seen at, and how sure that is."), list, more);
-        let [rows, how, total, all, key] = [[], "times", 0, false, ""];
+        const inRoom = page.button(t("Open in Dataset"), () => {
+            page.go("dataset");
+            return page.openDataset(above(rows.map((row) => row.file)), run);
+        }, { hidden: true });
+        const { box, empty } = panel(t("Pictures by loss"), t("The highest first: a wrong caption, or a picture that does not belong, is often among them. The number says how much its loss is against what is usual at the timesteps it was seen at, and how sure that is."), list, el("div.line", {}, more, inRoom));
+        let [rows, how, total, all, key, run] = [[], "times", 0, false, "", null];
         const shot = (row) => {
             const file = page.picture(row.file);
             const image = el("img", { src: `${file}&width=160`, alt: row.name, loading: "lazy", decoding: "async" });
@@ -134,12 +146,14 @@
             page.show(more, !all && rows.length > FIRST);
             page.write(more, t("Show {n} of {total}", { n: rows.length, total }));
         };
-        const draw = ({ pictures }) => {
+        const draw = ({ name, pictures }) => {
             if (empty(pictures.said)) return;
+            run = name;
             const fresh = JSON.stringify(pictures.rows);
             if (fresh === key) return;
             key = fresh;
             ({ rows, how, total } = pictures);
+            page.show(inRoom, rows.length);
             fill();
         };
         return { box, draw };

@@ -52,7 +52,7 @@ class Undo(OfFolder):
         change = self.journal.undo(leave=self.leave_changed)
         if change is None:
             raise Mistake(f"{self.folder}: nothing has been changed here that could be undone")
-        return Report((f"Undone: {change.title}, {change.files} files",), said(change))
+        return Report((f"Undone: {change.title}, {files(change)}",), said(change))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Redo(OfFolder):
         change = self.journal.redo()
         if change is None:
             raise Mistake(f"{self.folder}: nothing has been undone here")
-        return Report((f"Done again: {change.title}, {change.files} files",), said(change))
+        return Report((f"Done again: {change.title}, {files(change)}",), said(change))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +85,10 @@ class History(OfFolder):
         return Report(tuple(lines), {"changes": [said(change) for change in changes]})
 
 
+def files(change: Change) -> str:
+    return f"{change.files} file{'s' * (change.files != 1)}"
+
+
 def said(change: Change) -> dict[str, object]:
     """As programs are told of it."""
     return {"number": change.number, "title": change.title, "when": change.when,
@@ -94,4 +98,4 @@ def said(change: Change) -> dict[str, object]:
 def _line(change: Change) -> str:
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(change.when))
     undone = "" if change.state == DONE else " (undone)"
-    return f"{when}  {change.title}, {change.files} files{undone}"
+    return f"{when}  {change.title}, {files(change)}{undone}"

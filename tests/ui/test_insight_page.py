@@ -52,6 +52,33 @@ def test_a_run_that_goes_on_is_told_of_when_it_is_asked(opened):  # noqa: F811
     assert box.locator(".lt-plot .uplot").count() == 1
 
 
+def test_pictures_by_loss_lead_into_their_folder(opened):  # noqa: F811
+    """What stands behind the room's routes is told of in test_dataset_page."""
+    opened.before, asked = [others], []
+    page = opened()
+    row = {"name": "a.png", "path": "/x/a.png", "size": [8, 8], "bucket": [64, 64], "bytes": 9, "changed": 0,
+           "caption": "", "captioned": False, "problems": [], "loss": 1.6}  # fmt: skip
+    state = {"folder": "/x", "version": 1, "pictures": 1, "captioned": 0, "outside": 0, "undo": None,
+             "redo": None, "problems": {}, "sorts": ["name"], "recovered": [], "tags": [], "total": 1,
+             "from": 0, "items": [row], "names": ["a.png"]}  # fmt: skip
+
+    def answer(route):
+        asked.append((route.request.url.rsplit("/", 1)[1], route.request.post_data_json))
+        route.fulfill(json=state)
+
+    page.route(
+        "**/dataset/*", lambda route: route.continue_() if "works" in route.request.url else answer(route)
+    )
+    page.wait_for_selector(".lt-run .uplot")
+    open_it(page)
+    files = [row["file"] for row in opened.desk.insight("okara")["pictures"]["rows"]]
+    fold(page).get_by_role("button", name="Open in Dataset").click()
+    eventually(page, lambda: any(sent.get("run") == "okara" for _, sent in asked))
+    folder = next(sent["where"]["folder"] for name, sent in asked if name == "open")
+    assert all(file.startswith(f"{folder}/") for file in files)
+    assert folder.count("/") >= 2
+
+
 def test_runs_are_laid_side_by_side(opened):  # noqa: F811
     opened.before = [others]
     page = opened()

@@ -48,6 +48,8 @@ def near(cells: Mapping[str, bytes]) -> Iterator[Finding]:
     both |= {(name, True): likeness.turned(own) for name, own in cells.items()}
     told: set[frozenset[str]] = set()
     for group in likeness.copies(both):
+        if len({way for _, way in group}) < 2:
+            continue  # the bounds are a little others for mirrored ones, which are near to each other, too
         ways: dict[str, set[bool]] = collections.defaultdict(set)
         for name, way in group:
             ways[name].add(way)

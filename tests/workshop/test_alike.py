@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
+
 from PIL import Image, ImageOps
 
 from lora_train.data import likeness
@@ -43,3 +45,10 @@ def test_what_is_the_same_from_both_sides_is_no_mirrored_copy():
 def test_pictures_of_one_colour_are_not_called_alike_by_chance():
     plain = Image.new("RGB", (64, 64), (9, 9, 9)), Image.new("RGB", (64, 64), (200, 200, 200))
     assert kinds(alike.near(cells(a=plain[0], b=plain[1], c=scene(3, (64, 64))))) == []
+
+
+def test_drawings_of_one_kind_are_not_called_mirrored():
+    """The demo's ducks all look to the left; some are near to others as they are."""
+    folder = pathlib.Path(__file__).parents[2] / "demo" / "subject" / "10_duck"
+    cells = {path.name: likeness.seen(path) for path in sorted(folder.glob("*.png"))}
+    assert [found.kind for found in alike.near(cells)] == ["near"]

@@ -240,15 +240,11 @@
             if (at === "tags") await tags.load();
         }
         /** Of an undo that files stand against which something else has changed, what is left of it where a person says so. */
-        async function taken(what) {
-            try {
-                return await ask(what);
-            } catch (error) {
-                if (what !== "undo" || !error.message.includes("leave_changed")) throw error;
-                const files = error.message.split("\n").slice(0, -1).map(page.said).join("\n");
-                return window.confirm(`${t("Something else has changed files since. Take back the others, and leave these as they are?")}\n\n${files}`) ? ask(what, { leave: true }) : null;
-            }
-        }
+        const taken = (what) => ask(what).catch((error) => {
+            if (what !== "undo" || !error.message.includes("leave_changed")) throw error;
+            const files = error.message.split("\n").slice(0, -1).map(page.said).join("\n");
+            return window.confirm(`${t("Something else has changed files since. Take back the others, and leave these as they are?")}\n\n${files}`) ? ask(what, { leave: true }) : null;
+        });
 
         async function turn(what) {
             await inspector.settled();
@@ -286,9 +282,7 @@
             page.go("dataset");
             folder.value = path;
             await open();
-            if (!byRun) return;
-            await byLoss(byRun);
-            await offered();
+            if (byRun) await byLoss(byRun).then(offered);
         };
         show("picture");
         page.show(lesson, true);

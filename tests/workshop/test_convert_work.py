@@ -15,6 +15,7 @@ from lora_train.workshop import image as images
 from lora_train.workshop.convert import Convert
 from lora_train.workshop.journal import Journal
 from lora_train.workshop.stripped import stripped
+from tests.workshop.folders import content
 
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 40, 4), dtype=np.uint8)
 SMOOTH = np.stack([np.add.outer(np.arange(96) * 2, np.arange(160))] * 3, -1).astype(np.uint8)
@@ -27,19 +28,8 @@ MODES = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def folder(tmp_path):
-    folder = tmp_path / "my pictures é"
-    folder.mkdir()
-    return folder
-
-
 def run(folder, **values):
     return build(Convert, {"folder": folder, **values}).run().facts
-
-
-def content(folder):
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
 
 
 def exif(orientation=None):

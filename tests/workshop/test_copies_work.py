@@ -11,23 +11,13 @@ from lora_train.knobs import build
 from lora_train.workshop.flip import Flip, mirrored
 from lora_train.workshop.journal import Journal
 from lora_train.workshop.split import Split, divided, grid
+from tests.workshop.folders import content
 
 NOISE = np.random.default_rng(5).integers(0, 256, (20, 30, 4), dtype=np.uint8)
 
 
-@pytest.fixture
-def folder(tmp_path):
-    folder = tmp_path / "my pictures é"
-    folder.mkdir()
-    return folder
-
-
 def run(work, folder, **values):
     return build(work, {"folder": folder, **values}).run().facts
-
-
-def content(folder):
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
 
 
 @pytest.mark.parametrize(

@@ -17,23 +17,13 @@ from lora_train.workshop import faces
 from lora_train.workshop.crop import Crop
 from lora_train.workshop.focus import around, interest, largest
 from lora_train.workshop.journal import Journal
+from tests.workshop.folders import content
 
 NOISE = np.random.default_rng(1).integers(0, 256, (60, 100, 3), dtype=np.uint8)
 
 
-@pytest.fixture
-def folder(tmp_path):
-    folder = tmp_path / "my pictures é"
-    folder.mkdir()
-    return folder
-
-
 def run(folder, **values):
     return build(Crop, {"folder": folder, **values}).run().facts
-
-
-def content(folder):
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
 
 
 def photograph(name):

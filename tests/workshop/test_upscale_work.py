@@ -17,6 +17,7 @@ from lora_train.knobs import build
 from lora_train.preparing import command
 from lora_train.workshop.journal import Journal
 from lora_train.workshop.upscale import Upscale
+from tests.workshop.folders import content
 
 NOISE = np.random.default_rng(7).integers(0, 256, (60, 90, 4), dtype=np.uint8)
 
@@ -30,10 +31,6 @@ def folder(tmp_path):
     Image.new("RGB", (700, 600)).save(folder / "large.png")
     Image.new("RGB", (60, 40)).save(folder / "tiny.png")
     return folder
-
-
-def content(folder):
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
 
 
 def test_small_pictures_grow_to_what_training_needs_and_no_others(folder):

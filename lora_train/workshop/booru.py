@@ -14,7 +14,7 @@ from PIL import Image
 
 from lora_train.errors import Mistake
 from lora_train.workshop import wording
-from lora_train.workshop.removers import answered
+from lora_train.workshop.networks import answered, session
 from lora_train.workshop.wording import CHARACTER, GENERAL, RATING, Label
 from lora_train.workshop.work import needed
 
@@ -27,7 +27,6 @@ RATED = "rating:"  # how DeepDanbooru's ratings begin
 GRAIN = 4  # ML-Danbooru's sides are multiples of it
 LONGEST = 4  # times the shorter side; more of a longer picture is squeezed
 CHANCES = ("prediction", "predictions", "probs", "probabilities")  # names of outputs, where there are several
-CARDS = ("CUDAExecutionProvider", "ROCMExecutionProvider")
 RGB = 3
 
 
@@ -104,20 +103,7 @@ class Booru:
         """Raises Mistake: no onnxruntime, or no model that it can read."""
         if self.path.suffix in KERAS:
             return Keras(self.path)
-        try:
-            import onnxruntime
-        except ImportError:
-            raise needed("onnxruntime", "onnxruntime", "a tagger in an .onnx file") from None
-        there = onnxruntime.get_available_providers()
-        if self.device == "cuda" and "CUDAExecutionProvider" not in there:
-            raise Mistake("device = cuda: onnxruntime finds no such device; pip install onnxruntime-gpu")
-        cards = [] if self.device == "cpu" else [name for name in CARDS if name in there]
-        try:
-            return onnxruntime.InferenceSession(str(self.path), providers=[*cards, "CPUExecutionProvider"])
-        except Exception as e:  # noqa: BLE001 (it has a dozen of its own, and they share nothing)
-            raise Mistake(
-                f"{self.path}: onnxruntime cannot read it ({(str(e) or repr(e)).splitlines()[0]})"
-            ) from e
+        return session(self.path, f"tagger = {self.path}", self.device)
 
     # ── pictures ──
 

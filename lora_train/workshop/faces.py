@@ -13,7 +13,7 @@ from PIL import Image
 
 from lora_train.errors import Mistake
 from lora_train.workshop.focus import Box
-from lora_train.workshop.removers import answered
+from lora_train.workshop.networks import answered, session
 from lora_train.workshop.work import needed
 
 Find = Callable[[Image.Image], list[Box]]  # of an RGB picture; the largest first
@@ -128,19 +128,12 @@ def _drawn() -> Find:
 
 def _network(path: pathlib.Path, what: str) -> Find:
     """A YOLO of any of the usual generations, by the shape of what it gives."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise needed("onnxruntime", "onnxruntime", f"the detector {path.name}") from None
-    try:
-        model = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        entry = model.get_inputs()[0]
-        sides = [side if isinstance(side, int) else 640 for side in entry.shape[2:]]
-        if len(entry.shape) != 4 or entry.shape[1] not in (3, "3") or len(sides) != 2:
-            raise ValueError(f"its input is {entry.shape}")
-    except Exception as e:  # onnxruntime raises classes of its own
+    model = session(path, f"detector = {path}, which is to be a YOLO's .onnx file")
+    entry = ([*model.get_inputs()] or [None])[0]
+    sides = [side if isinstance(side, int) else 640 for side in entry.shape[2:]] if entry else []
+    if len(sides) != 2 or entry.shape[1] not in (3, "3"):
         raise Mistake(f"detector = {path}: expected a YOLO's .onnx file, with pictures [1, 3, height, width] "
-                      f"for its input ({(str(e) or repr(e)).splitlines()[0]})") from e  # fmt: skip
+                      f"for its input, and not {entry and entry.shape}")  # fmt: skip
     wanted = _classes(model.get_modelmeta().custom_metadata_map, what)
 
     def find(image: Image.Image) -> list[Box]:

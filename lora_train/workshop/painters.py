@@ -12,7 +12,7 @@ from PIL import Image
 from lora_train.data.memory import usual
 from lora_train.errors import Mistake
 from lora_train.workshop.image import scaled
-from lora_train.workshop.removers import answered, session
+from lora_train.workshop.networks import answered, session
 from lora_train.workshop.work import needed
 
 # (RGB, "L" that is white where it is to be filled) -> RGB, as large; what it has outside is not used
@@ -42,7 +42,7 @@ def lama(path: pathlib.Path | None) -> Painter:
         home = usual().with_name("removers")
         raise Mistake(f"lama = {path or ''}: no such file; get {NAMES[0]} from {WHERE}, and name it or put "
                       f"it into {home}")  # fmt: skip
-    network = session(found, "lama")
+    network = session(found, f"lama = {found}")
     inputs = {one.shape[1] if len(one.shape) == 4 else None: one for one in network.get_inputs()}
     if {*inputs} != {3, 1}:
         raise Mistake(f"lama = {found}: expected a network that takes a picture and a mask")

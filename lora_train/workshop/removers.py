@@ -14,6 +14,7 @@ from PIL import Image
 from lora_train.data.memory import usual
 from lora_train.errors import Mistake
 from lora_train.values import shown
+from lora_train.workshop.networks import answered, session
 from lora_train.workshop.work import needed
 
 Find = Callable[[Image.Image], Image.Image]  # RGB -> how much each place is subject, "L", as large
@@ -95,52 +96,13 @@ def _file(name: str) -> pathlib.Path:
 
 def _network(name: str) -> Find:
     path = _file(name)
-    network = session(path, "remover")
+    network = session(path, f"remover = {path}")
     shape = ([one.shape for one in network.get_inputs()] or [[]])[0]
     if len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != 3):
         raise Mistake(f"remover = {path}: expected a network that takes pictures of 3 channels, not {shape}")
     side = shape[2] if isinstance(shape[2], int) else None
     how = kind(path, side)
     return lambda image: _asked(network, f"remover = {path}", how, side or how.side, image)
-
-
-def session(path: pathlib.Path, setting: str) -> Any:
-    """An .onnx file, ready to be asked.
-
-    Raises:
-        Mistake: the package is missing, or it is none.
-    """
-    try:
-        import onnxruntime
-    except ImportError as e:
-        raise needed("onnxruntime", "onnxruntime", f"{setting} = {path.name}") from e
-    there = onnxruntime.get_available_providers()
-    wanted = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in there]
-    try:
-        return onnxruntime.InferenceSession(str(path), providers=wanted)
-    except Exception as e:  # it has a dozen of its own, and they share nothing
-        raise Mistake(
-            f"{setting} = {path}: onnxruntime cannot read it ({(str(e) or repr(e)).splitlines()[0]})"
-        ) from e
-
-
-def answered(
-    network: Any, given: dict[str, np.ndarray], which: str, outputs: Sequence[str] | None = None
-) -> list[np.ndarray]:
-    """What a network gives.
-
-    Args:
-        which: how a person named it.
-
-    Raises:
-        Mistake: it is of another kind, or there is too little memory.
-    """
-    try:
-        return network.run(outputs, given)
-    except Exception as e:  # as above
-        raise Mistake(
-            f"{which}: cannot be asked as a network of its kind ({(str(e) or repr(e)).splitlines()[0]})"
-        ) from e
 
 
 def _asked(network: Any, which: str, how: Remover, side: int, image: Image.Image) -> Image.Image:
